@@ -1,0 +1,60 @@
+"""One D-Bus message as a value, and what it says to systemd. No I/O, no codec: that is codec.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag
+from typing import Any
+
+MESSAGE_BYTES_MAX = 128 * 1024 * 1024
+ARRAY_BYTES_MAX = 64 * 1024 * 1024
+
+
+class MessageType(IntEnum):
+    """The protocol's message types."""
+
+    CALL = 1
+    REPLY = 2
+    ERROR = 3
+    SIGNAL = 4
+
+
+class MessageFlag(IntFlag):
+    """The protocol's header flags."""
+
+    NONE = 0
+    NO_REPLY_EXPECTED = 1
+    NO_AUTO_START = 2
+    ALLOW_INTERACTIVE_AUTHORIZATION = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A D-Bus variant: its signature (one complete type) and value."""
+
+    signature: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A message. Body values are Python's: int, float, bool, str, bytes (ay), list (arrays, structs), dict, Variant.
+
+    An `h` in the body is an index into the descriptors that came with it; `fds` is only their number: the descriptors
+    themselves travel beside the message, never in it.
+    """
+
+    type: MessageType
+    serial: int = 0
+    flags: MessageFlag = MessageFlag.NONE
+    path: str = ""
+    interface: str = ""
+    member: str = ""
+    error_name: str = ""
+    reply_serial: int = 0
+    destination: str = ""
+    sender: str = ""
+    signature: str = ""
+    body: tuple[Any, ...] = field(default=())
+    fds: int = 0
+    little_endian: bool = True

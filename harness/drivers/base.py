@@ -1,0 +1,65 @@
+"""What a driver is to the rest: a spec that can be built, and a process that does what JSON lines say.
+
+The shim protocol, one JSON object a line:
+  it says first   {"hello": {"ok": true, "error": "", "conclusions": ["..."]}}     after its own start-up probes
+  we say          {"id": "first", "op": "apply", "unit": "cgrace-a.slice", "parent": "cgrace.slice", "pid": -1,
+                   "fresh": true, "delegate": null, "resources": {"pids": 10}}
+  it says         {"id": "first", "ok": true, "error": "", "ns": 12345, "paths": {"devices": "/sys/fs/cgroup/devices/..."},
+                   "value": ""}
+ops: apply, set, freeze, thaw, destroy, exists, paths, pids (each in a goroutine of its own: several overlap in one process);
+stacks -> {"id": ..., "ok": true, "value": "<all goroutine stacks>"}, answered also while every other goroutine hangs;
+quit. For a scope the unit is "<prefix>-<name>.scope". `paths` keys are the driver's own names of its subsystems.
+The shim adds no behaviour of its own. Closing its stdin ends it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverSpec:
+    """A driver that can be had.
+
+    name: how people call it ("err-nil", "err-nil@rc6", "rc4", "today", "cgroupfs", "source:/path"). column: its generation,
+    which expectations name ("async", "wait-forever", "timeout", "err-nil", "err-nil-delegate", "buffered", "rc4", "today",
+    "cgroupfs"; for a user's own build "source"). rung: "rc5" or "rc6" for what was cut from those, "" otherwise (fits any).
+    module, version: where the code is from. layouts: cgroup layouts it can drive. uses_bus: False for cgroupfs.
+    """
+
+    name: str
+    generation: str
+    module: str
+    version: str
+    family: str
+    rung: str = ""
+    layouts: tuple[str, ...] = ("v1",)
+    uses_bus: bool = True
+    note: str = ""
+    source: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltDriver:
+    """A driver's binary. proof: what shows that it is what it claims ("apply_systemd.go = git blob 5471ebbff9e5...");
+    build_id: content hash of everything that went in; cached: nothing had to be compiled; sysmon_note: address range
+    (start, end) of the Go runtime's sysmon note (runtime.sched.sysmonnote) in the unstripped binary, if found."""
+
+    spec: DriverSpec
+    binary: Path
+    build_id: str
+    proof: str = ""
+    cached: bool = False
+    sysmon_note: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a shim said of one operation. `error` is "" for success."""
+
+    id: str
+    error: str = ""
+    ns: int = 0
+    paths: tuple[tuple[str, str], ...] = ()
+    value: str = ""

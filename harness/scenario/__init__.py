@@ -1,0 +1,1 @@
+"""Scenario files: the model, the strict parser, the JSON Schema."""

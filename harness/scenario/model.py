@@ -1,0 +1,102 @@
+"""A scenario as values. The parser (parse.py) makes them; everything after it trusts them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cgrace.harness.faults import Fault, Order
+from cgrace.harness.points import Point
+from cgrace.harness.verdict import Invariant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """Where a scenario makes sense: a systemd profile ("219-rhel7.4"; real targets compare versions) and "v1" or "v2".
+
+    `rung` picks which cut of the ladder runs here: "rc5" (the default), or "rc6" where systemd refuses Delegate on slices.
+    """
+
+    profile: str
+    layout: str = "v1"
+    rung: str = "rc5"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One operation asked of a driver.
+
+    do: apply | set | freeze | thaw | destroy | exists | paths | pids. unit: "x.slice", "prefix-name.scope". parent: the slice
+    that it goes below (derived from a slice's name when not given; "-.slice" for a top-level slice; for a scope
+    "system.slice"). workload: the named process to place ("" for pid -1). process: which driver process ("driver").
+    after: points that must have been reached before it is called (default: the previous step of the same process ended;
+    given `after = []`: at once). fresh: a new manager object, as the kubelet does. bound_ns: the step's latency bound.
+    """
+
+    id: str
+    do: str
+    unit: str
+    parent: str
+    workload: str = ""
+    process: str = "driver"
+    after: tuple[Point, ...] = ()
+    fresh: bool = True
+    resources: tuple[tuple[str, int | str], ...] = ()
+    delegate: bool | None = None
+    bound_ns: int | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expect:
+    """Which generations violate what. violated: (invariant, subject); failed: steps that end with an error, text part.
+
+    profiles, rungs, layouts: only in these settings (empty: in all).
+    """
+
+    generations: tuple[str, ...]
+    violated: tuple[tuple[Invariant, str], ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
+    profiles: tuple[str, ...] = ()
+    layouts: tuple[str, ...] = ()
+    note: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A whole file.
+
+    rows: the story's rows that it serves. drivers: names of drivers that it can run on (empty: every one that fits the
+    setting). bound_ns: the latency bound of steps that have none of their own. patience_ns: how long at most a driver's
+    own timed wait is waited out when nothing else can happen (longer: the run ends and the trace says so).
+    """
+
+    file: Path
+    name: str
+    title: str
+    issue: str = ""
+    mechanism: str = ""
+    rows: tuple[str, ...] = ()
+    settings: tuple[Setting, ...]
+    workloads: tuple[str, ...] = ()
+    processes: tuple[str, ...] = ("driver",)
+    steps: tuple[Step, ...]
+    faults: tuple[Fault, ...] = ()
+    orders: tuple[Order, ...] = ()
+    expect: tuple[Expect, ...] = ()
+    drivers: tuple[str, ...] = ()
+    markers: tuple[str, ...] = ()
+    bound_ns: int = 500_000_000
+    patience_ns: int = 3_000_000_000
+    wall_ns: int = 30_000_000_000
+
+    def expected(self, generation: str, setting: Setting) -> tuple[Expect, ...]:
+        """The expectations that apply to a driver of this generation here; none means clean."""
+        return tuple(
+            e
+            for e in self.expect
+            if generation in e.generations
+            and (not e.profiles or setting.profile in e.profiles)
+            and (not e.layouts or setting.layout in e.layouts)
+        )

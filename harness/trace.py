@@ -1,0 +1,275 @@
+"""The trace: the frozen, ordered record of one run, and the one recorder that may append to it.
+
+Stored as JSON lines: a head, then an entry a line `{"i": 0, "t": <ns>, "e": <kind>, ...}`. The reader trusts nothing: a
+line that is not what the schema says is a TraceError with its line number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from cgrace.harness import events
+from cgrace.harness.clock import CLOCK_NAME, now_ns
+from cgrace.harness.errors import TraceError
+from cgrace.harness.events import Event
+
+SCHEMA_VERSION = 1
+ENTRIES_MAX = 2_000_000
+LINE_BYTES_MAX = 16 * 1024 * 1024
+
+E = TypeVar("E", bound=Event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What a run was, for whoever reads its trace later.
+
+    scenario: the parsed scenario as JSON data (scenario.model.Scenario.to_data), bounds and faults included.
+    driver: name, generation, module, version, build id and what proved it.
+    versions: everything that took part (cgrace, kernel, python, go, systemd or profile).
+    """
+
+    scenario: Mapping[str, Any]
+    driver: Mapping[str, str]
+    target: str
+    profile: str
+    layout: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    schema: int = SCHEMA_VERSION
+    clock: str = CLOCK_NAME
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event with its place: `index` is the order in which it was recorded, `t_ns` when it happened."""
+
+    index: int
+    t_ns: int
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A whole run. Views are derived, never stored."""
+
+    head: Head
+    entries: tuple[Entry, ...]
+
+    def of(self, kind: type[E]) -> Iterator[tuple[Entry, E]]:
+        """Every event of one type, in order, with its entry."""
+        for entry in self.entries:
+            if isinstance(entry.event, kind):
+                yield entry, entry.event
+
+    def first(self, kind: type[E], where: Callable[[E], bool] = lambda _: True) -> tuple[Entry, E] | None:
+        """The first event of a type for which `where` holds."""
+        return next(((entry, event) for entry, event in self.of(kind) if where(event)), None)
+
+    def last(self, kind: type[E], where: Callable[[E], bool] = lambda _: True) -> tuple[Entry, E] | None:
+        """The last event of a type for which `where` holds."""
+        found = None
+        for entry, event in self.of(kind):
+            if where(event):
+                found = (entry, event)
+        return found
+
+
+class Recorder:
+    """Alone gives index and time. Writes each entry to `sink` at once, then tells the listeners, in order.
+
+    A listener may record further events: they are appended after the present one and told after it, so that every
+    listener sees one and the same order.
+    """
+
+    def __init__(self, head: Head, sink: TextIO | None = None) -> None:
+        self.head = head
+        self._entries: list[Entry] = []
+        self._sink = sink
+        self._listeners: list[Callable[[Entry], None]] = []
+        self._told = 0
+        self._telling = False
+        if sink is not None:
+            sink.write(encode_head(head) + "\n")
+
+    def listen(self, listener: Callable[[Entry], None]) -> None:
+        """Call `listener` with every entry recorded from now on."""
+        self._listeners.append(listener)
+
+    def record(self, event: Event, t_ns: int | None = None) -> Entry:
+        """Append an event; `t_ns` is given where it happened earlier than it was read (kernel events)."""
+        entry = Entry(len(self._entries), now_ns() if t_ns is None else t_ns, event)
+        self._entries.append(entry)
+        if self._sink is not None:
+            self._sink.write(encode_entry(entry) + "\n")
+        if not self._telling:
+            self._tell()
+        return entry
+
+    def _tell(self) -> None:
+        self._telling = True
+        try:
+            while self._told < len(self._entries):
+                entry = self._entries[self._told]
+                self._told += 1
+                for listener in self._listeners:
+                    listener(entry)
+        finally:
+            self._telling = False
+
+    def freeze(self) -> Trace:
+        """The trace so far, immutable; flushed to disk."""
+        if self._sink is not None:
+            self._sink.flush()
+        return Trace(self.head, tuple(self._entries))
+
+
+# ---- the stored form
+
+_KINDS: dict[str, type[Event]] = {
+    kind.KIND: kind
+    for kind in vars(events).values()
+    if isinstance(kind, type) and issubclass(kind, Event) and kind.KIND
+}
+
+
+@cache
+def _fields(kind: type[Any]) -> tuple[tuple[str, Any, Any], ...]:
+    """(name, type, default) of each field of a record; MISSING where there is no default."""
+    hints = typing.get_type_hints(kind)
+    return tuple(
+        (f.name, hints[f.name], f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default)
+        for f in dataclasses.fields(kind)
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A record's field as JSON data; fields at their default are left out, to keep traces small."""
+    if dataclasses.is_dataclass(value):
+        return {
+            name: _plain(item)
+            for name, _, default in _fields(type(value))
+            if (item := getattr(value, name)) != default or default is dataclasses.MISSING
+        }
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def encode_head(head: Head) -> str:
+    """The first line of a stored trace."""
+    return json.dumps({"cgrace-trace": head.schema, **dataclasses.asdict(head)}, separators=(",", ":"))
+
+
+def encode_entry(entry: Entry) -> str:
+    """One line of a stored trace."""
+    data = {"i": entry.index, "t": entry.t_ns, "e": entry.event.KIND, **_plain(entry.event)}
+    return json.dumps(data, separators=(",", ":"))
+
+
+def _typed(value: Any, wanted: Any, what: str) -> Any:
+    """JSON data as the type that the schema says, or a TraceError."""
+    origin = typing.get_origin(wanted)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        (wanted,) = [arg for arg in typing.get_args(wanted) if arg is not type(None)]
+        return _typed(value, wanted, what)
+    if origin is tuple and isinstance(value, list):
+        args = typing.get_args(wanted)
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(_typed(item, args[0], what) for item in value)
+        if len(args) == len(value):
+            return tuple(_typed(item, arg, what) for item, arg in zip(value, args, strict=True))
+    elif isinstance(wanted, type):
+        if dataclasses.is_dataclass(wanted) and isinstance(value, dict):
+            return _record(wanted, value, what)
+        if issubclass(wanted, StrEnum) and isinstance(value, str) and value in list(wanted):
+            return wanted(value)
+        if type(value) is wanted and not issubclass(wanted, StrEnum):
+            return value
+    raise TraceError(f"{what}: {value!r:.80} is not what the schema says ({wanted})")
+
+
+def _record(kind: type[Any], data: Mapping[str, Any], what: str) -> Any:
+    known = {name: (hint, default) for name, hint, default in _fields(kind)}
+    unknown = set(data) - set(known)
+    if unknown:
+        raise TraceError(f"{what}: unknown field {sorted(unknown)[0]!r:.80}")
+    missing = [name for name, (_, default) in known.items() if name not in data and default is dataclasses.MISSING]
+    if missing:
+        raise TraceError(f"{what}: field {missing[0]!r} is missing")
+    return kind(**{name: _typed(value, known[name][0], f"{what}, {name}") for name, value in data.items()})
+
+
+def decode_entry(line: str, index: int) -> Entry:
+    """Read one line; `index` is the place that it must have."""
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        raise TraceError(f"not JSON ({error}): the trace is truncated or was edited") from None
+    if not isinstance(data, dict) or data.get("i") != index or type(data.get("t")) is not int:
+        raise TraceError(f"entry {index} was expected")
+    kind = _KINDS.get(str(data.get("e")))
+    if kind is None:
+        raise TraceError(f"unknown kind of event {data.get('e')!r:.80}: from a newer cgrace?")
+    fields = {key: value for key, value in data.items() if key not in ("i", "t", "e")}
+    return Entry(index, data["t"], _record(kind, fields, kind.KIND))
+
+
+def decode_head(line: str) -> Head:
+    """Read the first line of a stored trace."""
+    try:
+        data = json.loads(line)
+    except ValueError:
+        data = None
+    if not isinstance(data, dict) or type(data.get("cgrace-trace")) is not int:
+        raise TraceError("this is not a cgrace trace", hint="give a trace.jsonl from a run's folder")
+    if data["cgrace-trace"] > SCHEMA_VERSION:
+        raise TraceError(
+            f"the trace has schema {data['cgrace-trace']}, this cgrace reads up to {SCHEMA_VERSION}",
+            hint="use the cgrace that made it, or a newer one",
+        )
+    names = {f.name for f in dataclasses.fields(Head)}
+    if set(data) - {"cgrace-trace"} != names:
+        raise TraceError("the head of the trace is not what the schema says")
+    if not all(isinstance(data[name], dict) for name in ("scenario", "driver", "versions")):
+        raise TraceError("the head of the trace is not what the schema says")
+    return Head(**{name: data[name] for name in names})
+
+
+def read_lines(lines: Iterable[str], name: str = "trace") -> Trace:
+    """A trace from its stored lines."""
+    head: Head | None = None
+    entries: list[Entry] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if number > ENTRIES_MAX or len(line) > LINE_BYTES_MAX:
+                raise TraceError("larger than any trace that cgrace writes")
+            if head is None:
+                head = decode_head(line)
+            else:
+                entries.append(decode_entry(line, len(entries)))
+        except TraceError as error:
+            raise TraceError(error.message, hint=error.hint, file=name, line=number) from None
+    if head is None:
+        raise TraceError("the file is empty", file=name)
+    return Trace(head, tuple(entries))
+
+
+def read_trace(path: Path) -> Trace:
+    """A trace from a file; every problem is a TraceError with file and line."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            return read_lines(iter(lambda: stream.readline(LINE_BYTES_MAX + 1), ""), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise TraceError(f"cannot be read: {error}", file=path) from None

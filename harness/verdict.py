@@ -1,0 +1,119 @@
+"""Findings, and what they come to against what was expected. Values and the two tables that rank them; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cgrace.harness.events import Grade
+
+
+class Invariant(StrEnum):
+    """What a checker asserts; the first three are the promise of the project."""
+
+    NO_DEADLOCK = "no deadlock"
+    NO_LOST_CGROUPS = "no lost cgroups"
+    BOUNDED_LATENCY = "bounded latency"
+    NOTHING_LEAKED = "nothing leaked"
+    EVERY_FAULT_FIRED = "every fault fired"
+    DRIVER_ALIVE = "driver alive"  # the shim neither died nor babbled
+
+
+class Verdict(StrEnum):
+    """Violated beats unknown beats holds."""
+
+    HOLDS = "holds"
+    UNKNOWN = "unknown"
+    VIOLATED = "violated"
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The verdict that wins; HOLDS for none."""
+    rank = [Verdict.HOLDS, Verdict.UNKNOWN, Verdict.VIOLATED]
+    return max(verdicts, key=rank.index, default=Verdict.HOLDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one checker says of one subject (a step, a unit, a process, a fault).
+
+    summary: one line ("HANG of second (other.slice), proved in 0.13 s"); short: a matrix cell ("HANG", "SLOW 1s", "LOST").
+    explanation: three sentences: what happened, why it is wrong, what to look at.
+    evidence: lines for people (wait graph, who removed which directory when).
+    events: indices of the entries that show it. assumptions: what the proof takes for granted, if anything.
+    """
+
+    invariant: Invariant
+    verdict: Verdict
+    subject: str = ""
+    summary: str = ""
+    short: str = ""
+    explanation: str = ""
+    evidence: tuple[str, ...] = ()
+    events: tuple[int, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    grade: Grade = Grade.NATURAL
+
+
+class Outcome(StrEnum):
+    """Findings against expectation (design.md). The first two pass."""
+
+    REPRODUCED = "reproduced"
+    CLEAN = "clean"
+    REGRESSED = "regressed"
+    VANISHED = "vanished"
+    INCONCLUSIVE = "inconclusive"
+
+    @property
+    def passes(self) -> bool:
+        """Whether this is what history says."""
+        return self in (Outcome.REPRODUCED, Outcome.CLEAN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """One run judged: the findings of every checker, the outcome, and in `reasons` why it is not as expected."""
+
+    outcome: Outcome
+    findings: tuple[Finding, ...]
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def violated(self) -> tuple[Finding, ...]:
+        """The findings that show something wrong."""
+        return tuple(f for f in self.findings if f.verdict is Verdict.VIOLATED)
+
+
+def judge(findings: Iterable[Finding], expected: Iterable[tuple[Invariant, str]]) -> Judgement:
+    """Compare findings with the expected violations, (invariant, subject) pairs; an empty subject means any.
+
+    An unknown or an unfired fault never passes. An expected violation that shows beside an unexpected one is regressed.
+    """
+    found = tuple(findings)
+    wanted = tuple(expected)
+    seen = [f for f in found if f.verdict is Verdict.VIOLATED]
+
+    def meets(finding: Finding, want: tuple[Invariant, str]) -> bool:
+        return finding.invariant is want[0] and want[1] in ("", finding.subject)
+
+    extra = [f for f in seen if not any(meets(f, want) for want in wanted)]
+    absent = [want for want in wanted if not any(meets(f, want) for f in seen)]
+    unknown = [f for f in found if f.verdict is Verdict.UNKNOWN]
+    unfired = [f for f in extra if f.invariant is Invariant.EVERY_FAULT_FIRED]
+    reasons = [f"not expected: {f.summary}" for f in extra]
+    reasons += [
+        f"expected and not seen: {invariant} violated for {subject or 'any step'}" for invariant, subject in absent
+    ]
+    reasons += [f"unknown: {f.summary}" for f in unknown]
+    if unfired:
+        outcome = Outcome.INCONCLUSIVE
+    elif extra:
+        outcome = Outcome.REGRESSED
+    elif unknown:
+        outcome = Outcome.INCONCLUSIVE
+    elif absent:
+        outcome = Outcome.VANISHED
+    else:
+        outcome = Outcome.REPRODUCED if wanted else Outcome.CLEAN
+    return Judgement(outcome=outcome, findings=found, reasons=tuple(reasons))
