@@ -143,7 +143,7 @@ _KINDS: dict[str, type[Event]] = {
 
 
 @cache
-def _fields(kind: type[Any]) -> tuple[tuple[str, Any, Any], ...]:
+def _fields(kind: Any) -> tuple[tuple[str, Any, Any], ...]:
     """(name, type, default) of each field of a record; MISSING where there is no default."""
     hints = typing.get_type_hints(kind)
     return tuple(
