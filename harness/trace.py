@@ -13,7 +13,6 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -142,14 +141,18 @@ _KINDS: dict[str, type[Event]] = {
 }
 
 
-@cache
-def _fields(kind: Any) -> tuple[tuple[str, Any, Any], ...]:
+_FIELDS: dict[type[Any], tuple[tuple[str, Any, Any], ...]] = {}
+
+
+def _fields(kind: type[Any]) -> tuple[tuple[str, Any, Any], ...]:
     """(name, type, default) of each field of a record; MISSING where there is no default."""
-    hints = typing.get_type_hints(kind)
-    return tuple(
-        (f.name, hints[f.name], f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default)
-        for f in dataclasses.fields(kind)
-    )
+    if kind not in _FIELDS:
+        hints = typing.get_type_hints(kind)
+        _FIELDS[kind] = tuple(
+            (f.name, hints[f.name], f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default)
+            for f in dataclasses.fields(kind)
+        )
+    return _FIELDS[kind]
 
 
 def _plain(value: Any) -> Any:
