@@ -1,0 +1,69 @@
+"""Builds Go programs: static, unstripped, with module-relative file names, kept by content."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cgrace.harness.drivers import cache
+from cgrace.harness.errors import DriverError
+from cgrace.harness.proc.gotool import GoTool, find_go
+from cgrace.harness.proc.run import Completed, run
+
+BUILD_TIMEOUT_S = 900.0
+# -trimpath: stack dumps name files relative to their module, and copies of one module in different folders share the
+# build cache. No -s -w: the address of runtime.sched is read from the symbol table (sysmon.py).
+BUILD_FLAGS = ("-trimpath", "-buildvcs=false")
+# The user's own settings for other builds must not reach ours; proxies, caches and credentials stay as they are.
+ENVIRONMENT: Mapping[str, str] = {
+    "CGO_ENABLED": "0",
+    "GOFLAGS": "",
+    "GOWORK": "off",
+    "GO111MODULE": "on",
+    "GOTOOLCHAIN": "local",
+    "GOOS": "linux",
+}
+
+
+async def go(tool: GoTool, words: Sequence[str], *, cwd: Path, what: str, hint: str = "") -> Completed:
+    """Run the go tool; a failure is a DriverError with the compiler's own lines and the copyable command."""
+    done = await run([tool.path, *words], cwd=cwd, env=ENVIRONMENT, timeout_s=BUILD_TIMEOUT_S)
+    if not done.ok:
+        raise DriverError(
+            f"{what}: go {words[0]} {done.how}", hint=hint or done.command_line, detail=done.tail or done.how
+        )
+    return done
+
+
+def try_find_go() -> GoTool | None:
+    """The go tool, or None: what is built already does not need it."""
+    try:
+        return find_go()
+    except DriverError:
+        return None
+
+
+async def build_go_program(source_dir: Path, name: str) -> Path:
+    """The binary of the Go program in `source_dir` (a main package with its go.mod), built unless it is already."""
+    sources = cache.content_key([("program", name.encode()), *cache.source_files(source_dir)])
+    tool = try_find_go()
+    if tool is None:
+        # Without Go the newest build of exactly these sources, by whichever Go, will do.
+        if (known := cache.look_up_any(name, f"{sources}-")) is not None:
+            return known.binary
+        tool = find_go()
+    key = f"{sources}-{tool.version}"
+    if (entry := cache.look_up(name, key)) is not None:
+        return entry.binary
+    with cache.workshop() as folder:
+        copy = folder / "source"
+        shutil.copytree(source_dir, copy)
+        await go(
+            tool,
+            ["build", *BUILD_FLAGS, "-o", str(folder / name), "."],
+            cwd=copy,
+            what=f"{name} cannot be built",
+            hint=f"cd {source_dir} && CGO_ENABLED=0 {tool.path} build .",
+        )
+        return cache.store(name, key, folder / name, {"go": tool.version, "source": name}).binary
