@@ -1,0 +1,137 @@
+"""The findings, row by row: what was asked, what systemd was made to do, what the driver did, what that violated and how it is
+known, and whether history says so. Pure: results in, text out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cgrace.harness.scenario.model import Scenario
+from cgrace.harness.suite import CaseResult
+from cgrace.harness.verdict import Finding, Verdict
+from cgrace.reports.console.matrix import Row, generations_of, rows_of
+from cgrace.reports.console.words import asked, place, rows_label, what_systemd_did
+
+EVIDENCE_LINES = 6  # in the overview; `report` shows all
+Did = Callable[[CaseResult], str]
+
+
+def finding_lines(finding: Finding, *, evidence_max: int | None = None) -> list[str]:
+    """A violated or unknown finding: the invariant and its summary with the grade, then its evidence and assumptions."""
+    verdict = "violated" if finding.verdict is Verdict.VIOLATED else "unknown"
+    summary = finding.summary or finding.subject or "no more is known"
+    lines = [f"{finding.invariant} {verdict}: {summary}; grade: {finding.grade}"]
+    shown = finding.evidence if evidence_max is None else finding.evidence[:evidence_max]
+    lines += [f"  {line}" for line in shown]
+    if len(shown) < len(finding.evidence):
+        lines.append(f"  ... {len(finding.evidence) - len(shown)} lines more")
+    if finding.assumptions:
+        lines.append("  assuming: " + "; ".join(finding.assumptions))
+    return lines
+
+
+def result_lines(result: CaseResult, *, evidence_max: int | None = None) -> list[str]:
+    """Everything wrong with one result: findings, then why it is not what history says."""
+    if result.error:
+        return [f"could not run: {result.error}"]
+    lines: list[str] = []
+    for finding in result.judgement.findings:
+        if finding.verdict is not Verdict.HOLDS:
+            lines += finding_lines(finding, evidence_max=evidence_max)
+    if not result.judgement.outcome.passes:
+        lines += [f"{result.judgement.outcome}: {reason}" for reason in result.judgement.reasons]
+    return lines
+
+
+def blocks(
+    results: Sequence[CaseResult], did: Did | None = None, *, evidence_max: int | None = EVIDENCE_LINES
+) -> RenderableType:
+    """One block a scenario. `did` tells what a driver did in a result (from its trace); without it that line is left out."""
+    by_file: dict[str, list[Row]] = {}
+    for row in rows_of(results):
+        by_file.setdefault(str(row.scenario.file), []).append(row)
+    return Group(*(_block(rows, did, evidence_max) for rows in by_file.values()))
+
+
+def _block(rows: Sequence[Row], did: Did | None, evidence_max: int | None) -> RenderableType:
+    scenario = rows[0].scenario
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("  asked", Text("\n".join(asked(step) for step in scenario.steps)))
+    table.add_row("  systemd", Text("made to " + what_systemd_did(scenario)))
+    for row in rows:
+        if len(rows) > 1:
+            table.add_row("  on", Text(place(row.setting), style="bold"))
+        _add_row(table, row, did, evidence_max)
+    head = Text(f"\n{rows_label(scenario)}", style="bold")
+    head.append(f"  {scenario.title}", style="bold")
+    if len(rows) == 1:
+        head.append(f"  ({place(rows[0].setting)})", style="dim")
+    return Group(head, table)
+
+
+def _add_row(table: Table, row: Row, did: Did | None, evidence_max: int | None) -> None:
+    """What drivers did in one setting: those with the same findings together, one of them with its evidence."""
+    groups: dict[tuple[object, ...], list[CaseResult]] = {}
+    for result in row.results:
+        if _noteworthy(result):
+            groups.setdefault(_alike(result), []).append(result)
+    for alike in groups.values():
+        shown = alike[-1]
+        names = ", ".join(dict.fromkeys(r.case.driver.name for r in alike))
+        told = did(shown) if did is not None and not shown.error else ""
+        table.add_row("  driver", Text(f"{names}: {told}" if told else names))
+        lines = result_lines(shown, evidence_max=evidence_max)
+        table.add_row("", Text("\n".join(lines), style="" if shown.judgement.outcome.passes else "red"))
+    quiet = [r for r in row.results if not _noteworthy(r)]
+    if quiet:
+        names = ", ".join(generations_of(quiet))
+        table.add_row("  clean", Text(names, style="dim"))
+    table.add_row("  history", _history(row))
+
+
+def _noteworthy(result: CaseResult) -> bool:
+    return bool(result.error) or not result.judgement.outcome.passes or bool(result.judgement.violated)
+
+
+def _alike(result: CaseResult) -> tuple[object, ...]:
+    findings = tuple((f.invariant, f.subject, f.verdict, f.short) for f in result.judgement.findings if _bad(f))
+    return (result.judgement.outcome, result.error, findings)
+
+
+def _bad(finding: Finding) -> bool:
+    return finding.verdict is not Verdict.HOLDS
+
+
+def _history(row: Row) -> Text:
+    wrong = [r for r in row.results if not r.judgement.outcome.passes]
+    if not wrong:
+        notes = "; ".join(dict.fromkeys(e.note for e in row.scenario.expect if e.note))
+        return Text("says the same" + (f" ({notes})" if notes else ""), style="green")
+    names = ", ".join(dict.fromkeys(r.case.driver.name for r in wrong))
+    return Text(f"says otherwise of {names}", style="bold red")
+
+
+def closing(results: Sequence[CaseResult]) -> RenderableType:
+    """The last lines: whether all is as history says, and where to read on."""
+    wrong = [r for r in results if not r.judgement.outcome.passes]
+    row = next((_label(r.case.scenario) for r in (wrong or results) if r.judgement.violated or wrong), "")
+    more = f"  More: cgrace report last --row {row}" if row else "  More: cgrace report last"
+    if not results:
+        return Text("Nothing was run.", style="bold red")
+    if not wrong:
+        return Text("\nAll rows as history says.", style="bold green").append(more, style="not bold default")
+    text = Text(f"\n{len(wrong)} of {len(results)} not as history says:\n", style="bold red")
+    for result in wrong:
+        reasons = [result.error] if result.error else list(result.judgement.reasons)
+        text.append(f"  {result.case.id}: {result.judgement.outcome}: {'; '.join(reasons)}\n", style="not bold default")
+    return text.append(more.strip(), style="not bold default")
+
+
+def _label(scenario: Scenario) -> str:
+    return scenario.rows[0] if scenario.rows else scenario.name

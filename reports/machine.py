@@ -1,0 +1,98 @@
+"""Results for programs: one JSON document a command. Pure.
+
+    {"cgrace": "<version>", "schema": 1, "command": "reproduce", "passed": true, "results": [RESULT, ...]}
+
+RESULT
+    case       how people select it: "runc_1780/late_job[219-rhel7.4:v1]-async"
+    scenario, file, title, issue, rows
+    profile, layout
+    driver     {"name", "generation", "module", "version"}
+    outcome    "reproduced" | "clean" (these two pass) | "regressed" | "vanished" | "inconclusive"
+    passed     whether that is what history says
+    reasons    why not, one line each
+    findings   [{"invariant", "verdict", "subject", "short", "summary", "explanation", "evidence", "events", "assumptions",
+               "grade"}, ...]; events are indices into the trace
+    trace      path of the stored trace, or null
+    error      why it could not run, or ""
+    wall_ms    how long it took
+    canonical  hash of the canonical trace: equal for equal runs
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cgrace import __version__
+from cgrace.harness.clock import NS_PER_MS
+from cgrace.harness.errors import CgraceError
+from cgrace.harness.events import Grade
+from cgrace.harness.suite import CaseResult
+from cgrace.harness.verdict import Finding, Invariant, Verdict
+
+SCHEMA_VERSION = 1
+
+
+def document(command: str, **data: Any) -> dict[str, Any]:
+    """What every command says with --json: its own data below the two lines that all share."""
+    return {"cgrace": __version__, "schema": SCHEMA_VERSION, "command": command, **data}
+
+
+def results_document(command: str, results: Iterable[CaseResult]) -> dict[str, Any]:
+    """All results of one command."""
+    listed = [result_data(result) for result in results]
+    return document(command, passed=bool(listed) and all(one["passed"] for one in listed), results=listed)
+
+
+def result_data(result: CaseResult) -> dict[str, Any]:
+    """One RESULT."""
+    scenario, setting, driver = result.case.scenario, result.case.setting, result.case.driver
+    return {
+        "case": result.case.id,
+        "scenario": scenario.name,
+        "file": str(scenario.file),
+        "title": scenario.title,
+        "issue": scenario.issue,
+        "rows": list(scenario.rows),
+        "profile": setting.profile,
+        "layout": setting.layout,
+        "driver": {
+            "name": driver.name,
+            "generation": driver.generation,
+            "module": driver.module,
+            "version": driver.version,
+        },
+        "outcome": str(result.judgement.outcome),
+        "passed": result.judgement.outcome.passes,
+        "reasons": list(result.judgement.reasons),
+        "findings": [finding_data(finding) for finding in result.judgement.findings],
+        "trace": str(result.trace) if result.trace is not None else None,
+        "error": result.error,
+        "wall_ms": round(result.wall_ns / NS_PER_MS, 3),
+        "canonical": result.canonical,
+    }
+
+
+def finding_data(finding: Finding) -> dict[str, Any]:
+    """One finding, all of its fields."""
+    return {
+        key: list(value) if isinstance(value, tuple) else str(value)
+        for key, value in dataclasses.asdict(finding).items()
+    }
+
+
+def finding_of(data: Mapping[str, Any]) -> Finding:
+    """The finding that `finding_data` wrote; CgraceError for anything else."""
+    try:
+        return Finding(
+            invariant=Invariant(data["invariant"]),
+            verdict=Verdict(data["verdict"]),
+            grade=Grade(data["grade"]),
+            events=tuple(int(index) for index in data["events"]),
+            **{key: str(data[key]) for key in ("subject", "summary", "short", "explanation")},
+            evidence=tuple(str(line) for line in data["evidence"]),
+            assumptions=tuple(str(line) for line in data["assumptions"]),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise CgraceError(f"a stored finding is not what the schema says: {error!r}") from None
