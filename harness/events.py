@@ -323,6 +323,15 @@ class ProcessMoved(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessLost(Event):
+    """A witness could not keep up and lost `count` events (0: an unknown number): what it did not see, nobody can judge."""
+
+    KIND: ClassVar[str] = "witness-lost"
+    witness: str
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CgroupSeen(Event):
     """A look at one path that a returned step reported, while all jobs it started had ended and the bus was idle.
 

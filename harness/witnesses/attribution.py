@@ -1,0 +1,200 @@
+"""From a kernel record to an event of one run: hierarchy ids become names, thread ids become actors."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cgrace.harness.clock import now_ns
+from cgrace.harness.events import (
+    Actor,
+    CgroupMade,
+    CgroupRemoved,
+    Event,
+    ProcessMoved,
+    ProcessStarted,
+    WitnessLost,
+)
+from cgrace.harness.targets.base import Hierarchy, Sandbox
+
+if TYPE_CHECKING:
+    from cgrace.harness.witnesses.tracefs import KernelRecord
+
+_MICROSECOND: Final = 1000  # the grain of the kernel's times
+_ANCESTORS_MAX: Final = 64
+_ROLES: Final = {"driver": Actor.DRIVER, "workload": Actor.WORKLOAD, "systemd": Actor.SYSTEMD}
+
+
+class RunWitness:
+    """One run's view of the kernel's records; `take` is the sink.
+
+    ourselves: whom our own process stands for where `acting` does not say otherwise: the fake systemd by default, since
+    it lives in this process; CGRACE on targets whose systemd is real. systemd_pids: real systemd's processes, outer.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        sandbox: Sandbox,
+        record: Callable[[Event, int | None], object],
+        *,
+        ourselves: Actor = Actor.SYSTEMD,
+        systemd_pids: frozenset[int] = frozenset(),
+    ) -> None:
+        self.prefix = prefix
+        self.on_close: Callable[[], None] = lambda: None
+        self.on_drain: Callable[[], None] = lambda: None
+        self._sandbox = sandbox
+        self._record = record
+        self._ourselves = ourselves
+        self._own_pid = os.getpid()
+        self._names = hierarchy_names(sandbox.hierarchies)
+        self._actors: dict[int, Actor] = dict.fromkeys(systemd_pids, Actor.SYSTEMD)
+        self._processes: dict[int, tuple[int, str]] = {}
+        self._tgids: dict[int, int] = {}
+        self._acts: deque[tuple[int, int, Actor]] = deque()
+        self._acting: list[tuple[int, Actor]] = []
+
+    def close(self) -> None:
+        """Read what happened until now, then take no more."""
+        self.on_drain()
+        self.on_close()
+        self.on_drain = self.on_close = lambda: None
+
+    def started(self, event: ProcessStarted) -> None:
+        """A process of the run started: what it does is told by its role, also when it is read after its end."""
+        self._actors[event.pid_outer] = _ROLES.get(event.role, Actor.OTHER)
+        self._processes[event.pid_outer] = (event.pid, event.process)
+
+    @contextlib.contextmanager
+    def acting(self, actor: Actor) -> Iterator[None]:
+        """What this process does to the run's tree in here is done by `actor`, not by the fake systemd."""
+        entry = (now_ns(), actor)
+        self._acting.append(entry)
+        try:
+            yield
+        finally:
+            self._acting.remove(entry)
+            self._acts.append((entry[0], now_ns(), actor))
+
+    # ---- records
+
+    def take(self, raw: KernelRecord) -> None:
+        """Record the event that a kernel record stands for."""
+        if raw.kind == "lost":
+            self._record(WitnessLost(witness="tracefs", count=raw.pid), None)
+            return
+        hierarchy = self._name_of(raw.root)
+        by = self._actor(raw)
+        event: Event
+        if raw.kind == "made":
+            event = CgroupMade(hierarchy=hierarchy, path=raw.path, by=by)
+        elif raw.kind == "removed":
+            event = CgroupRemoved(hierarchy=hierarchy, path=raw.path, by=by)
+        else:
+            pid, name = self._process(raw.pid)
+            event = ProcessMoved(hierarchy=hierarchy, path=raw.path, process=name, pid=pid, by=by)
+        self._record(event, raw.t_ns)
+
+    def _name_of(self, root: int) -> str:
+        if root not in self._names:
+            self._names |= hierarchy_names(self._sandbox.hierarchies)
+        return self._names.setdefault(root, f"hierarchy {root}")
+
+    def _process(self, pid_outer: int) -> tuple[int, str]:
+        """(inner pid, name) of a process that was moved; (-1, "") when it is gone and was never named."""
+        if pid_outer not in self._processes:
+            inner = self._sandbox.inner(pid_outer)
+            if inner is None:
+                return -1, ""
+            self._processes[pid_outer] = (inner, self._sandbox.name_of(inner))
+        return self._processes[pid_outer]
+
+    # ---- who
+
+    def _actor(self, raw: KernelRecord) -> Actor:
+        tgid = raw.tgid or self._tgid(raw.tid)
+        if tgid == 0:
+            return Actor.OTHER
+        self._tgids[raw.tid] = tgid
+        if tgid == self._own_pid:
+            return self._ourselves_at(raw.t_ns)
+        known = self._actors.get(tgid)
+        if known is None:
+            known = self._stranger(tgid)
+            if known is not Actor.OTHER:
+                self._actors[tgid] = known
+        return known
+
+    def _tgid(self, tid: int) -> int:
+        """The process of a thread that the kernel had not noted: it was new, so it is alive or was seen before."""
+        return _status_number(tid, b"Tgid:") or self._tgids.get(tid, 0)
+
+    def _ourselves_at(self, t_ns: int) -> Actor:
+        while self._acts and self._acts[0][1] + _MICROSECOND < t_ns:
+            self._acts.popleft()
+        for begin, end, actor in self._acts:
+            if begin - _MICROSECOND < t_ns <= end:
+                return actor
+        for begin, actor in reversed(self._acting):
+            if begin - _MICROSECOND < t_ns:
+                return actor
+        return self._ourselves
+
+    def _stranger(self, tgid: int) -> Actor:
+        """A process that was not announced: a child of one that was, something else in the sandbox, or somebody else.
+
+        The sandbox's own init, and helpers that this process started, act for cgrace.
+        """
+        inner = self._sandbox.inner(tgid)
+        if inner == 1:
+            return Actor.CGRACE
+        if inner is not None and self._sandbox.name_of(inner):
+            return Actor.DRIVER
+        pid = tgid
+        for _ in range(_ANCESTORS_MAX):
+            pid = _status_number(pid, b"PPid:")
+            if pid in self._actors:
+                return self._actors[pid]
+            if pid == self._own_pid and inner is None:
+                return Actor.CGRACE
+            if pid <= 1:
+                break
+        return Actor.DRIVER if inner is not None else Actor.OTHER
+
+
+def _status_number(pid: int, key: bytes) -> int:
+    """A number in /proc/PID/status, 0 when the process is gone. Works for thread ids too."""
+    try:
+        descriptor = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        text = os.read(descriptor, 4096)
+    except OSError:
+        return 0
+    finally:
+        os.close(descriptor)
+    at = text.find(b"\n" + key)
+    return int(text[at + 1 + len(key) :].split(None, 1)[0]) if at >= 0 else 0
+
+
+def hierarchy_names(hierarchies: tuple[Hierarchy, ...]) -> dict[int, str]:
+    """Hierarchy id to name. The id is that of /proc/cgroups and of /proc/self/cgroup; v2 is 0 (kernel/cgroup/cgroup.c,
+    cgroup_init: the default root is the first to get one). A hierarchy that the run does not have keeps its own name."""
+    by_controllers = {frozenset(h.controllers): h.name for h in hierarchies if h.controllers and not h.is_v2}
+    names: dict[int, str] = {}
+    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        number, controllers, _ = line.split(":", 2)
+        parts = frozenset(controllers.split(","))
+        if not controllers:
+            names[int(number)] = "unified"
+        elif controllers.startswith("name="):
+            names[int(number)] = controllers.removeprefix("name=")
+        else:
+            names[int(number)] = by_controllers.get(parts, controllers)
+    return names

@@ -1,0 +1,312 @@
+"""The kernel's own word on the cgroup tree: who made, removed or emptied which cgroup, and when.
+
+One tracefs instance for each cgrace process, in a detached mount that nobody else sees, named as all that we make
+(targets/owner.py). It records events/cgroup/* with the trace clock `mono`, which is the clock of our traces, cut to whole
+microseconds by the kernel's text form. A filter in the kernel drops everything whose path does not carry our name, so the
+host's own cgroup traffic costs nothing and cannot push our events out of the buffer.
+
+Order. An event is in the buffer before the system call that caused it returns, and `drain` writes a marker behind all that
+is there and reads up to it. So whoever drains before he records a driver's answer has every cgroup event that the driver
+caused before it, in front of it. What the buffer lost is told to every subscriber, never passed over.
+
+Limits: the kernel names threads by their ids in the first pid namespace; where cgrace runs in another one, it finds that out
+and leaves the ids away (0).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cgrace.harness.clock import NS_PER_S
+from cgrace.harness.errors import TargetError
+from cgrace.harness.events import Event
+from cgrace.harness.targets.base import Sandbox
+from cgrace.harness.targets.linux import mount_detached
+from cgrace.harness.targets.owner import OWNED_NAME, own_name, process_lives
+from cgrace.harness.witnesses.attribution import RunWitness
+
+__all__ = ["KernelRecord", "KernelWitness", "RunWitness", "Subscription", "sweep_instances"]
+
+BUFFER_KB_PER_CPU: Final = 4096  # about 40,000 events
+READ_BYTES: Final = 64 * 1024
+MARKER: Final = "cgrace-marker"
+# event: the field of its path, the field that we filter on
+EVENTS: Final = {
+    "cgroup_mkdir": "path",
+    "cgroup_rmdir": "path",
+    "cgroup_attach_task": "dst_path",
+    "cgroup_transfer_tasks": "dst_path",
+}
+EXISTING_MOUNTS: Final = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
+
+_LINE = re.compile(r"-(\d+)\s+\(\s*(\d+|-+)\)\s+\[\d+\]\s+\S+\s+(\d+)\.(\d{6}): (cgroup_\w+|tracing_mark_write): (.*)$")
+_TREE = re.compile(r"root=(\d+) id=\d+ level=\d+ path=(.*)$")
+_MOVE = re.compile(r"dst_root=(\d+) dst_id=\d+ dst_level=\d+ dst_path=(.*?) pid=(\d+) comm=")
+_LOST = re.compile(r"\[LOST (?:(\d+) )?EVENTS\]")
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRecord:
+    """One cgroup event.
+
+    t_ns: CLOCK_MONOTONIC, whole microseconds. kind: "made", "removed", "moved", or "lost" (then only `pid` says how many
+    events, 0 for an unknown number). root: the hierarchy's id as in /proc/cgroups, 0 for v2. path: below the run's root,
+    starting with "/". tid, tgid: the thread that did it and its process, outer (tgid 0: not known; both 0: another pid
+    namespace than ours). pid: the process that was moved, outer.
+    """
+
+    t_ns: int
+    kind: str
+    root: int
+    path: str
+    tid: int
+    tgid: int
+    pid: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Subscription:
+    """One run's share: everything at or below `prefix`."""
+
+    prefix: str
+    sink: Callable[[KernelRecord], None]
+
+
+class KernelWitness:
+    """The tracefs instance of this process. Make one with `open`, end it with `close` (or use it as a context manager)."""
+
+    def __init__(self, mount: int | None, instance: Path) -> None:
+        self._mount = mount
+        self._instance = instance
+        self._subscriptions: list[Subscription] = []
+        self._waiting: deque[KernelRecord] = deque()
+        self._rest = ""
+        self._markers = 0
+        self._ids_are_ours = True
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pipe = -1
+        self._marker = -1
+        self.lost = 0
+
+    # ---- life
+
+    @classmethod
+    def open(cls, name: str | None = None) -> KernelWitness:
+        """Make the instance (about 5 ms). Raises TargetError where the kernel or our rights do not allow it."""
+        name = name or own_name()
+        mount, top = _tracefs()
+        witness = cls(mount, top / "instances" / name)
+        try:
+            sweep_instances(top)
+            witness._set_up(name)
+        except OSError as error:
+            witness.close()
+            raise TargetError(
+                f"cannot make a tracefs instance: {error.strerror}",
+                hint="run as root, on a kernel with CONFIG_FTRACE and cgroup trace events",
+            ) from None
+        return witness
+
+    def _set_up(self, name: str) -> None:
+        self._instance.mkdir()
+        self._write("trace_clock", "mono")
+        self._write("buffer_size_kb", str(BUFFER_KB_PER_CPU))
+        with contextlib.suppress(OSError):  # Linux 4.20 and newer
+            self._write("buffer_percent", "0")
+        self._write("options/record-tgid", "1")
+        for event, field in EVENTS.items():
+            self._write(f"events/cgroup/{event}/filter", f'{field} ~ "*{name}*"')
+            self._write(f"events/cgroup/{event}/enable", "1")
+        self._pipe = os.open(self._instance / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._marker = os.open(self._instance / "trace_marker", os.O_WRONLY | os.O_CLOEXEC)
+        self.drain()
+
+    def start(self) -> None:
+        """Read on the running event loop from now on, whenever the kernel has something."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._pipe, self.read_some)
+
+    def close(self) -> None:
+        """Remove the instance (about 30 ms, most of it the kernel's). Safe to call twice."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._pipe)
+        self._loop = None
+        for descriptor in (self._pipe, self._marker):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._pipe = self._marker = -1
+        with contextlib.suppress(FileNotFoundError):
+            self._instance.rmdir()
+        if self._mount is not None:
+            os.close(self._mount)
+            self._mount = None
+            self._instance = Path("/nonexistent")
+
+    def __enter__(self) -> KernelWitness:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write(self, name: str, text: str) -> None:
+        with (self._instance / name).open("w", encoding="ascii") as file:
+            file.write(text)
+
+    # ---- subscribers
+
+    def subscribe(self, prefix: str, sink: Callable[[KernelRecord], None]) -> Subscription:
+        """Tell `sink` of everything that happens at or below the cgroup path `prefix` from now on, in order."""
+        self.drain()
+        subscription = Subscription(prefix, sink)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Tell it no more (no error when it was never told)."""
+        with contextlib.suppress(ValueError):
+            self._subscriptions.remove(subscription)
+
+    def attach(self, sandbox: Sandbox, record: Callable[[Event, int | None], object]) -> RunWitness:
+        """Turn one run's records into events; the caller closes the RunWitness. Needs a running event loop."""
+        self.start()
+        witness = RunWitness(sandbox.cgroup_prefix, sandbox, record)
+        subscription = self.subscribe(sandbox.cgroup_prefix, witness.take)
+        witness.on_close = lambda: self.unsubscribe(subscription)
+        witness.on_drain = self.drain
+        return witness
+
+    # ---- reading
+
+    def drain(self) -> None:
+        """Read, and tell, every event that happened before this call. Costs some 10 us when there is none."""
+        self._markers += 1
+        mine = self._markers
+        os.write(self._marker, f"{MARKER} {mine}".encode())
+        self._fill(mine)
+        self._tell()
+
+    async def settle(self) -> None:
+        """The same, for callers in a coroutine; it never waits."""
+        self.drain()
+
+    def read_some(self) -> None:
+        """Read and tell what is there."""
+        self._fill(None)
+        self._tell()
+
+    def _fill(self, marker: int | None) -> None:
+        """Read into the queue: up to a marker, or until the pipe is empty.
+
+        An empty pipe ends both: the marker may have been read by an outer call (a sink may drain), or been lost.
+        """
+        while True:
+            try:
+                data = os.read(self._pipe, READ_BYTES)
+            except BlockingIOError:
+                return
+            except InterruptedError:
+                continue
+            if not data:
+                return
+            *lines, self._rest = (self._rest + data.decode("utf-8", "surrogateescape")).split("\n")
+            seen = -1
+            for line in lines:
+                parsed = self._parse(line)
+                if isinstance(parsed, int):
+                    seen = parsed
+                elif parsed is not None:
+                    self._waiting.append(parsed)
+            if marker is not None and seen >= marker:
+                return
+
+    def _tell(self) -> None:
+        """Tell the queue's records. A sink that drains continues with the same queue, so the order stays."""
+        while self._waiting:
+            record = self._waiting.popleft()
+            for subscription in tuple(self._subscriptions):
+                if record.kind == "lost":
+                    subscription.sink(record)
+                    continue
+                at = record.path.find(subscription.prefix)
+                below = record.path[at + len(subscription.prefix) :]
+                if at >= 0 and (not below or below[0] == "/"):
+                    subscription.sink(_moved_to(record, below or "/"))
+
+    def _parse(self, line: str) -> KernelRecord | int | None:
+        """A record, a marker's number, or None for a line that says nothing to us."""
+        found = _LINE.search(line)
+        if found is None:
+            lost = _LOST.search(line)
+            if lost is None:
+                return None
+            count = int(lost[1] or 0)
+            self.lost += count or 1
+            return KernelRecord(0, "lost", 0, "", 0, 0, count)
+        tid, tgid, seconds, micros, event, fields = found.groups()
+        if event == "tracing_mark_write":
+            word, _, number = fields.partition(" ")
+            if word != MARKER or not number.isdigit():
+                return None
+            # The kernel names the marker's writer, which is us: are its ids those of our pid namespace?
+            self._ids_are_ours = Path(f"/proc/self/task/{tid}").exists() if number == "1" else self._ids_are_ours
+            return int(number)
+        t_ns = int(seconds) * NS_PER_S + int(micros) * 1000
+        who = (int(tid), 0 if tgid[0] == "-" else int(tgid)) if self._ids_are_ours else (0, 0)
+        if event in ("cgroup_mkdir", "cgroup_rmdir"):
+            tree = _TREE.match(fields)
+            kind = "made" if event == "cgroup_mkdir" else "removed"
+            return None if tree is None else KernelRecord(t_ns, kind, int(tree[1]), tree[2], *who)
+        move = _MOVE.match(fields)
+        if move is None:
+            return None
+        return KernelRecord(t_ns, "moved", int(move[1]), move[2], *who, int(move[3]) if self._ids_are_ours else 0)
+
+
+def _moved_to(record: KernelRecord, path: str) -> KernelRecord:
+    return KernelRecord(record.t_ns, record.kind, record.root, path, record.tid, record.tgid, record.pid)
+
+
+def _tracefs() -> tuple[int | None, Path]:
+    """A detached mount of tracefs, else one that is there."""
+    try:
+        mount = mount_detached("tracefs")
+        return mount, Path(f"/proc/self/fd/{mount}")
+    except OSError as error:
+        for path in EXISTING_MOUNTS:
+            if os.access(f"{path}/instances", os.W_OK):
+                return None, Path(path)
+        raise TargetError(
+            f"cannot reach the kernel's tracefs: {error.strerror}",
+            hint="run as root; without it, only what happens is seen (inotify), not who did it",
+        ) from None
+
+
+def sweep_instances(top: Path | None = None) -> tuple[str, ...]:
+    """Remove the instances of cgrace processes that are dead; returns their names.
+
+    An instance that somebody has open, in whichever pid namespace, is refused by the kernel (EBUSY) and left alone.
+    """
+    if top is None:
+        mount, top = _tracefs()
+    else:
+        mount = None
+    gone: list[str] = []
+    try:
+        for instance in (top / "instances").iterdir():
+            if OWNED_NAME.fullmatch(instance.name) and not process_lives(instance.name):
+                with contextlib.suppress(OSError):
+                    instance.rmdir()
+                    gone.append(instance.name)
+    finally:
+        if mount is not None:
+            os.close(mount)
+    return tuple(gone)
