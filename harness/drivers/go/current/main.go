@@ -1,0 +1,129 @@
+// The shim of API family D: opencontainers/cgroups, its systemd managers for v1 and v2, or with main.kind=cgroupfs its plain ones.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path"
+
+	"cgrace/shim"
+
+	dbus "github.com/godbus/dbus/v5"
+
+	systemdDbus "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/opencontainers/cgroups"
+	_ "github.com/opencontainers/cgroups/devices" // without it Set refuses device rules
+	devices "github.com/opencontainers/cgroups/devices/config"
+	"github.com/opencontainers/cgroups/fs"
+	"github.com/opencontainers/cgroups/fs2"
+	"github.com/opencontainers/cgroups/systemd"
+)
+
+// kind is "systemd" or "cgroupfs"; the linker sets it (-X main.kind=...).
+var kind = "systemd"
+
+func main() {
+	shim.Main(shim.Driver{Start: start, New: newManager})
+}
+
+func start() ([]string, error) {
+	said := []string{fmt.Sprintf("cgroup v2: %t", cgroups.IsCgroup2UnifiedMode())}
+	if kind == "systemd" && !systemd.IsRunningSystemd() {
+		return said, errors.New("systemd does not run here: /run/systemd/system is not a directory")
+	}
+	return said, nil
+}
+
+type manager struct {
+	cgroups.Manager
+	unit shim.Unit
+}
+
+func newManager(unit shim.Unit, paths map[string]string) (shim.Manager, error) {
+	cgroup := &cgroups.Cgroup{
+		Name:        unit.Name,
+		Parent:      unit.Parent,
+		ScopePrefix: unit.ScopePrefix,
+		Resources:   resources(unit),
+	}
+	inner, err := construct(cgroup, unit, paths)
+	if err != nil {
+		return nil, err
+	}
+	return manager{inner, unit}, nil
+}
+
+func construct(cgroup *cgroups.Cgroup, unit shim.Unit, paths map[string]string) (cgroups.Manager, error) {
+	unified := cgroups.IsCgroup2UnifiedMode()
+	if kind == "cgroupfs" {
+		// Where systemd would have the unit, so that both drivers can be compared.
+		parent, err := systemd.ExpandSlice(unit.Parent)
+		if err != nil {
+			return nil, err
+		}
+		cgroup.Name, cgroup.Parent, cgroup.ScopePrefix = "", "", ""
+		cgroup.Path = path.Join(parent, unit.Full)
+		if unified {
+			return fs2.NewManager(cgroup, paths[""])
+		}
+		return fs.NewManager(cgroup, paths)
+	}
+	cgroup.Systemd = true
+	if unit.Delegate != nil {
+		// As a user's annotation org.systemd.property.Delegate does.
+		cgroup.SystemdProps = []systemdDbus.Property{{Name: "Delegate", Value: dbus.MakeVariant(*unit.Delegate)}}
+	}
+	if unified {
+		return systemd.NewUnifiedManager(cgroup, paths[""])
+	}
+	return systemd.NewLegacyManager(cgroup, paths)
+}
+
+// resources: a slice gets no device rules, as the kubelet has it; a scope may use every device.
+func resources(unit shim.Unit) *cgroups.Resources {
+	r := unit.Resources
+	slice := unit.Name == unit.Full
+	res := &cgroups.Resources{
+		Memory:          shim.Or(r.Memory),
+		MemorySwap:      shim.Or(r.MemorySwap),
+		PidsLimit:       r.Pids,
+		CpuShares:       shim.Or(r.CPUShares),
+		CpuWeight:       shim.Or(r.CPUWeight),
+		CpuQuota:        shim.Or(r.CPUQuota),
+		CpuPeriod:       shim.Or(r.CPUPeriod),
+		CpusetCpus:      shim.Or(r.CpusetCpus),
+		CpusetMems:      shim.Or(r.CpusetMems),
+		BlkioWeight:     shim.Or(r.BlkioWeight),
+		SkipDevices:     slice,
+		SkipFreezeOnSet: slice,
+	}
+	if r.SkipDevices != nil {
+		res.SkipDevices = *r.SkipDevices != 0
+	}
+	if r.SkipFreeze != nil {
+		res.SkipFreezeOnSet = *r.SkipFreeze != 0
+	}
+	if !res.SkipDevices {
+		res.Devices = []*devices.Rule{{
+			Type: devices.WildcardDevice, Major: devices.Wildcard, Minor: devices.Wildcard, Permissions: "rwm", Allow: true,
+		}}
+	}
+	return res
+}
+
+func (m manager) Set(r *shim.Resources) error {
+	unit := m.unit
+	unit.Resources = r
+	return m.Manager.Set(resources(unit))
+}
+
+func (m manager) Freeze(frozen bool) error {
+	if frozen {
+		return m.Manager.Freeze(cgroups.Frozen)
+	}
+	return m.Manager.Freeze(cgroups.Thawed)
+}
+
+func (m manager) Paths() map[string]string { return m.GetPaths() }
+
+func (m manager) Pids() ([]int, error) { return m.GetPids() }

@@ -1,0 +1,12 @@
+//go:build !delegatesplit
+
+package main
+
+import _ "unsafe" // for go:linkname
+
+//go:linkname hasDelegate github.com/opencontainers/runc/libcontainer/cgroups/systemd.hasDelegate
+var hasDelegate bool
+
+func delegateConclusions() []string {
+	return []string{conclusion("Delegate", hasDelegate)}
+}

@@ -1,0 +1,3 @@
+module cgrace/shim
+
+go 1.24.0
