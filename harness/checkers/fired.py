@@ -1,0 +1,156 @@
+"""Every fault fired: a run in which a fault of its scenario never acted shows nothing, and must not pass.
+
+A fault acted when the trace has its FaultFired, or a message that it held, or its hold letting go before the run ended.
+Two kinds of silence are natural and hold, with the reason:
+
+* the driver uses no bus (the cgroupfs control group), and the fault is about messages, jobs or points of the bus;
+* the run ended early because of the driver (a proved hang, a wait not waited out, its death), and nothing about the fault's
+  unit had been on the bus, nor had the step been called that the fault waits for: it had no chance.
+
+An order that could not be met is reported here too: such a run is not the run that was asked for.
+"""
+
+from __future__ import annotations
+
+from cgrace.harness import events as ev
+from cgrace.harness import faults as ft
+from cgrace.harness.checkers import explain
+from cgrace.harness.checkers.text import listed
+from cgrace.harness.checkers.view import EARLY_ENDS, MessageRun, Run, look
+from cgrace.harness.points import Point, PointKind
+from cgrace.harness.trace import Trace
+from cgrace.harness.verdict import Finding, Invariant, Verdict
+
+INVARIANT = Invariant.EVERY_FAULT_FIRED
+_BUS_FAULTS = (
+    ft.Hold, ft.Drop, ft.Duplicate, ft.Reorder, ft.AnswerError, ft.Amend, ft.Forge, ft.Disconnect, ft.StopReading, ft.Garbage,
+    ft.JobStays, ft.JobEnds,
+)  # fmt: skip
+_BUS_POINTS = (PointKind.MESSAGE, PointKind.REPLY, PointKind.JOB)
+
+
+def check(trace: Trace) -> tuple[Finding, ...]:
+    """One finding for each fault of the scenario, and one for an order that was not met."""
+    return findings(look(trace))
+
+
+def findings(run: Run) -> tuple[Finding, ...]:
+    """`check` of a joined trace."""
+    acted = _acted(run)
+    found = [_judge(run, fault, acted) for fault in run.scenario.faults]
+    if run.ended_why == "unmet order" and run.end is not None:
+        text = run.ended_text or "an order of the scenario"
+        found.append(
+            Finding(
+                invariant=INVARIANT,
+                verdict=Verdict.VIOLATED,
+                subject="order",
+                summary=f"UNMET: {text}",
+                short="UNMET",
+                explanation=explain.unfired(
+                    "order", "", "whether this driver ever reaches the points that the scenario orders, in the timeline"
+                ),
+                events=(run.end.index,),
+            )
+        )
+    return tuple(found) or (Finding(invariant=INVARIANT, verdict=Verdict.HOLDS, summary="the scenario has no faults"),)
+
+
+def _acted(run: Run) -> dict[str, int]:
+    """Index of the event by which each fault first acted."""
+    acted: dict[str, int] = {}
+    for entry in run.trace.entries:
+        match entry.event:
+            case ev.FaultFired(fault=name):
+                acted.setdefault(name, entry.index)
+            case ev.MessageHeld(hold=name, behind=False):
+                acted.setdefault(name, entry.index)
+            case ev.HoldLetGo(hold=name, why=why) if why != "end":
+                acted.setdefault(name, entry.index)
+    return acted
+
+
+def _judge(run: Run, fault: ft.Fault, acted: dict[str, int]) -> Finding:
+    if fault.id in acted:
+        return _holds(fault, f"{fault.id} acted", (acted[fault.id],))
+    if str(run.trace.head.driver.get("uses_bus", "true")).lower() == "false" and _needs_bus(fault):
+        return _holds(fault, f"{fault.id} does not apply: the driver uses no bus")
+    if run.ended_why in EARLY_ENDS and _had_no_chance(run, fault):
+        return _holds(fault, f"{fault.id} had no chance to act: the run ended before ({run.ended_why})")
+    line = f" (line {fault.line} of the scenario)" if fault.line else ""
+    hint = _hint(run, fault)
+    return Finding(
+        invariant=INVARIANT,
+        verdict=Verdict.VIOLATED,
+        subject=fault.id,
+        summary=f"UNFIRED: {fault.id}{line} never acted: {hint}",
+        short="UNFIRED",
+        explanation=explain.unfired(fault.id, line, hint),
+        evidence=(hint,),
+        events=(run.end.index,) if run.end is not None else (),
+    )
+
+
+def _holds(fault: ft.Fault, summary: str, events: tuple[int, ...] = ()) -> Finding:
+    return Finding(invariant=INVARIANT, verdict=Verdict.HOLDS, subject=fault.id, summary=summary, events=events)
+
+
+def _match(fault: ft.Fault) -> ft.Match | None:
+    found = getattr(fault, "match", None)
+    return found if isinstance(found, ft.Match) else None
+
+
+def _when(fault: ft.Fault) -> Point | None:
+    found = getattr(fault, "when", None)
+    return found if isinstance(found, Point) else None
+
+
+def _needs_bus(fault: ft.Fault) -> bool:
+    when = _when(fault)
+    return isinstance(fault, _BUS_FAULTS) or (when is not None and when.kind in _BUS_POINTS)
+
+
+def _had_no_chance(run: Run, fault: ft.Fault) -> bool:
+    match, when = _match(fault), _when(fault)
+    if when is not None and when.kind is PointKind.STEP:
+        return when.subject not in run.steps or when.stage in ("ended", "returned", "failed")
+    unit = match.unit if match is not None else getattr(fault, "unit", "")
+    if not unit and when is not None and when.kind in _BUS_POINTS:
+        unit = when.subject
+    if not unit:
+        return False
+    return not any(m.message.unit == unit and not m.message.probe for m in run.messages.values())
+
+
+def _hint(run: Run, fault: ft.Fault) -> str:
+    """What came nearest to the fault's match, in a clause."""
+    match, when = _match(fault), _when(fault)
+    if match is not None:
+        return _near(run, match)
+    if isinstance(fault, ft.JobStays | ft.JobEnds):
+        units = list(dict.fromkeys(job.unit for _, job in run.trace.of(ev.JobChanged)))
+        if fault.unit in units:
+            return f"{fault.unit} had a job, but not number {fault.nth}"
+        return f"{fault.unit} never had a job" + (f", only {listed(units)}" if units else "")
+    if when is not None:
+        return f"its point '{when}' was not reached"
+    return "nothing matched it"
+
+
+def _near(run: Run, match: ft.Match) -> str:
+    same = [m for m in run.messages.values() if m.message.member == match.member and _kind(m) == match.kind]
+    what = f"{'answer to ' if match.kind == 'answer' else ''}{match.member}"
+    if not same:
+        return f"no {what} was ever seen"
+    counted = [m for m in same if match.unit in ("", m.message.unit)]
+    if not counted:
+        units = list(dict.fromkeys(m.message.unit or "no unit" for m in same))
+        return f"{what} was seen of {listed(units)}, never of {match.unit}"
+    later = [m for m in counted if match.probe or not m.message.probe]
+    if not later:
+        return f"{what} was seen only among the driver's start-up probes; say probe = true to mean those"
+    return f"{what} was seen {len(later)} times, the fault waits for number {match.nth or 1}"
+
+
+def _kind(m: MessageRun) -> str:
+    return "answer" if m.message.kind in ("reply", "error") else m.message.kind
