@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cgrace.harness.faults import Fault, Order
 from cgrace.harness.points import Point
+from cgrace.harness.scenario.records import decode, encode
+from cgrace.harness.scenario.words import EVERY_DRIVER
 from cgrace.harness.verdict import Invariant
 
 
@@ -51,13 +54,14 @@ class Step:
 class Expect:
     """Which generations violate what. violated: (invariant, subject); failed: steps that end with an error, text part.
 
-    profiles, rungs, layouts: only in these settings (empty: in all).
+    The generation "any" is every driver, a user's own too. profiles, rungs, layouts: only in these settings (empty: in all).
     """
 
     generations: tuple[str, ...]
     violated: tuple[tuple[Invariant, str], ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
     profiles: tuple[str, ...] = ()
+    rungs: tuple[str, ...] = ()
     layouts: tuple[str, ...] = ()
     note: str = ""
     line: int = 0
@@ -96,7 +100,18 @@ class Scenario:
         return tuple(
             e
             for e in self.expect
-            if generation in e.generations
+            if (generation in e.generations or EVERY_DRIVER in e.generations)
             and (not e.profiles or setting.profile in e.profiles)
+            and (not e.rungs or setting.rung in e.rungs)
             and (not e.layouts or setting.layout in e.layouts)
         )
+
+    def to_data(self) -> dict[str, Any]:
+        """The scenario as JSON data, for a trace's head."""
+        data: dict[str, Any] = encode(self)
+        return data
+
+    @classmethod
+    def from_data(cls, data: Any) -> Scenario:
+        """The inverse of `to_data`; TraceError when the data is no scenario."""
+        return decode(cls, data)
