@@ -1,6 +1,7 @@
 """Results for programs: one JSON document a command. Pure.
 
-    {"cgrace": "<version>", "schema": 1, "command": "reproduce", "passed": true, "results": [RESULT, ...]}
+    {"cgrace": "<version>", "schema": 1, "command": "reproduce", "passed": true, "results": [RESULT, ...],
+     "repeats": [{"case", "runs", "passed", "outcomes", "traces"}, ...]}      with --repeat; results then lists different ones
 
 RESULT
     case       how people select it: "runc_1780/late_job[219-rhel7.4:v1]-async"
@@ -29,7 +30,7 @@ from cgrace.harness.clock import NS_PER_MS
 from cgrace.harness.errors import CgraceError
 from cgrace.harness.events import Grade
 from cgrace.harness.suite import CaseResult
-from cgrace.harness.verdict import Finding, Invariant, Verdict
+from cgrace.harness.verdict import Finding, Invariant, Judgement, Verdict
 
 SCHEMA_VERSION = 1
 
@@ -39,10 +40,27 @@ def document(command: str, **data: Any) -> dict[str, Any]:
     return {"cgrace": __version__, "schema": SCHEMA_VERSION, "command": command, **data}
 
 
-def results_document(command: str, results: Iterable[CaseResult]) -> dict[str, Any]:
-    """All results of one command."""
+def results_document(command: str, results: Iterable[CaseResult], *, passed: bool) -> dict[str, Any]:
+    """All results of one command; `passed` also speaks for repetitions that are not listed."""
     listed = [result_data(result) for result in results]
-    return document(command, passed=bool(listed) and all(one["passed"] for one in listed), results=listed)
+    return document(command, passed=passed and bool(listed), results=listed)
+
+
+def repeats_data(results: Iterable[CaseResult]) -> list[dict[str, Any]]:
+    """Of repeated cases: how many of how many were what history says, and how many different traces that made."""
+    grouped: dict[str, list[CaseResult]] = {}
+    for result in results:
+        grouped.setdefault(result.case.id, []).append(result)
+    return [
+        {
+            "case": case,
+            "runs": len(found),
+            "passed": sum(r.judgement.outcome.passes for r in found),
+            "outcomes": sorted({str(r.judgement.outcome) for r in found}),
+            "traces": len({r.canonical for r in found if r.canonical}),
+        }
+        for case, found in grouped.items()
+    ]
 
 
 def result_data(result: CaseResult) -> dict[str, Any]:
@@ -63,14 +81,21 @@ def result_data(result: CaseResult) -> dict[str, Any]:
             "module": driver.module,
             "version": driver.version,
         },
-        "outcome": str(result.judgement.outcome),
+        **judgement_data(result.judgement),
         "passed": result.judgement.outcome.passes,
-        "reasons": list(result.judgement.reasons),
-        "findings": [finding_data(finding) for finding in result.judgement.findings],
         "trace": str(result.trace) if result.trace is not None else None,
         "error": result.error,
         "wall_ms": round(result.wall_ns / NS_PER_MS, 3),
         "canonical": result.canonical,
+    }
+
+
+def judgement_data(judgement: Judgement) -> dict[str, Any]:
+    """What a run came to: outcome, reasons, findings."""
+    return {
+        "outcome": str(judgement.outcome),
+        "reasons": list(judgement.reasons),
+        "findings": [finding_data(finding) for finding in judgement.findings],
     }
 
 

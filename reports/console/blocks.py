@@ -12,7 +12,7 @@ from rich.text import Text
 
 from cgrace.harness.scenario.model import Scenario
 from cgrace.harness.suite import CaseResult
-from cgrace.harness.verdict import Finding, Verdict
+from cgrace.harness.verdict import Finding, Judgement, Outcome, Verdict
 from cgrace.reports.console.matrix import Row, generations_of, rows_of
 from cgrace.reports.console.words import asked, place, rows_label, what_systemd_did
 
@@ -38,12 +38,17 @@ def result_lines(result: CaseResult, *, evidence_max: int | None = None) -> list
     """Everything wrong with one result: findings, then why it is not what history says."""
     if result.error:
         return [f"could not run: {result.error}"]
+    return judgement_lines(result.judgement, evidence_max=evidence_max)
+
+
+def judgement_lines(judgement: Judgement, *, evidence_max: int | None = None) -> list[str]:
+    """The findings that do not hold, then why this is not what history says."""
     lines: list[str] = []
-    for finding in result.judgement.findings:
+    for finding in judgement.findings:
         if finding.verdict is not Verdict.HOLDS:
             lines += finding_lines(finding, evidence_max=evidence_max)
-    if not result.judgement.outcome.passes:
-        lines += [f"{result.judgement.outcome}: {reason}" for reason in result.judgement.reasons]
+    if not judgement.outcome.passes:
+        lines += [f"{judgement.outcome}: {reason}" for reason in judgement.reasons]
     return lines
 
 
@@ -96,7 +101,7 @@ def _add_row(table: Table, row: Row, did: Did | None, evidence_max: int | None) 
 
 
 def _noteworthy(result: CaseResult) -> bool:
-    return bool(result.error) or not result.judgement.outcome.passes or bool(result.judgement.violated)
+    return bool(result.error) or result.judgement.outcome is not Outcome.CLEAN
 
 
 def _alike(result: CaseResult) -> tuple[object, ...]:

@@ -38,9 +38,10 @@ _STYLES = {
     Outcome.INCONCLUSIVE: "bold cyan",
 }
 LEGEND = (
-    ". nothing violated   LOST lost cgroups   HANG deadlock   SLOW over its bound   ? cannot tell   - does not fit"
-    "   ! not what history says"
+    ". nothing violated   LOST lost cgroups   HANG deadlock   SLOW over its bound   ERR a step failed"
+    "   ? cannot tell   - does not fit   ! not what history says"
 )
+FAILED = "ERR"  # a step ended with an error
 UNNAMED = "BAD"  # a violation whose checker gave no short word
 
 
@@ -86,9 +87,13 @@ def cell(result: CaseResult) -> str:
     match judgement.outcome:
         case Outcome.INCONCLUSIVE:
             return "?"
-        case Outcome.REGRESSED | Outcome.VANISHED:
+        case Outcome.CLEAN:
+            return "."
+        case Outcome.VANISHED:
             return f"{violated or '.'}!"
-    return violated or "."
+        case Outcome.REGRESSED:
+            return f"{violated or FAILED}!"
+    return violated or FAILED
 
 
 def _cell_text(results: Sequence[CaseResult]) -> Text:

@@ -1,0 +1,13 @@
+"""Only loads the pytest plugin, where the installed entry point has not done so already."""
+
+from __future__ import annotations
+
+import pytest
+
+from cgrace.harness import pytest_plugin
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """The first hook of a start: what is registered here still gets every hook, this one included."""
+    if not pluginmanager.has_plugin("cgrace"):
+        pluginmanager.register(pytest_plugin, "cgrace")

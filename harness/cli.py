@@ -1,0 +1,190 @@
+"""The `cgrace` command: its grammar, its exit codes, and the last resort for what escapes.
+
+Exit codes: 0 as expected; 1 a verdict differed; 2 could not run (bad input, or the machine cannot); 130 interrupted. Results go to
+stdout (with --json one document and nothing else), progress and complaints to stderr. Commands live in harness/commands and
+are imported only when they run: a start should cost nothing that the command does not need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn, cast
+
+from cgrace import __version__
+from cgrace.harness.commands import EXIT_CANNOT, EXIT_INTERRUPTED, EXIT_OK, EXIT_PIPE
+from cgrace.harness.errors import CgraceError, UsageError
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses in our own way: one message, exit 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"{self.prog} --help")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1000000")
+    return int(text)
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    """What `reproduce` and `run` share."""
+    parser.add_argument(
+        "--driver", action="append", default=[], metavar="NAME", help="only this driver; also source:PATH"
+    )
+    parser.add_argument(
+        "--all-drivers", action="store_true", help="with --repeat: all drivers, not only the guilty ones"
+    )
+    parser.add_argument("--repeat", type=_positive, default=1, metavar="N", help="run each N times; says k of N a row")
+    parser.add_argument("--jobs", type=_positive, default=None, metavar="N", help="how many run side by side")
+    parser.add_argument("--target", default="fake", metavar="TARGET", help="where it runs (fake)")
+    parser.add_argument(
+        "--expect", choices=["history", "clean"], default="history", help="clean: without history's excuse"
+    )
+    parser.add_argument("--store", default=None, metavar="DIR", help="keep the run there, not in the state folder")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole grammar."""
+    top = _Parser(
+        prog="cgrace",
+        description="Makes races and faults between container cgroup drivers and systemd happen, and proves what went wrong.",
+        epilog="Exit codes: 0 as expected, 1 a verdict differed, 2 could not run, 130 interrupted.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"cgrace {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(name: str, does: str, module: str, *, json: bool = True) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=does, description=does, allow_abbrev=False)
+        one.set_defaults(module=module)
+        if json:
+            one.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else")
+        return one
+
+    reproduce = command("reproduce", "reproduce the rows of a story with real drivers", "reproduce:reproduce")
+    reproduce.add_argument("story", metavar="STORY", help="a story's issue number (1780) or folder below scenarios/")
+    reproduce.add_argument("--row", action="append", default=[], metavar="ROW", help="only this row of the story")
+    _add_selection(reproduce)
+    run = command("run", "run scenario files", "reproduce:run")
+    run.add_argument(
+        "scenarios", nargs="*", metavar="SCENARIO", help="files or folders; all that come with cgrace if none"
+    )
+    _add_selection(run)
+    command("doctor", "say what this machine can do, and what would help", "machine:doctor")
+    command("drivers", "list the drivers", "machine:drivers")
+    command("clean", "remove what killed runs left on this machine", "machine:clean")
+    test = command("test", "run the project's tests; what follows goes to pytest", "tests:test", json=False)
+    test.add_argument("arguments", nargs=argparse.REMAINDER, metavar="PYTEST-ARGUMENT")
+    scenario = command("scenario", "check scenario files without running them", "files:scenario", json=False)
+    verbs = scenario.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+    check = verbs.add_parser("check", help="parse files; say file and line of what is wrong", allow_abbrev=False)
+    check.add_argument("files", nargs="+", metavar="FILE")
+    check.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else")
+    command("schema", "print the JSON Schema of scenario files", "files:schema")
+    explain = command("explain", "explain the words of the table, or a row of a story", "files:explain")
+    explain.add_argument("topic", nargs="?", default="", metavar="WORD-OR-ROW")
+    rejudge = command("rejudge", "check a stored trace again, without a driver or systemd", "stored:rejudge")
+    rejudge.add_argument("trace", metavar="TRACE")
+    rejudge.add_argument("--expect", choices=["history", "clean"], default="history")
+    report = command("report", "show a stored run: evidence, wait graph, timeline", "stored:report")
+    report.add_argument("run", nargs="?", default="last", metavar="RUN", help="'last' or a run's folder")
+    report.add_argument("--row", action="append", default=[], metavar="ROW")
+    report.add_argument("--driver", action="append", default=[], metavar="NAME")
+    report.add_argument("--store", default=None, metavar="DIR", help="where runs are kept")
+    report.add_argument("--probes", action="store_true", help="also what a driver asks before it is ready")
+    return top
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _run(argv: Sequence[str]) -> int:
+    if list(argv[:1]) == ["test"]:  # everything after it is pytest's, options too
+        args = argparse.Namespace(command="test", module="tests:test", arguments=list(argv[1:]))
+    else:
+        args = parser().parse_args(argv)
+    module, name = args.module.split(":")
+    command = getattr(importlib.import_module(f"cgrace.harness.commands.{module}"), name)
+    return cast(Command, command)(args)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; never a traceback."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
+    try:
+        status = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except CgraceError as error:
+        return _say(f"cgrace: {error}", EXIT_CANNOT)
+    except KeyboardInterrupt:
+        return _say("cgrace: interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        _silence()
+        return EXIT_PIPE
+    except SystemExit as exit_:  # argparse, after --help and --version
+        return exit_.code if isinstance(exit_.code, int) else EXIT_OK
+    except BaseException as error:
+        return _last_resort(error)
+    return status
+
+
+def _say(text: str, status: int) -> int:
+    """A message on stderr, if anybody still reads that, and the exit code."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        _silence()
+    return status
+
+
+def _silence() -> None:
+    """Let the interpreter's own flush at exit go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+
+
+def _first(error: BaseException, kind: type[BaseException]) -> BaseException:
+    """The first exception of a kind in a group of groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = next(one for one in error.subgroup(kind).exceptions)  # type: ignore[union-attr]
+    return error
+
+
+def _last_resort(error: BaseException) -> int:
+    """A bug of ours: one line, and where the whole of it was written."""
+    import tempfile
+    import traceback
+
+    if isinstance(error, BaseExceptionGroup):
+        if error.subgroup(CgraceError) is not None:
+            return _say(f"cgrace: {_first(error, CgraceError)}", EXIT_CANNOT)
+        if error.subgroup(KeyboardInterrupt) is not None:
+            return _say("cgrace: interrupted", EXIT_INTERRUPTED)
+    if isinstance(error, OSError) and error.errno is not None:
+        what = f"the system refused: {error}"
+    else:
+        last = str(error).strip().splitlines()[:1] or [""]
+        what = f"a bug of cgrace: {type(error).__name__}: {last[0]}"
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="cgrace-bug-", suffix=".txt", delete=False) as file:
+            traceback.print_exception(error, file=file)
+        return _say(f"cgrace: {what}\n  the whole of it: {file.name}", EXIT_CANNOT)
+    except OSError:
+        return _say(f"cgrace: {what}", EXIT_CANNOT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

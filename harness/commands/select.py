@@ -1,0 +1,80 @@
+"""From words on the command line to scenarios, rows and drivers; what does not exist is named beside what does."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cgrace.harness.commands.common import scenarios_folder
+from cgrace.harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from cgrace.harness.drivers.base import DriverSpec
+    from cgrace.harness.scenario.model import Scenario
+
+
+def stories() -> dict[str, Path]:
+    """The stories that come with cgrace, by folder name."""
+    return {path.name: path for path in sorted(scenarios_folder().iterdir()) if any(path.glob("*.toml"))}
+
+
+def story_folder(word: str) -> Path:
+    """A story by its issue number ("1780", "#1780") or its folder's name ("runc_1780")."""
+    known = stories()
+    plain = word.lstrip("#")
+    found = [path for name, path in known.items() if name == plain or name.rpartition("_")[2] == plain]
+    if len(found) != 1:
+        raise UsageError(f"there is no story {word!r}", hint=_choices(plain, known))
+    return found[0]
+
+
+def pick_scenarios(paths: Sequence[Path]) -> list[Scenario]:
+    """Parsed files, and all files of folders."""
+    from cgrace.harness.scenario.parse import load, load_tree
+
+    found: list[Scenario] = []
+    for path in paths:
+        if path.is_dir():
+            found += load_tree(path)
+        elif path.exists():
+            found.append(load(path))
+        else:
+            raise UsageError("there is no such scenario file or folder", file=path, hint=f"ls {scenarios_folder()}")
+    if not found:
+        raise UsageError("there is no scenario", file=paths[0])
+    return found
+
+
+def pick_rows(scenarios: Iterable[Scenario], wanted: Sequence[str]) -> tuple[str, ...]:
+    """Rows as the scenarios name them. "1" also means a row "1-4"; "1-4" also the rows 1, 2, 3 and 4."""
+    known = tuple(dict.fromkeys(row for scenario in scenarios for row in scenario.rows))
+    picked: dict[str, None] = {}
+    for row in wanted:
+        hits = [name for name in known if name == row] or [name for name in known if _range(name) & _range(row)]
+        if not hits:
+            raise UsageError(f"no scenario serves a row {row!r}", hint=_choices(row, known))
+        picked.update(dict.fromkeys(hits))
+    return tuple(picked)
+
+
+def _range(row: str) -> frozenset[str]:
+    found = re.fullmatch(r"([0-9]{1,3})-([0-9]{1,3})", row)
+    if not found:
+        return frozenset([row])
+    return frozenset(str(number) for number in range(int(found[1]), int(found[2]) + 1))
+
+
+def pick_drivers(names: Sequence[str]) -> Sequence[DriverSpec]:
+    """The named drivers, in that order and once each; all of them where none is named."""
+    from cgrace.harness.drivers.catalogue import default_drivers, find
+
+    return [find(name) for name in dict.fromkeys(names)] if names else default_drivers()
+
+
+def _choices(word: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = difflib.get_close_matches(word, names, n=1)
+    return near[0] if near else "one of: " + ", ".join(names)
