@@ -2,12 +2,14 @@
 
 A descriptor is accounted for when nothing but the process itself, or we, can make it ready: our ends of its bus
 connections and pipes, its own pipes, socket pairs and eventfds, files that are always ready, timers (a limit, not a
-stranger). Everything else is named, and whoever proves a hang has to say "unknown". What is taken for granted: it sent none of
-its eventfds to another process, and set no alarm(2) or setitimer(2), which /proc does not show.
+stranger). Everything else is named, and whoever proves a hang has to say "unknown". What is taken for granted: it passed none of
+its eventfds to another process, and none of its pipes to one that we may not look at; it set no alarm(2) or setitimer(2),
+which /proc does not show.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -15,8 +17,7 @@ import socket
 import stat
 import struct
 import termios
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -70,12 +71,6 @@ class _Descriptor:
     writable: bool = False
 
 
-@dataclass(slots=True)
-class _Findings:
-    unaccounted: list[str] = field(default_factory=list)
-    bounds: list[int] = field(default_factory=list)
-
-
 def socket_queues(end: socket.socket | int) -> tuple[int, int]:
     """Of our end of a unix socket: bytes that the peer sent and we have not read, and what we wrote and it has not read.
 
@@ -94,57 +89,135 @@ def look(pid_outer: int, ours: Ours) -> World:
     It proves something only between two rests of the process with the same switch counts: a descriptor opened meanwhile
     would show as a switch.
     """
-    found = _Findings()
-    family = _family(pid_outer, ours, found)
-    descriptors = [item for pid in family for item in _descriptors(pid)]
-    peers = _Peers(ours, descriptors)
-    for item in descriptors:
-        why = _why_open(item, descriptors, peers, ours, family, found)
-        if why:
-            of = "" if item.pid == pid_outer else f"child {item.pid}, "
-            found.unaccounted.append(f"{of}descriptor {item.number}: {why}")
+    look_at = _Look(pid_outer, ours)
+    look_at.family_and_waits()
+    look_at.descriptors()
     bytes_in = bytes_out = 0
     for connection in ours.connections:
         waiting, sent = socket_queues(connection)
         bytes_in, bytes_out = bytes_in + waiting, bytes_out + sent
     return World(
-        unaccounted=tuple(found.unaccounted),
+        unaccounted=tuple(look_at.unaccounted),
         bytes_in=bytes_in,
         bytes_out=bytes_out,
-        bound_ns=min(found.bounds, default=None),
+        bound_ns=min(look_at.bounds, default=None),
     )
 
 
-# ---- the process and its descendants
+class _Look:
+    """One look in progress: the family (the process and its descendants, save those that we speak for) and what was found."""
+
+    def __init__(self, pid_outer: int, ours: Ours) -> None:
+        self._pid = pid_outer
+        self._ours = ours
+        self._family: list[int] = []
+        self._items: list[_Descriptor] = []
+        self._accounted_sockets: set[int] = set()
+        self.unaccounted: list[str] = []
+        self.bounds: list[int] = []
+
+    def family_and_waits(self) -> None:
+        """Find the family; note waits and timers that cannot be judged."""
+        todo = [self._pid]
+        while todo:
+            pid = todo.pop()
+            if pid in self._family or pid in self._ours.pids:
+                continue
+            if len(self._family) >= PROCESSES_MAX:
+                self.unaccounted.append(f"more than {PROCESSES_MAX} child processes")
+                break
+            try:
+                process = sample(pid)
+            except ProcessGone:
+                if pid == self._pid:
+                    raise
+                continue
+            self._family.append(pid)
+            todo.extend(process.children)
+            for thread in process.threads:
+                if thread.wait is None:
+                    self.unaccounted.append(f"thread {thread.tid}: awake")
+                elif thread.wait.unjudged:
+                    self.unaccounted.append(f"thread {thread.tid}: {thread.wait.unjudged}")
+            if _text(f"/proc/{pid}/timers"):
+                self.unaccounted.append(f"process {pid}: a POSIX timer")
+
+    def descriptors(self) -> None:
+        """Account for every descriptor of the family, or name it."""
+        self._items = [item for pid in self._family for item in _descriptors(pid)]
+        self._find_peers()
+        for item in self._items:
+            why = self._why_open(item)
+            if why:
+                of = "" if item.pid == self._pid else f"child {item.pid}, "
+                self.unaccounted.append(f"{of}descriptor {item.number}: {why}")
+
+    def _find_peers(self) -> None:
+        """Which sockets of the family lead to us or to the family itself. Asks the kernel once for each."""
+        sockets = {item.inode for item in self._items if item.what.startswith("socket:")}
+        if not sockets:
+            return
+        closed = sockets | {os.fstat(connection).st_ino for connection in self._ours.connections}
+        # No unix_diag in this kernel: every socket stays unaccounted for.
+        with contextlib.suppress(OSError), SockDiag() as diag:
+            self._accounted_sockets = {inode for inode in sockets if diag.peer(inode) in closed}
+
+    def _why_open(self, item: _Descriptor) -> str:
+        """Why this descriptor may become ready without us, "" when it cannot."""
+        what = item.what
+        if what.startswith("socket:"):
+            return "" if item.inode in self._accounted_sockets else "a socket whose other end is not ours"
+        if what.startswith("pipe:"):
+            inside = item.inode in self._ours.pipes or self._is_private_pipe(item.inode)
+            return "" if inside else "a pipe whose other end is not ours"
+        if what.startswith("anon_inode:"):
+            return self._why_anonymous_open(item)
+        return _why_file_open(item)
+
+    def _is_private_pipe(self, inode: int) -> bool:
+        """Whether the family has both ends of a pipe and no other process holds one (looks at every process: some ms)."""
+        name = f"pipe:[{inode}]"
+        if {item.writable for item in self._items if item.what == name} != {True, False}:
+            return False
+        others = (process for process in Path("/proc").iterdir() if process.name.isdigit())
+        return not any(_holds(process, name) for process in others if int(process.name) not in self._family)
+
+    def _why_anonymous_open(self, item: _Descriptor) -> str:
+        kind = item.what.removeprefix("anon_inode:").strip("[]")
+        info = _text(f"/proc/{item.pid}/fdinfo/{item.number}")
+        match kind:
+            case "eventfd":
+                return ""
+            case "eventpoll":
+                return self._why_poll_set_open(item, info)
+            case "timerfd":
+                value = _IT_VALUE.search(info)
+                if value is None:
+                    return "a timerfd that cannot be read"
+                left_ns = int(value[1]) * NS_PER_S + int(value[2])
+                if left_ns:
+                    self.bounds.append(left_ns)
+                return ""
+            case "pidfd":
+                pid = _PIDFD.search(info)
+                known = pid is not None and int(pid[1]) in {-1, *self._family, *self._ours.pids}
+                return "" if known else "a pidfd of a process that is not ours"
+        return f"{kind}, which somebody else may make ready"
+
+    def _why_poll_set_open(self, item: _Descriptor, info: str) -> str:
+        """An epoll set is as closed as its members; one that is no descriptor of the process any more cannot be looked at,
+        and a file in it is one of the kernel's that announces changes (only those can be polled)."""
+        mine = {other.number: other for other in self._items if other.pid == item.pid}
+        for number in map(int, _TFD.findall(info)):
+            member = mine.get(number)
+            if member is None:
+                return f"an epoll set with descriptor {number}, which is closed here and may live elsewhere"
+            if member.what.startswith("/") and _is_file(member):
+                return f"an epoll set that watches {member.what}"
+        return ""
 
 
-def _family(pid_outer: int, ours: Ours, found: _Findings) -> tuple[int, ...]:
-    """The process and its descendants, save those that we speak for; notes waits and timers that cannot be judged."""
-    family: list[int] = []
-    todo = [pid_outer]
-    while todo:
-        pid = todo.pop()
-        if pid in family or pid in ours.pids:
-            continue
-        if len(family) >= PROCESSES_MAX:
-            found.unaccounted.append(f"more than {PROCESSES_MAX} child processes")
-            break
-        try:
-            process = sample(pid)
-        except ProcessGone:
-            if pid == pid_outer:
-                raise
-            continue
-        family.append(pid)
-        todo.extend(process.children)
-        for thread in process.threads:
-            if thread.wait is None:
-                found.unaccounted.append(f"thread {thread.tid}: awake")
-            elif thread.wait.unjudged:
-                found.unaccounted.append(f"thread {thread.tid}: {thread.wait.unjudged}")
-        if _text(f"/proc/{pid}/timers"):
-            found.unaccounted.append(f"process {pid}: a POSIX timer")
-    return tuple(family)
+# ---- what /proc says
 
 
 def _text(path: str) -> str:
@@ -172,105 +245,12 @@ def _descriptors(pid: int) -> list[_Descriptor]:
     return items
 
 
-# ---- one descriptor
-
-
-class _Peers:
-    """Which sockets of the family lead to us or to the family itself. Asks the kernel once for each."""
-
-    def __init__(self, ours: Ours, descriptors: Iterable[_Descriptor]) -> None:
-        self.accounted: set[int] = set()
-        sockets = {item.inode for item in descriptors if item.what.startswith("socket:")}
-        if not sockets:
-            return
-        relay = {os.fstat(connection).st_ino for connection in ours.connections}
-        try:
-            with SockDiag() as diag:
-                for inode in sockets:
-                    peer = diag.peer(inode)
-                    if peer is not None and (peer in relay or peer in sockets):
-                        self.accounted.add(inode)
-        except OSError:
-            return  # no unix_diag in this kernel: every socket stays unaccounted for
-
-
-def _why_open(
-    item: _Descriptor,
-    all_of_them: list[_Descriptor],
-    peers: _Peers,
-    ours: Ours,
-    family: tuple[int, ...],
-    found: _Findings,
-) -> str:
-    """Why this descriptor may become ready without us, "" when it cannot."""
-    what = item.what
-    if what.startswith("socket:"):
-        return "" if item.inode in peers.accounted else "a socket whose other end is not ours"
-    if what.startswith("pipe:"):
-        inside = item.inode in ours.pipes or _is_private_pipe(item.inode, all_of_them, family)
-        return "" if inside else "a pipe whose other end is not ours"
-    if what.startswith("anon_inode:"):
-        return _why_anonymous_open(item, all_of_them, family, ours, found)
-    return _why_file_open(item)
-
-
-def _is_private_pipe(inode: int, all_of_them: list[_Descriptor], family: tuple[int, ...]) -> bool:
-    """Whether both ends of a pipe are in the family and no other process holds one (looks at every process: some 10 ms)."""
-    ends = {item.writable for item in all_of_them if item.what.startswith("pipe:") and item.inode == inode}
-    if ends != {True, False}:
-        return False
-    name = f"pipe:[{inode}]"
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit() and int(process.name) not in family and _holds(process, name):
-            return False
-    return True
-
-
 def _holds(process: Path, name: str) -> bool:
+    """Whether a process has a descriptor of that name; False where it ended or where we may not look."""
     try:
         return any(str(link.readlink()) == name for link in (process / "fd").iterdir())
-    except FileNotFoundError:
-        return False  # the process, or the descriptor, ended
     except OSError:
-        return True  # we may not look: it might
-
-
-def _why_anonymous_open(
-    item: _Descriptor, all_of_them: list[_Descriptor], family: tuple[int, ...], ours: Ours, found: _Findings
-) -> str:
-    kind = item.what.removeprefix("anon_inode:").strip("[]")
-    info = _text(f"/proc/{item.pid}/fdinfo/{item.number}")
-    match kind:
-        case "eventfd":
-            return ""
-        case "eventpoll":
-            return _why_poll_set_open(item, info, all_of_them)
-        case "timerfd":
-            value = _IT_VALUE.search(info)
-            if value is None:
-                return "a timerfd that cannot be read"
-            left_ns = int(value[1]) * NS_PER_S + int(value[2])
-            if left_ns:
-                found.bounds.append(left_ns)
-            return ""
-        case "pidfd":
-            pid = _PIDFD.search(info)
-            known = pid is not None and (int(pid[1]) == -1 or int(pid[1]) in family or int(pid[1]) in ours.pids)
-            return "" if known else "a pidfd of a process that is not ours"
-    return f"{kind}, which somebody else may make ready"
-
-
-def _why_poll_set_open(item: _Descriptor, info: str, all_of_them: list[_Descriptor]) -> str:
-    """An epoll set is as closed as its members; one that is no descriptor of the process any more cannot be looked at,
-    and a file in it is one of the kernel's that announces changes (only those can be polled)."""
-    mine = {other.number: other for other in all_of_them if other.pid == item.pid}
-    for number in map(int, _TFD.findall(info)):
-        member = mine.get(number)
-        if member is None:
-            return f"an epoll set with descriptor {number}, which is closed here and may live elsewhere"
-        if member.what.startswith("/") and _is_file(member):
-            return f"an epoll set that watches {member.what}"
-    return ""
+        return False
 
 
 def _is_file(item: _Descriptor) -> bool:
