@@ -1,0 +1,3 @@
+module cgrace/sandbox-init
+
+go 1.21

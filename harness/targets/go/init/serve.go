@@ -1,0 +1,199 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+)
+
+const requestBytesMax = 1 << 18 // one packet; cgrace refuses larger requests before it sends them
+
+// Request is one packet from cgrace. Descriptors 0, 1 and 2 of a spawned process come with it (SCM_RIGHTS).
+//
+//	{"spawn": name, "argv": [...], "env": ["K=V", ...], "cwd": "/"}   -> {"spawned": name, "pid": n} or {"refused": name, "error": ...}
+//	{"signal": pid, "number": n}                                     no answer
+//	{"clear": token}     kill everything but init                    -> {"cleared": token, "killed": n}
+//
+// Unasked: {"ready": pid}, {"exited": pid, "status": raw wait status}, {"garbled": why}.
+type Request struct {
+	Spawn  *string  `json:"spawn"`
+	Argv   []string `json:"argv"`
+	Env    []string `json:"env"`
+	Cwd    string   `json:"cwd"`
+	Signal int      `json:"signal"`
+	Number int      `json:"number"`
+	Clear  int      `json:"clear"`
+}
+
+// server owns the control socket and the children. The lock makes spawning, telling and reaping one thing at a time:
+// a pid that is told to cgrace is never already reaped, so its number cannot be another process's.
+type server struct {
+	control  int
+	lock     sync.Mutex
+	children map[int]bool
+	clearing []int
+	killed   int
+}
+
+func newServer(control int) *server {
+	return &server{control: control, children: map[int]bool{}}
+}
+
+func (s *server) run() {
+	syscall.CloseOnExec(s.control)
+	childEnded := make(chan os.Signal, 1)
+	signal.Notify(childEnded, syscall.SIGCHLD)
+	go func() {
+		for range childEnded {
+			s.reap()
+		}
+	}()
+	// Caught and thrown away rather than ignored: children would inherit that, and a driver must die of SIGTERM.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
+	s.tell(os.Getpid(), map[string]any{"ready": os.Getpid()})
+
+	buffer := make([]byte, requestBytesMax)
+	rights := make([]byte, syscall.CmsgSpace(16*4))
+	for {
+		n, oobn, flags, _, err := syscall.Recvmsg(s.control, buffer, rights, syscall.MSG_CMSG_CLOEXEC)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
+			os.Exit(0) // cgrace is done or dead: the pid namespace goes with us
+		}
+		fds := descriptors(rights[:oobn])
+		s.handle(buffer[:n], fds, flags&syscall.MSG_TRUNC != 0)
+		for _, fd := range fds {
+			syscall.Close(fd)
+		}
+	}
+}
+
+func (s *server) handle(packet []byte, fds []int, truncated bool) {
+	var request Request
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	if truncated {
+		s.tell(0, map[string]any{"garbled": "packet too large"})
+	} else if err := json.Unmarshal(packet, &request); err != nil {
+		s.tell(0, map[string]any{"garbled": err.Error()})
+	} else if request.Spawn != nil {
+		s.spawn(request, fds)
+	} else if request.Clear != 0 {
+		s.clear(request.Clear)
+	} else if request.Signal > 1 {
+		syscall.Kill(request.Signal, syscall.Signal(request.Number)) // gone is fine
+	} else {
+		s.tell(0, map[string]any{"garbled": "no such request"})
+	}
+}
+
+func (s *server) spawn(request Request, fds []int) {
+	refuse := func(why string) { s.tell(0, map[string]any{"refused": *request.Spawn, "error": why}) }
+	if len(fds) != 3 || len(request.Argv) == 0 {
+		refuse(fmt.Sprintf("needs 3 descriptors and a program, not %d and %d", len(fds), len(request.Argv)))
+		return
+	}
+	path, argv := request.Argv[0], request.Argv
+	if path == "workload" {
+		path, argv = "/proc/self/exe", append([]string{"cgrace-workload", "workload"}, argv[1:]...)
+	}
+	cwd := request.Cwd
+	if cwd == "" {
+		cwd = "/"
+	}
+	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{
+		Dir:   cwd,
+		Env:   request.Env,
+		Files: []uintptr{uintptr(fds[0]), uintptr(fds[1]), uintptr(fds[2])},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		refuse(fmt.Sprintf("%s: %v", path, err))
+		return
+	}
+	s.children[pid] = true
+	s.tell(pid, map[string]any{"spawned": *request.Spawn, "pid": pid})
+}
+
+// clear kills whatever else lives in the pid namespace; the answer goes out when the last child is reaped (orphans
+// become our children, so none is missed).
+func (s *server) clear(token int) {
+	s.clearing = append(s.clearing, token)
+	s.killed = len(s.children)
+	syscall.Kill(-1, syscall.SIGKILL)
+	s.reapLocked()
+}
+
+func (s *server) reap() {
+	s.lock.Lock()
+	defer s.lock.Unlock()
+	s.reapLocked()
+}
+
+func (s *server) reapLocked() {
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err == syscall.ECHILD {
+			for _, token := range s.clearing {
+				s.tell(0, map[string]any{"cleared": token, "killed": s.killed})
+			}
+			s.clearing = nil
+		}
+		if err != nil || pid <= 0 {
+			return
+		}
+		if s.children[pid] {
+			delete(s.children, pid)
+			s.tell(0, map[string]any{"exited": pid, "status": int(status)})
+		}
+	}
+}
+
+// tell sends one packet. With a pid it carries that as credentials, which the kernel translates into the receiver's
+// pid namespace: the one way to name a process across the border that cannot be wrong.
+func (s *server) tell(pid int, message map[string]any) {
+	text, err := json.Marshal(message)
+	if err != nil {
+		return
+	}
+	var oob []byte
+	if pid > 0 {
+		oob = syscall.UnixCredentials(&syscall.Ucred{Pid: int32(pid), Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid())})
+	}
+	for {
+		err := syscall.Sendmsg(s.control, text, oob, nil, syscall.MSG_NOSIGNAL)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			os.Exit(0)
+		}
+		return
+	}
+}
+
+func descriptors(oob []byte) []int {
+	messages, err := syscall.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil
+	}
+	var fds []int
+	for i := range messages {
+		if messages[i].Header.Level != syscall.SOL_SOCKET || messages[i].Header.Type != syscall.SCM_RIGHTS {
+			continue
+		}
+		if got, err := syscall.ParseUnixRights(&messages[i]); err == nil {
+			fds = append(fds, got...)
+		}
+	}
+	return fds
+}

@@ -1,0 +1,88 @@
+"""Pids across the border of a pid namespace, read from /proc (NSpid, see proc_pid_status(5))."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+_NS_GET_PARENT: Final = 0xB702  # ioctl_ns(2)
+_NESTING_MAX: Final = 32  # the kernel's own limit of nested pid namespaces
+
+
+def _status(pid: int) -> dict[str, list[str]]:
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    return {key: value.split() for key, _, value in (line.partition(":") for line in text.splitlines())}
+
+
+def levels(pid: int) -> int:
+    """In how many pid namespaces, from ours down, the process has a pid (0: there is no such process)."""
+    return len(_status(pid).get("NSpid", ()))
+
+
+def in_namespace_of(pid: int, init: int) -> bool:
+    """Whether `pid` lives in the pid namespace of `init` or in one below it."""
+    try:
+        wanted = Path(f"/proc/{init}/ns/pid").stat().st_ino
+        fd = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        for _ in range(_NESTING_MAX):
+            if os.fstat(fd).st_ino == wanted:
+                return True
+            above = fcntl.ioctl(fd, _NS_GET_PARENT)
+            os.close(fd)
+            fd = above
+    except OSError:  # EPERM: what is above is not ours to see
+        pass
+    finally:
+        os.close(fd)
+    return False
+
+
+def inner_pid(pid_outer: int, init: int) -> int | None:
+    """The pid, in the namespace of `init`, of the process that an outer pid or thread id belongs to."""
+    group = _status(pid_outer).get("Tgid", ())
+    if not group or not in_namespace_of(int(group[0]), init):
+        return None
+    pids, level = _status(int(group[0])).get("NSpid", ()), levels(init)
+    return int(pids[level - 1]) if 0 < level <= len(pids) else None
+
+
+def outer_pid(pid: int, init: int) -> int | None:
+    """The pid as we see it of the process that `init`'s namespace calls `pid`."""
+    level = levels(init)
+    for candidate in descendants(init):
+        pids = _status(candidate).get("NSpid", ())
+        if 0 < level <= len(pids) and int(pids[level - 1]) == pid:
+            return candidate
+    return None
+
+
+def descendants(init: int) -> Iterator[int]:
+    """`init` and all its descendants: in a pid namespace that is everybody, as orphans go to init."""
+    if not Path(f"/proc/{init}/task/{init}/children").exists():
+        yield from _descendants_by_scan(init)
+        return
+    queue = [init]
+    while queue:
+        pid = queue.pop()
+        yield pid
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                children = (task / "children").read_text(encoding="ascii")
+                queue.extend(int(child) for child in children.split())
+
+
+def _descendants_by_scan(init: int) -> Iterator[int]:
+    """For kernels without CONFIG_PROC_CHILDREN: ask every process where it lives."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and in_namespace_of(int(entry.name), init):
+            yield int(entry.name)

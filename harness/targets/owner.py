@@ -1,0 +1,70 @@
+"""Who made it: the name that everything of one cgrace process carries on the host, and whether that process still lives.
+
+The name is `cgrace-<pid>-<starttime>`; starttime (clock ticks since boot, /proc/PID/stat field 22) tells a reused pid from
+its first owner. A pid means nothing in another pid namespace, so an owner also holds a lock (flock) on its directories:
+the kernel drops it with the process, and it is seen across namespaces.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+OWNED_NAME: Final = re.compile(r"cgrace-([1-9][0-9]{0,9})-([1-9][0-9]{0,19})")
+_STATE_FIELD: Final = 0  # counted from behind the command's name, which may contain anything
+_START_FIELD: Final = 19
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return text[text.rindex(")") + 2 :].split()
+
+
+@functools.cache
+def _name_of(pid: int) -> str:
+    fields = _stat_fields(pid)
+    assert fields is not None, "a process sees itself in /proc"
+    return f"cgrace-{pid}-{fields[_START_FIELD]}"
+
+
+def own_name() -> str:
+    """The name of what this process makes (right after a fork, too)."""
+    return _name_of(os.getpid())
+
+
+def process_lives(name: str) -> bool:
+    """Whether the pid of the name runs, as seen from our pid namespace, and is the process that the name means."""
+    match = OWNED_NAME.fullmatch(name)
+    if match is None:
+        return False
+    fields = _stat_fields(int(match[1]))
+    return fields is not None and fields[_START_FIELD] == match[2] and fields[_STATE_FIELD] not in ("Z", "X")
+
+
+def lock(directory: str) -> int:
+    """Hold a directory for as long as the descriptor (close-on-exec) or this process lives."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def is_locked(directory: str) -> bool:
+    """Whether some process, in whichever pid namespace, holds the directory."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False

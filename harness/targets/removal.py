@@ -1,0 +1,135 @@
+"""Removes cgroup trees that we made, with what runs in them, and nothing else.
+
+The order is: thaw (a frozen process cannot die under v1), kill, wait for the deaths by pidfd, remove bottom-up. Only
+processes of our sandboxes are killed; one that somebody else put there is named in the error, never touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from cgrace.harness.errors import TargetError
+
+INIT_NAME: Final = b"cgrace-init"  # argv[0] of both stages (go/init/main.go)
+REMOVE_S_MAX: Final = 5.0
+# v1 has no event for "the last process is off the lists". A task leaves them a moment after its death can be seen, so
+# EBUSY without any process is tried again at this interval.
+_RETRY_S: Final = 0.001
+
+
+def walk_up(root: str) -> Iterator[str]:
+    """Every cgroup directory below and including `root`, children before parents. Follows no symlink."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with os.scandir(root) as entries:
+            below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        for path in below:
+            yield from walk_up(path)
+    yield root
+
+
+def processes_in(root: str) -> set[int]:
+    """Pids (as we see them) in the tree; those outside our pid namespace cannot be named and are left out."""
+    pids: set[int] = set()
+    for directory in walk_up(root):
+        # ENODEV: being removed. EOPNOTSUPP: a threaded v2 cgroup, whose processes its domain names.
+        with contextlib.suppress(OSError):
+            pids.update(int(line) for line in Path(directory, "cgroup.procs").read_text(encoding="ascii").split())
+    pids.discard(0)
+    return pids
+
+
+def is_ours(pid: int) -> bool:
+    """Whether the process is one of a sandbox's: an init of ours, or in a pid namespace below ours."""
+    try:
+        if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0", 1)[0] == INIT_NAME:
+            return True
+        return Path(f"/proc/{pid}/ns/pid").readlink() != Path("/proc/self/ns/pid").readlink()
+    except OSError:
+        return False
+
+
+def thaw(root: str) -> None:
+    """Thaw the tree, parents first: a child's freezer.state follows its parents'."""
+    for directory in reversed(list(walk_up(root))):
+        for file, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+            with contextlib.suppress(OSError):
+                fd = os.open(f"{directory}/{file}", os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    os.write(fd, value.encode())
+                finally:
+                    os.close(fd)
+
+
+def kill_ours(pids: set[int], deadline: float) -> set[int]:
+    """SIGKILL those processes that are ours and wait until they are gone; returns those that were killed."""
+    handles: dict[int, int] = {}
+    try:
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                handle = os.pidfd_open(pid)
+                handles[handle] = pid
+                if not is_ours(pid):
+                    os.close(handle)
+                    del handles[handle]
+                    continue
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        killed = set(handles.values())
+        poller = select.poll()
+        for handle in handles:
+            poller.register(handle, select.POLLIN)
+        waiting = len(handles)
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            for handle, _ in poller.poll(left * 1000):
+                poller.unregister(handle)
+                waiting -= 1
+        return killed
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def remove_tree(root: str, *, seconds_max: float = REMOVE_S_MAX) -> set[int]:
+    """Remove the cgroup `root` and everything below; returns the pids that had to be killed. Gone already is fine.
+
+    TargetError names the process or the reason that keeps it, once `seconds_max` have passed.
+    """
+    deadline = time.monotonic() + seconds_max
+    killed: set[int] = set()
+    while True:
+        busy = _remove_once(root)
+        if busy is None:
+            return killed
+        if busy.errno != errno.EBUSY:
+            raise TargetError(f"cannot remove the cgroup {root}: {busy.strerror}", hint="cgrace clean") from busy
+        thaw(root)
+        inside = processes_in(root)
+        killed |= kill_ours(inside, deadline)
+        if time.monotonic() > deadline:
+            others = sorted(pid for pid in inside if not is_ours(pid))
+            keeper = f"process {others[0]} is in it" if others else "the kernel says it is busy"
+            raise TargetError(
+                f"cannot remove the cgroup {root}: {keeper}",
+                hint="move that process to another cgroup, then run: cgrace clean" if others else "cgrace clean",
+            ) from busy
+        if not inside:
+            threading.Event().wait(_RETRY_S)
+
+
+def _remove_once(root: str) -> OSError | None:
+    for directory in walk_up(root):
+        try:
+            Path(directory).rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return error
+    return None
