@@ -29,7 +29,30 @@ from cgrace.harness.targets.removal import remove_tree
 
 _CPUSET_FILES: Final = ("cpuset.cpus", "cpuset.mems")
 # What a cgroup's settings are. A root whose settings changed is not pristine; counters and lists of processes may change.
-SETTINGS: Final = frozenset({"cgroup.freeze", "cgroup.subtree_control", "cgroup.type", "cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu.max", "cpu.rt_runtime_us", "cpu.shares", "cpu.weight", "cpuset.cpu_exclusive", "cpuset.cpus", "cpuset.mems", "devices.list", "freezer.state", "memory.high", "memory.limit_in_bytes", "memory.max", "memory.memsw.limit_in_bytes", "net_cls.classid", "notify_on_release", "pids.max"})
+SETTINGS: Final = frozenset(
+    {
+        "cgroup.freeze",
+        "cgroup.subtree_control",
+        "cgroup.type",
+        "cpu.cfs_period_us",
+        "cpu.cfs_quota_us",
+        "cpu.max",
+        "cpu.rt_runtime_us",
+        "cpu.shares",
+        "cpu.weight",
+        "cpuset.cpu_exclusive",
+        "cpuset.cpus",
+        "cpuset.mems",
+        "devices.list",
+        "freezer.state",
+        "memory.high",
+        "memory.limit_in_bytes",
+        "memory.max",
+        "memory.memsw.limit_in_bytes",
+        "net_cls.classid",
+        "notify_on_release",
+        "pids.max",
+    }
 )
 
 
