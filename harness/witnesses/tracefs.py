@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from cgrace.harness.clock import NS_PER_S
 from cgrace.harness.errors import TargetError
@@ -53,8 +53,7 @@ _MOVE = re.compile(r"dst_root=(\d+) dst_id=\d+ dst_level=\d+ dst_path=(.*?) pid=
 _LOST = re.compile(r"\[LOST (?:(\d+) )?EVENTS\]")
 
 
-@dataclass(frozen=True, slots=True)
-class KernelRecord:
+class KernelRecord(NamedTuple):
     """One cgroup event.
 
     t_ns: CLOCK_MONOTONIC, whole microseconds. kind: "made", "removed", "moved", or "lost" (then only `pid` says how many
@@ -239,7 +238,7 @@ class KernelWitness:
                 at = record.path.find(subscription.prefix)
                 below = record.path[at + len(subscription.prefix) :]
                 if at >= 0 and (not below or below[0] == "/"):
-                    subscription.sink(_moved_to(record, below or "/"))
+                    subscription.sink(record._replace(path=below or "/"))
 
     def _parse(self, line: str) -> KernelRecord | int | None:
         """A record, a marker's number, or None for a line that says nothing to us."""
@@ -269,10 +268,6 @@ class KernelWitness:
         if move is None:
             return None
         return KernelRecord(t_ns, "moved", int(move[1]), move[2], *who, int(move[3]) if self._ids_are_ours else 0)
-
-
-def _moved_to(record: KernelRecord, path: str) -> KernelRecord:
-    return KernelRecord(record.t_ns, record.kind, record.root, path, record.tid, record.tgid, record.pid)
 
 
 def _tracefs() -> tuple[int | None, Path]:
