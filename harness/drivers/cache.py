@@ -25,7 +25,7 @@ from cgrace.harness.errors import DriverError
 
 NOTE_FILE = "build.json"
 FORMAT = 1  # of an entry; a change makes every key new
-_SWEEP_AGE_S = 120.0  # a workshop is locked right after it is made: younger ones are left alone
+_SWEEP_AGE_S = 3600.0  # younger workshops may not be locked yet, or hold a failure that a person looks at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,8 @@ def _into_place(whole: Path, folder: Path, name: str, key: str) -> None:
 
 @contextlib.contextmanager
 def workshop() -> Iterator[Path]:
-    """A locked folder to build in, on the cache's own file system; gone afterwards."""
+    """A locked folder to build in, on the cache's own file system; gone afterwards. Only what a DriverError tells of is left for
+    a while, so that its command can be run again."""
     base = cache_root() / "work"
     try:
         base.mkdir(parents=True, exist_ok=True)
@@ -140,8 +141,14 @@ def workshop() -> Iterator[Path]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield folder
-    finally:
+    except DriverError:
+        raise
+    except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
+        raise
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
         os.close(lock)
 
 

@@ -1,0 +1,197 @@
+"""Builds drivers side by side, or finds them built.
+
+What is built already costs no process at all. What is not is built in one workshop: the go tool downloads and verifies the
+modules (go.sum), the ladder's edits are laid over a copy of the release, and each binary goes into the cache by itself, so
+a failure or an interrupt keeps those that were done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from cgrace.harness.drivers import cache, ladder
+from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
+from cgrace.harness.drivers.gobuild import BUILD_FLAGS, build_go_program, go, try_find_go
+from cgrace.harness.drivers.recipe import GO_FOLDER, Recipe, recipe
+from cgrace.harness.drivers.sysmon import sysmon_note
+from cgrace.harness.errors import CgraceError, DriverError
+from cgrace.harness.proc.gotool import GoTool, find_go
+
+__all__ = ["build", "build_go_program"]
+
+Progress = Callable[[str], None]
+_RUNC = "github.com/opencontainers/runc"
+
+
+async def build(specs: Iterable[DriverSpec], *, progress: Progress | None = None) -> dict[str, BuiltDriver]:
+    """The binaries of these drivers by name. DriverError with the compiler's own lines where one cannot be built."""
+    say = progress or (lambda text: None)
+    recipes = {spec.name: recipe(spec) for spec in specs}
+    tool = try_find_go()
+    built: dict[str, BuiltDriver] = {}
+    missing: list[Recipe] = []
+    for name, one in recipes.items():
+        if (found := _look_up(one, tool)) is not None:
+            built[name] = found
+        else:
+            missing.append(one)
+    if missing:
+        built |= await _build_missing(missing, tool or find_go(), say)
+    return {name: built[name] for name in recipes}
+
+
+def _look_up(one: Recipe, tool: GoTool | None) -> BuiltDriver | None:
+    # Without Go: exactly these sources, by whichever Go they were built.
+    exact = f"{one.key}-{tool.version}" if tool is not None else ""
+    entry = cache.look_up(one.binary, exact) if exact else cache.look_up_any(one.binary, f"{one.key}-")
+    return _driver(one, entry, cached=True) if entry is not None else None
+
+
+def _driver(one: Recipe, entry: cache.Entry, *, cached: bool) -> BuiltDriver:
+    note = entry.note.get("sysmon_note")
+    found = (note[0], note[1]) if isinstance(note, list) and [type(part) for part in note] == [int, int] else None
+    return BuiltDriver(
+        spec=one.spec,
+        binary=entry.binary,
+        build_id=entry.key,
+        proof=one.proof,
+        cached=cached,
+        sysmon_note=found,
+    )
+
+
+async def _build_missing(missing: list[Recipe], tool: GoTool, say: Progress) -> dict[str, BuiltDriver]:
+    """Build in one workshop. The first of each main package goes ahead alone: what it compiles, the others find in Go's cache.
+    Recipes that make the same binary (a release and the rung that it is) are built once."""
+    by_key: dict[str, list[Recipe]] = {}
+    for one in sorted(missing, key=lambda one: (one.folder, one.spec.version)):
+        by_key.setdefault(one.key, []).append(one)
+    first: dict[str, str] = {}
+    for key, (one, *_) in by_key.items():
+        first.setdefault(one.folder, key)
+    entries: dict[str, cache.Entry] = {}
+    gate = asyncio.Semaphore(len(os.sched_getaffinity(0)))
+    with cache.workshop() as folder:
+        await asyncio.to_thread(shutil.copytree, GO_FOLDER, folder / "go", dirs_exist_ok=True)
+        bench = _Bench(folder, tool, say)
+        await bench.fetch(missing)
+
+        async def make(key: str) -> None:
+            async with gate:
+                entries[key] = await bench.make(by_key[key][0])
+
+        for key in first.values():
+            await make(key)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for key in by_key.keys() - set(first.values()):
+                    group.create_task(make(key))
+        except BaseExceptionGroup as problems:
+            raise _first(problems) from None
+    return {one.spec.name: _driver(one, entries[key], cached=False) for key, ones in by_key.items() for one in ones}
+
+
+def _first(problems: BaseExceptionGroup[Any]) -> BaseException:
+    """The one problem to tell: ours if there is one."""
+    ours = problems.subgroup(CgraceError)
+    inner: BaseException = ours if ours is not None else problems
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    return inner
+
+
+class _Bench:
+    """A workshop in use: `go/` is a copy of our Go sources, `runc/<release>/` of that runc with a go.mod of its own."""
+
+    def __init__(self, folder: Path, tool: GoTool, say: Progress) -> None:
+        self._folder = folder
+        self._tool = tool
+        self._say = say
+        self._released: dict[str, bytes] = {}
+
+    async def fetch(self, recipes: list[Recipe]) -> None:
+        """Download the releases that the ladder is cut from; the go tool checks them against our go.sum."""
+        rungs = [ladder.RUNGS[one.rung] for one in recipes if one.rung is not None]
+        wanted = sorted({release for rung in rungs for release in (rung.base, rung.donor)})
+        if not wanted:
+            return
+        self._say(f"downloading runc {', '.join(wanted)}")
+        modules = [f"{_RUNC}@v1.0.0-{release}" for release in wanted]
+        done = await go(
+            self._tool,
+            ["mod", "download", "-json", *modules],
+            cwd=self._folder / "go" / "ladder",
+            what="the runc releases cannot be downloaded",
+        )
+        for found in _json_values(done.text):
+            release = str(found["Version"]).removeprefix("v1.0.0-")
+            source = Path(found["Dir"])
+            self._released[release] = (source / ladder.EDITED_FILE).read_bytes()
+            await asyncio.to_thread(_copy_runc, source, self._folder / "runc" / release)
+
+    async def make(self, one: Recipe) -> cache.Entry:
+        """Build one driver and put it into the cache."""
+        self._say(f"building {one.spec.name}")
+        package = self._folder / "go" / one.folder
+        binary = self._folder / "built" / one.binary
+        words = ["build", *BUILD_FLAGS, "-o", str(binary)]
+        if one.tags:
+            words += ["-tags", ",".join(one.tags)]
+        if one.link_flags:
+            words += ["-ldflags", one.link_flags]
+        if one.rung is not None:
+            words += self._lay(one.rung, package)
+        done = await go(self._tool, [*words, "."], cwd=package, what=f"the driver '{one.spec.name}' cannot be built")
+        note = {
+            "driver": one.spec.name,
+            "module": f"{one.spec.module} {one.spec.version}",
+            "go": self._tool.version,
+            "proof": one.proof,
+            "command": done.command_line,
+            "sysmon_note": await asyncio.to_thread(sysmon_note, binary),
+        }
+        return cache.store(one.binary, f"{one.key}-{self._tool.version}", binary, note)
+
+    def _lay(self, rung: str, package: Path) -> list[str]:
+        """The flags that put the rung's file over the release's, in a go.mod of its own."""
+        base = self._folder / "runc" / ladder.RUNGS[rung].base
+        content = ladder.cut(rung, self._released)
+        edited, overlay, pins = (self._folder / "runc" / f"{rung}{end}" for end in (".go", ".json", ".mod"))
+        edited.write_bytes(content)
+        overlay.write_text(json.dumps({"Replace": {str(base / ladder.EDITED_FILE): str(edited)}}), encoding="utf-8")
+        text = (package / "go.mod").read_text(encoding="utf-8")
+        text = text.replace(f"{_RUNC} v1.0.0-rc5", f"{_RUNC} v1.0.0-{base.name}")
+        pins.write_text(f"{text}\nreplace {_RUNC} => {base}\n", encoding="utf-8")
+        shutil.copyfile(package / "go.sum", pins.with_suffix(".sum"))
+        return ["-modfile", str(pins), "-overlay", str(overlay)]
+
+
+def _copy_runc(source: Path, target: Path) -> None:
+    """The Go files of libcontainer, writable, as a module: the module cache's own files take no overlay, and these releases
+    have no go.mod."""
+    for file in (source / "libcontainer").rglob("*.go"):
+        if not file.name.endswith("_test.go"):
+            copy = target / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+    (target / "go.mod").write_text(f"module {_RUNC}\n", encoding="utf-8")
+
+
+def _json_values(text: str) -> list[dict[str, Any]]:
+    """The JSON objects that `go mod download -json` prints one after the other."""
+    decoder, values, at = json.JSONDecoder(), [], 0
+    try:
+        while at < len(text.rstrip()):
+            value, at = decoder.raw_decode(text, at)
+            values.append(value)
+            while at < len(text) and text[at].isspace():
+                at += 1
+    except ValueError:
+        raise DriverError("go mod download said what is not JSON", detail=text[-2000:]) from None
+    return values

@@ -1,0 +1,97 @@
+"""The drivers that cgrace can have by name."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from pathlib import Path
+
+from cgrace.harness.drivers.base import DriverSpec
+from cgrace.harness.drivers.ladder import RUNGS
+from cgrace.harness.errors import DriverError
+
+RUNC = "github.com/opencontainers/runc"
+CGROUPS = "github.com/opencontainers/cgroups"
+CGROUPS_VERSION = "v0.1.0"
+SOURCE_PREFIX = "source:"
+
+_NOTES = {
+    "rc4": "released 2017-08; passes no channel, so it waits for nothing",
+    "async": "before runc #1683: no wait for the job",
+    "wait-forever": "runc #1683, released as rc5: waits without limit, also after UnitExists",
+    "timeout": "runc #1754: waits a second whatever the call said; unbuffered channel",
+    "err-nil": "runc #1772: waits a second after success only; unbuffered channel",
+    "err-nil-delegate": "runc #1776: the same, and asks whether slices can have Delegate",
+    "buffered": "runc #1781: the channel has room for one",
+    "rc5": "released 2018-02: the rung wait-forever",
+    "rc6": "released 2018-11: the rung buffered, with later changes that do not concern the wait",
+}
+
+
+def _ladder(name: str) -> DriverSpec:
+    rung = RUNGS[name]
+    step, _, cut = name.partition("@")
+    released = name in ("rc4", "rc5", "rc6")
+    note = _NOTES[step]
+    return DriverSpec(
+        name=name,
+        generation={"rc5": "wait-forever", "rc6": "buffered"}.get(step, step),
+        module=RUNC,
+        version=f"v1.0.0-{rung.base}",
+        family="A",
+        rung="" if released else rung.base,
+        note=f"{note}; cut from {cut}" if cut else note,
+    )
+
+
+CATALOGUE: tuple[DriverSpec, ...] = (
+    DriverSpec(
+        name="cgroupfs",
+        generation="cgroupfs",
+        module=CGROUPS,
+        version=CGROUPS_VERSION,
+        family="D",
+        layouts=("v1", "v2"),
+        uses_bus=False,
+        note="the plain driver of the same module: the control group of every experiment",
+    ),
+    *(_ladder(name) for name in RUNGS),
+    DriverSpec(
+        name="today",
+        generation="today",
+        module=CGROUPS,
+        version=CGROUPS_VERSION,
+        family="D",
+        layouts=("v1", "v2"),
+        note="released 2026-08: what the kubelet and runc link; 30 s for a job, no limit for a call",
+    ),
+)
+# What a run takes when nobody names drivers: a column for each generation. rc4, rc5 and rc6 behave as rungs that are there.
+_DEFAULT = ("cgroupfs", "async", "wait-forever", "timeout", "err-nil", "err-nil-delegate", "buffered", "today")
+
+
+@functools.lru_cache(maxsize=1)
+def _by_name() -> dict[str, DriverSpec]:
+    return {spec.name: spec for spec in CATALOGUE}
+
+
+def find(name: str) -> DriverSpec:
+    """The driver of that name; `source:PATH` is a checkout of the user's own. DriverError with the nearest names."""
+    if name.startswith(SOURCE_PREFIX):
+        from cgrace.harness.drivers.source import inspect
+
+        return inspect(Path(name.removeprefix(SOURCE_PREFIX)))
+    if (spec := _by_name().get(name)) is not None:
+        return spec
+    close = difflib.get_close_matches(name, _by_name(), n=3, cutoff=0.5)
+    meant = " or ".join(f"'{one}'" for one in close) if close else ", ".join(_by_name())
+    raise DriverError(
+        f"there is no driver '{name}'" + (f"; did you mean {meant}?" if close else f"; there are: {meant}"),
+        hint="--driver source:PATH takes a checkout of your own",
+    )
+
+
+def default_drivers() -> tuple[DriverSpec, ...]:
+    """One driver for each generation, and of the ladder both cuts: a scenario's setting picks the one that fits."""
+    steps = set(_DEFAULT)
+    return tuple(spec for spec in CATALOGUE if spec.name.partition("@")[0] in steps)
