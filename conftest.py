@@ -1,4 +1,4 @@
-"""Only loads the pytest plugin, where the installed entry point has not done so already."""
+"""Only loads the pytest plugin, where the installed entry point has not done so, and gives its options their short names."""
 
 from __future__ import annotations
 
@@ -11,3 +11,4 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     """The first hook of a start: what is registered here still gets every hook, this one included."""
     if not pluginmanager.has_plugin("cgrace"):
         pluginmanager.register(pytest_plugin, "cgrace")
+    pytest_plugin.add_options(parser, "--driver", "--expect")

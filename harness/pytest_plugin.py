@@ -19,7 +19,6 @@ import pytest
 
 if TYPE_CHECKING:
     from cgrace.harness.drivers.base import DriverSpec
-    from cgrace.harness.store import StoredRun
     from cgrace.harness.suite import Case, CaseResult
 
 _HEAD_BYTES = 8192
@@ -34,10 +33,24 @@ _MARKERS = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--driver and --expect, as the command line has them."""
+    """--driver and --expect of the command line. The short names may be another plugin's: a conftest can add them by
+    `add_options`."""
+    add_options(parser, "--cgrace-driver", "--cgrace-expect")
+
+
+def add_options(parser: pytest.Parser, driver: str, expect: str) -> None:
+    """Add the two options under these names."""
     group = parser.getgroup("cgrace", "cgrace: scenarios of cgroup drivers and systemd")
-    group.addoption("--driver", action="append", default=[], metavar="NAME", help="only this driver; also source:PATH")
-    group.addoption("--expect", choices=["history", "clean"], default="history", help="clean: without history's excuse")
+    how = "clean: without history's excuse"
+    group.addoption(
+        driver,
+        action="append",
+        dest="cgrace_driver",
+        default=[],
+        metavar="NAME",
+        help="only this driver; also source:PATH",
+    )
+    group.addoption(expect, choices=["history", "clean"], dest="cgrace_expect", default="history", help=how)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -158,7 +171,7 @@ def _drivers(config: pytest.Config) -> Sequence[DriverSpec]:
     if _drivers_key not in config.stash:
         from cgrace.harness.commands.select import pick_drivers
 
-        config.stash[_drivers_key] = pick_drivers(config.getoption("--driver"))
+        config.stash[_drivers_key] = pick_drivers(config.getoption("cgrace_driver"))
     return config.stash[_drivers_key]
 
 
@@ -172,7 +185,7 @@ def _run(config: pytest.Config, cases: Sequence[Case]) -> list[CaseResult]:
         config.stash[_store_key] = new_run()
     try:
         return run_async(
-            _run_cases(cases, config.stash[_store_key].folder, clean=config.getoption("--expect") == "clean")
+            _run_cases(cases, config.stash[_store_key].folder, clean=config.getoption("cgrace_expect") == "clean")
         )
     except TargetError as error:
         pytest.skip(str(error))
@@ -181,8 +194,6 @@ def _run(config: pytest.Config, cases: Sequence[Case]) -> list[CaseResult]:
 async def _run_cases(cases: Sequence[Case], store: Path, *, clean: bool) -> list[CaseResult]:
     from cgrace.harness import runner
 
-    drivers = {case.driver.name: case.driver for case in cases}
-    await runner.prepare(list(drivers.values()), lambda _text: None)
     return await runner.run_cases(
         list(cases),
         jobs=runner.JOBS_DEFAULT,

@@ -12,11 +12,12 @@ from cgrace.harness.verdict import Judgement
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One scenario in one of its settings on one driver."""
+    """One scenario in one of its settings on one driver. `turn` tells repetitions of the same case apart, from 0."""
 
     scenario: Scenario
     setting: Setting
     driver: DriverSpec
+    turn: int = 0
 
     @property
     def id(self) -> str:

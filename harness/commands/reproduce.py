@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,10 +76,9 @@ async def _run(
 ) -> list[CaseResult]:
     from cgrace.harness import runner
 
-    drivers = {case.driver.name: case.driver for case in cases}
-    await runner.prepare(list(drivers.values()), collected.progress.event)
+    turns = [dataclasses.replace(case, turn=turn) for turn in range(args.repeat) for case in cases]
     return await runner.run_cases(
-        cases * args.repeat,
+        turns,
         jobs=args.jobs or runner.JOBS_DEFAULT,
         store=stored.folder,
         on_result=collected.take,

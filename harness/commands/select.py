@@ -45,7 +45,16 @@ def pick_scenarios(paths: Sequence[Path]) -> list[Scenario]:
             raise UsageError("there is no such scenario file or folder", file=path, hint=f"ls {scenarios_folder()}")
     if not found:
         raise UsageError("there is no scenario", file=paths[0])
-    return found
+    return sorted(found, key=lambda scenario: _story_order(scenario.rows))
+
+
+def _story_order(rows: Sequence[str]) -> tuple[bool, list[tuple[int, str]]]:
+    """Rows as the story counts them: 1-4, 5a, 5b, 7, 7a, 10; then those without a number (fix); then scenarios without rows."""
+    keys = []
+    for row in rows[:1]:
+        number = re.match(r"[0-9]+", row)
+        keys.append((int(number[0]) if number else 1000, row))
+    return not keys, keys
 
 
 def pick_rows(scenarios: Iterable[Scenario], wanted: Sequence[str]) -> tuple[str, ...]:
