@@ -5,7 +5,6 @@ Everything is ordered by (time, index): kernel events are read later than they h
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass, field
 
 from cgrace.harness import events as ev
@@ -167,16 +166,9 @@ def _take(run: Run, entry: Entry) -> None:
             run.stop = run.stop or entry
 
 
-def scenario_of(trace: Trace) -> Scenario:
-    """The scenario that the trace's head carries as data. Raises TraceError when it is not one."""
-    data = importlib.import_module("cgrace.harness.scenario.data")
-    scenario: Scenario = data.from_data(trace.head.scenario)
-    return scenario
-
-
 def look(trace: Trace) -> Run:
     """Join a trace's events. Raises TraceError when the head's scenario is not one."""
-    run = Run(trace, scenario_of(trace))
+    run = Run(trace, Scenario.from_data(trace.head.scenario))
     for entry in trace.entries:
         _take(run, entry)
     return run

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from cgrace.harness.checkers.goroutines import Frame, Goroutine, parse
+from cgrace.harness.checkers.goroutines import RUNTIME_PREFIXES, Frame, Goroutine, parse
 
 DRIVER_PACKAGES = ("/libcontainer/cgroups", "opencontainers/cgroups", "containerd/cgroups")
+_BUS_LIBRARY = "godbus/dbus."
 LOCK_SPAN_BYTES = 1024
 """A lock that lies in an object: its address is at most this far behind the object's."""
 
@@ -89,7 +90,7 @@ _STATES = (
     ("runnable", "can run"),
     ("running", "runs"),
 )
-_LOCK_STATES = ("sync.Mutex", "sync.RWMutex", "semacquire")
+_LOCK_STATES = ("sync.Mutex", "sync.RWMutex")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +111,7 @@ class Wait:
 
 def _plain(function: str) -> str:
     """A function's name without a major version in its import path: go-systemd/v22/dbus is go-systemd/dbus."""
-    return re.sub(r"/v\d+(?=/)", "", re.sub(r"@[^/]+", "", function))
+    return re.sub(r"/v\d+(?=[/.])", "", re.sub(r"@[^/]+", "", function))
 
 
 def short_place(frame: Frame) -> str:
@@ -135,23 +136,36 @@ def _known_lock(frame: Frame) -> str:
 
 def _lock(goroutine: Goroutine) -> tuple[str, int]:
     """Name and address of the lock that a goroutine waits for; ("", 0) when it waits for something else."""
-    taken = goroutine.inside("Mutex).lockSlow", "Mutex).Lock", "Mutex).RLock", "runtime_Semacquire")
-    waits_for_lock = goroutine.state.startswith(_LOCK_STATES[:2]) or (
-        goroutine.state.startswith("semacquire") and goroutine.inside("Mutex)") is not None
-    )
-    if not waits_for_lock:
+    inside = [frame for frame in goroutine.frames if "Mutex)" in frame.function]
+    if not (goroutine.state.startswith(_LOCK_STATES) or (goroutine.state.startswith("semacquire") and inside)):
         return "", 0
-    frames = [f for f in goroutine.frames if "Mutex)" in f.function]
-    addresses = [a for f in (*frames, *((taken,) if taken else ())) for a in f.addresses[:1] if a > 0xFFFF]
-    address = addresses[0] if addresses else 0
+    address = next((a for frame in inside for a in frame.addresses[:1] if a > 0xFFFF), 0)
     blocking = goroutine.blocking
     name = _known_lock(blocking) if blocking is not None else ""
     return name or (f"the lock at {address:#x}" if address else "a lock"), address
 
 
+def _awaits_reply(goroutine: Goroutine) -> bool:
+    """Whether it waits inside the D-Bus library for the answer to a call (godbus: Object.Call and Call.Store)."""
+    top = goroutine.blocking
+    return (
+        top is not None and _BUS_LIBRARY in _plain(top.function) and goroutine.state.startswith(("chan rec", "select"))
+    )
+
+
+def _named(goroutine: Goroutine) -> Frame | None:
+    """The frame that people know it by: who waits, and for a reply who made the call."""
+    if not _awaits_reply(goroutine):
+        return goroutine.blocking
+    callers = (f for f in goroutine.frames if not f.function.startswith(RUNTIME_PREFIXES))
+    return next((f for f in callers if _BUS_LIBRARY not in _plain(f.function)), goroutine.blocking)
+
+
 def _what(goroutine: Goroutine, lock: str) -> str:
     if lock:
         return f"waits for {lock}"
+    if _awaits_reply(goroutine):
+        return "waits for the reply to its call"
     return next((words for state, words in _STATES if goroutine.state.startswith(state)), f"is in '{goroutine.state}'")
 
 
@@ -163,6 +177,8 @@ def _holds(goroutine: Goroutine, lock: str) -> tuple[tuple[str, ...], tuple[str,
     for frame in goroutine.frames:
         plain = _plain(frame.function)
         for known in KNOWN_HOLDERS:
+            if known.function.endswith(".startJob") and frame.args[1:2] == ("0x0",):
+                continue  # without a channel it takes no lock
             if known.function in plain and goroutine.state.startswith(known.states) and known.lock != lock:
                 names.append(known.lock)
                 sources.append(known.source)
@@ -209,7 +225,7 @@ def wait_graph(dump: str) -> tuple[Wait, ...]:
     for number in sorted(held_by, key=lambda n: (bool(locks[n][0]), n)):
         goroutine = by_id[number]
         lock, address = locks[number]
-        frame = goroutine.blocking
+        frame = _named(goroutine)
         waits.append(
             Wait(
                 goroutine=number,
