@@ -203,7 +203,7 @@ def _lost(run: Run, step: StepRun, losses: tuple[_Loss, ...]) -> Finding:
     when = (
         since(first.cause.t_ns - returned_ns, "the step had returned")
         if first.cause is not None
-        else "when is not known"
+        else "unseen by the kernel witness"
     )
     names = tuple(loss.look.hierarchy for loss in losses)
     did = f"moved its process to {first.look.actual or 'elsewhere'}" if first.moved else "removed it"

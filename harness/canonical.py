@@ -1,0 +1,209 @@
+"""The canonical trace: what two runs of one schedule have in common, as text and as a hash.
+
+Promise: when the same driver meets the same schedule, the text is the same, also on a busy machine and on another day. A change
+of what was asked, what was answered, in which order, what the faults did, which cgroups were made, removed or filled by
+whom, how each step and the run ended, changes it.
+
+Kept, each as a lane of its own, in order (events of different witnesses interleave as the machine pleases, so only the order
+within a lane is promised):
+  steps    calls and ends of steps and what they returned, with faults that fired, holds that let go, and the run's end
+  call N   what one connection carried, seen and sent or dropped; connections are named by first use
+  jobs U   the jobs of one unit, and its state
+  cgroups  of one hierarchy and one unit's path: made, removed, entered, by whom
+  looks, leftovers, processes, match rules: as sets, sorted
+Renamed by first appearance: messages, jobs, connections, serials, pids, bus names. Replaced in texts: what looks like one of these.
+Dropped: times, durations, stacks, what threads wait in and how often they were looked at, log lines, probes before the hello,
+holds' causes that tell a time, and what a connection says after the run stopped mattering.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cgrace.harness import events as ev
+from cgrace.harness.events import Event
+from cgrace.harness.trace import Entry, Trace
+
+_VOLATILE = (
+    (re.compile(r"/org/freedesktop/systemd1/job/\d+"), "JOB"),
+    (re.compile(r":\d+\.\d+"), "BUSNAME"),
+    (re.compile(r"0x[0-9a-fA-F]+"), "ADDRESS"),
+    (re.compile(r"\b\d+(?:\.\d+)? ?(?:ns|us|µs|ms|s|min)\b"), "TIME"),
+    (re.compile(r"\b(?:pid|PID)[ =:]\d+"), "PID"),
+    (re.compile(r"\b\d{4,}\b"), "NUMBER"),
+)
+
+
+def scrub(text: str) -> str:
+    """A text without what differs from run to run: addresses, times, pids, job and bus names, long numbers."""
+    for pattern, word in _VOLATILE:
+        text = pattern.sub(word, text)
+    return text
+
+
+@dataclass(slots=True)
+class _Names:
+    """Names by first appearance: `job 1`, `job 2`, ..."""
+
+    known: dict[tuple[str, object], str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def name(self, kind: str, key: object) -> str:
+        """The name of a thing; "" for the absence of one."""
+        if key in ("", 0):
+            return ""
+        if (kind, key) not in self.known:
+            self.counts[kind] += 1
+            self.known[kind, key] = f"{kind} {self.counts[kind]}"
+        return self.known[kind, key]
+
+
+@dataclass(slots=True)
+class _Canon:
+    """The lanes while they are filled. `stopped` is set by the run's end: after it connections say nothing that counts."""
+
+    names: _Names = field(default_factory=_Names)
+    lanes: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    sets: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    messages: dict[int, tuple[str, str]] = field(default_factory=dict)
+    stopped: bool = False
+
+    def feed(self, event: Event) -> None:
+        """Put one event where it belongs."""
+        for part in (self._step, self._message, self._systemd, self._kernel, self._set):
+            if part(event):
+                return
+
+    def _step(self, event: Event) -> bool:
+        match event:
+            case ev.StepCalled():
+                line = f"{event.step} called: {event.op} {event.unit} {event.workload} by {event.process}"
+            case ev.StepReturned():
+                paths = " ".join(sorted(h + p for h, p in event.paths))
+                how = f"failed: {scrub(event.error)}" if event.error else "returned"
+                line = f"{event.step} {how} {scrub(event.value)} {paths}"
+            case ev.StepNever():
+                self.stopped = True
+                line = f"{event.step} never ({event.why})"
+            case ev.RunEnded():
+                self.stopped = True
+                line = f"run ended: {event.why}"
+            case ev.DriverReady():
+                line = f"{event.process} ready {event.ok} {scrub(event.error)} {' '.join(event.conclusions)}"
+            case _:
+                return False
+        self.lanes["steps"].append(line.strip())
+        return True
+
+    def _message(self, event: Event) -> bool:
+        match event:
+            case ev.MessageSeen():
+                self._seen(event)
+            case ev.MessageHeld(message=number, hold=hold, behind=behind):
+                self._about(number, f"held by {hold}" + (" behind another" if behind else ""))
+            case ev.MessageSent(message=number):
+                self._about(number, "sent")
+            case ev.MessageDropped(message=number, fault=fault):
+                self._about(number, f"dropped by {fault}")
+            case ev.FaultFired(fault=fault, message=number):
+                self.lanes[f"fault {fault}"].append(
+                    "fired" + (f" on {self.messages[number][1]}" if number in self.messages else "")
+                )
+            case ev.HoldLetGo(hold=hold, why=why):
+                self.lanes[f"fault {hold}"].append(f"let go: {why}")
+            case _:
+                return False
+        return True
+
+    def _seen(self, message: ev.MessageSeen) -> None:
+        if message.probe or self.stopped:
+            return
+        job = self.names.name("job", message.job)
+        words = (message.kind, message.member, message.unit, job, message.result, message.name, message.origin)
+        text = " ".join(word for word in words if word)
+        connection = self.names.name("connection", message.connection)
+        self.messages[message.message] = (connection, text)
+        self.lanes[f"{connection} {message.direction}"].append(f"seen {text}")
+
+    def _about(self, number: int, what: str) -> None:
+        """What became of a message. Its own lane: how sends interleave with arrivals is the machine's choice."""
+        if number in self.messages and not self.stopped:
+            connection, text = self.messages[number]
+            self.lanes[f"{connection} {what.split()[0]}"].append(f"{text} {what}")
+
+    def _systemd(self, event: Event) -> bool:
+        match event:
+            case ev.JobChanged():
+                if not self.stopped:
+                    name = self.names.name("job", event.job)
+                    self.lanes[f"jobs {event.unit}"].append(f"{name} {event.type} {event.state} {event.result}".strip())
+            case ev.UnitChanged():
+                if not self.stopped:
+                    self.lanes[f"unit {event.unit}"].append(event.state)
+            case _:
+                return False
+        return True
+
+    def _kernel(self, event: Event) -> bool:
+        match event:
+            case ev.CgroupMade(hierarchy=hierarchy, path=path, by=by):
+                line = f"made by {by}"
+            case ev.CgroupRemoved(hierarchy=hierarchy, path=path, by=by):
+                line = f"removed by {by}"
+            case ev.ProcessMoved(hierarchy=hierarchy, path=path, by=by):
+                line = f"entered by {event.process or 'a process'}, moved by {by}"
+            case _:
+                return False
+        if not self.stopped:
+            self.lanes[f"cgroup {hierarchy}{path}"].append(line)
+        return True
+
+    def _set(self, event: Event) -> bool:
+        match event:
+            case ev.CgroupSeen():
+                found = f"{event.step} {event.hierarchy}{event.path} exists {event.exists} inside {event.inside}"
+                self.lanes[f"look {event.step} {event.hierarchy}"].append(f"{found} {scrub(event.actual)}".strip())
+            case ev.Leftover():
+                self.sets["leftovers"].add(f"{event.kind} {scrub(event.name)} {event.step}")
+            case ev.ProcessExited(process=process, status=status) if not self.stopped:
+                self.sets["processes"].add(f"{process} ended {status}")
+            case ev.MatchRule(rule=rule, added=added) if not self.stopped:
+                self.sets["match rules"].add(f"{'added' if added else 'removed'} {scrub(rule)}")
+            case ev.Disconnected(connection=connection, by=by) if not self.stopped:
+                self.lanes[f"{self.names.name('connection', connection)} closed"].append(f"by {by}")
+            case _:
+                return False
+        return True
+
+    def text(self) -> str:
+        """Every lane under its name, lanes in order of name."""
+        lanes = {**self.lanes, **{name: sorted(items) for name, items in self.sets.items()}}
+        return "".join(f"[{name}]\n" + "".join(f"{line}\n" for line in lanes[name]) for name in sorted(lanes))
+
+
+def _in_order(entries: tuple[Entry, ...]) -> list[Entry]:
+    """By time and not by index: kernel events are recorded when they are read."""
+    key: Callable[[Entry], tuple[int, int]] = lambda entry: (entry.t_ns, entry.index)  # noqa: E731
+    kernel = (ev.CgroupMade, ev.CgroupRemoved, ev.ProcessMoved)
+    told = [entry for entry in entries if not isinstance(entry.event, kernel)]
+    seen = sorted((entry for entry in entries if isinstance(entry.event, kernel)), key=key)
+    stop = next((e for e in told if isinstance(e.event, ev.StepNever | ev.RunEnded)), None)
+    before = [e for e in seen if stop is None or e.t_ns <= stop.t_ns]
+    return [*before, *told]
+
+
+def canonical(trace: Trace) -> str:
+    """The canonical text of a trace (see the module for what it promises)."""
+    canon = _Canon()
+    for entry in _in_order(trace.entries):
+        canon.feed(entry.event)
+    return canon.text()
+
+
+def canonical_hash(trace: Trace) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of the canonical text."""
+    return hashlib.sha256(canonical(trace).encode()).hexdigest()[:16]
