@@ -168,6 +168,9 @@ class EmbeddedBus:
             text = f"The name {message.destination} was not provided by any .service files"
             return self._roster.refuse(peer, message, "ServiceUnknown", text)
         wants_answer = message.type is MessageType.CALL and MessageFlag.NO_REPLY_EXPECTED not in message.flags
+        if wants_answer and message.serial in peer.pending:
+            text = "Message has the same reply serial as a currently-outstanding existing method call"
+            return self._roster.refuse(peer, message, "AccessDenied", text)
         if wants_answer and len(peer.pending) >= PENDING_REPLIES_MAX:
             text = "The maximum number of pending replies per connection has been reached"
             return self._roster.refuse(peer, message, "LimitsExceeded", text)

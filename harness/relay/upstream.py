@@ -1,0 +1,155 @@
+"""A real bus behind the relay: one connection of our own for each of the driver's, bytes and descriptors untouched."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+from urllib.parse import unquote
+from weakref import WeakSet
+
+from cgrace.harness.dbus.auth import ClientAuth
+from cgrace.harness.dbus.frames import Frame, Framer
+from cgrace.harness.errors import ProtocolError, TargetError
+from cgrace.harness.relay.base import Limits
+from cgrace.harness.relay.connection import Connection
+from cgrace.harness.relay.wire import Wire
+
+CONNECT_RETRY_S = 0.01
+CONNECT_TRIES_MAX = 200  # a full backlog answers EAGAIN, and nothing tells when there is room again
+_PATH_BYTES_MAX = 107
+
+
+def socket_path(address: str) -> str:
+    """The path to connect to, "\\0name" for an abstract one; from a D-Bus address or a plain path. TargetError else."""
+    if address.startswith("/"):
+        return address
+    for part in address.split(";"):
+        transport, _, rest = part.partition(":")
+        options = dict(item.partition("=")[::2] for item in rest.split(","))
+        if transport == "unix" and "path" in options:
+            return unquote(options["path"])
+        if transport == "unix" and "abstract" in options:
+            return "\0" + unquote(options["abstract"])
+    raise TargetError(
+        f"bus address '{address:.120}': only unix:path=... and unix:abstract=... can be reached",
+        hint="give DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/dbus/system_bus_socket, or a path",
+    )
+
+
+class Upstream:
+    """A backend. address: a D-Bus address or a path, checked here (TargetError), connected to for each driver connection."""
+
+    def __init__(self, address: str, *, limits: Limits | None = None, uid: int | None = None) -> None:
+        self.path = socket_path(address)
+        if len(os.fsencode(self.path)) > _PATH_BYTES_MAX:
+            raise TargetError(f"the bus's path '{self.path}' is longer than {_PATH_BYTES_MAX} bytes")
+        self.limits = limits or Limits()
+        self.uid = os.geteuid() if uid is None else uid
+        self.bug: Callable[[Exception], None] | None = None
+        self._links: WeakSet[_Link] = WeakSet()
+
+    def open(self, conn: Connection) -> None:
+        """A driver connected: connect to the bus, authenticate, then listen to the driver."""
+        self._connect(conn, 1)
+
+    def _connect(self, conn: Connection, attempt: int) -> None:
+        if not conn.open:
+            return
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            sock.connect(self.path)
+        except BlockingIOError:
+            sock.close()
+            if attempt >= CONNECT_TRIES_MAX:
+                conn.lost("the bus takes no connection: its queue of them is full")
+                return
+            asyncio.get_running_loop().call_later(CONNECT_RETRY_S, self._connect, conn, attempt + 1)
+        except OSError as error:
+            sock.close()
+            conn.lost(f"the bus cannot be reached: {error.strerror or error}")
+        else:
+            self._links.add(_Link(sock, conn, self))
+
+    def close(self) -> None:
+        """Also those that still had something to write."""
+        for link in list(self._links):
+            link.abandon()
+
+
+class _Link:
+    """Our connection to the bus for one of the driver's."""
+
+    def __init__(self, sock: socket.socket, conn: Connection, backend: Upstream) -> None:
+        self.can_pass_fds = False
+        self._conn = conn
+        self._limits = backend.limits
+        self._auth = ClientAuth(backend.uid)
+        self._framer = Framer(backend.limits.message_bytes_max)
+        self._wire = Wire(
+            sock, on_data=self._data, on_closed=self._closed, on_drained=self._drained, bug=backend.bug or _raise
+        )
+        self._wire.write(self._auth.start())
+        self._wire.start()
+
+    def send(self, frame: Frame) -> None:
+        """To the bus, as it is."""
+        self._wire.write(frame.raw, frame.fds)
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._wire.finish()
+
+    def abandon(self) -> None:
+        """Close at once."""
+        self._wire.close()
+
+    @property
+    def unsent(self) -> int:
+        """What the bus does not take yet."""
+        return self._wire.unsent
+
+    def pause(self) -> None:
+        """The driver does not read."""
+        self._wire.pause("driver")
+
+    def resume(self) -> None:
+        """It does again."""
+        self._wire.resume("driver")
+
+    def queues(self) -> tuple[int, int]:
+        """The kernel's and ours, of our connection to the bus."""
+        bytes_in, bytes_out = self._wire.kernel_queues()
+        return bytes_in + self._framer.pending, bytes_out + self._wire.unsent
+
+    def _data(self, data: bytes, fds: Sequence[int]) -> None:
+        try:
+            if not self._auth.done:
+                data = self._authenticate(data)
+            for frame in self._framer.feed(data, fds):
+                _ = frame.message  # raises here and not in the handler
+                self._conn.deliver(frame)
+            self._framer.feed(b"")
+        except ProtocolError as error:
+            self._wire.close()
+            self._conn.lost(f"the bus broke the protocol: {error.message}")
+
+    def _authenticate(self, data: bytes) -> bytes:
+        self._wire.write(self._auth.feed(data))
+        if not self._auth.done:
+            return b""
+        self.can_pass_fds = self._auth.fds_agreed
+        self._conn.linked(self)
+        return self._auth.leftover
+
+    def _closed(self, why: str) -> None:
+        self._conn.lost(why or "the bus closed the connection")
+
+    def _drained(self) -> None:
+        if self._wire.unsent <= self._limits.pause_bytes:
+            self._conn.systemd_drained()
+
+
+def _raise(error: Exception) -> None:
+    raise error
