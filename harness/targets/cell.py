@@ -147,21 +147,24 @@ class Cell:
 
     async def end(self) -> None:
         """End init and with it every process, reap, remove the roots. TargetError when something of it stays."""
-        if self.control is not None:
-            self.control.close()
-        await self._blocking(self._thaw)
-        if self._stage1 is not None:
-            await wait_gone(self._stage1.pid)
-            self._stage1.wait()
-        if self.control is not None and (pid := self.control.init_pid) is not None:
-            await wait_gone(pid)
-            _reap(pid)
+        self.abandon()
         await self._blocking(self.subtree.remove_run, self.run)
+        await self._blocking(self.reap)
 
     def abandon(self) -> None:
-        """Let go without waiting: init dies of it. Whoever removes the subtree waits for the processes."""
+        """Let go without waiting: init dies of it. Whoever removes the subtree then waits for its processes and reaps."""
         if self.control is not None:
             self.control.close()
+
+    def reap(self) -> None:
+        """Reap stage 1 and init once they were let go and their cgroups are gone. Blocks."""
+        if self.control is None or self._stage1 is None:
+            return
+        self._stage1.wait()
+        self.control.drain(SETTLE_S_MAX)
+        if (pid := self.control.init_pid) is not None:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
     async def _blocking(self, call: Callable[..., T], *arguments: object) -> T:
         # A thread cannot be stopped: when we are cancelled, it still ends before its result could be missed by anybody.
@@ -171,12 +174,6 @@ class Cell:
 def _wake(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
-
-
-def _reap(pid: int) -> None:
-    """Reap a child that has ended."""
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
 
 
 async def wait_gone(pid: int) -> None:

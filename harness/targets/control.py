@@ -158,13 +158,14 @@ class Control:
                 self.garbled.append(str(answer))
 
     def close(self) -> None:
-        """Close our end: init exits, the kernel kills the rest. Everything that is waited for ends now."""
+        """Say no more: init exits, the kernel kills the rest. Everything that is waited for ends now."""
         if self.closed:
             return
         self.closed = True
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
-        self._socket.close()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
         for _, descriptors in self._outbox:
             for fd in descriptors:
                 os.close(fd)
@@ -177,6 +178,18 @@ class Control:
         for told in self._on_exit.values():
             self._loop.call_soon(told, _KILLED)
         self._on_exit.clear()
+
+    def drain(self, seconds_max: float) -> None:
+        """Read to the end, after `close`, and let go of the socket. Blocks until init and stage 1 have ended.
+
+        A sandbox that is given up while it starts may have an init of which we have not read yet: it has to be reaped.
+        """
+        assert self.closed
+        with self._socket:
+            self._socket.settimeout(seconds_max)
+            with contextlib.suppress(OSError):
+                while packet := self._socket.recv(_ANSWER_BYTES_MAX):
+                    self.init_pid = json.loads(packet).get("cloned", self.init_pid)
 
 
 def _resolve(future: asyncio.Future[T], value: T) -> None:

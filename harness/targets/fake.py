@@ -130,6 +130,8 @@ class FakeTarget:
             if self._lock is not None:
                 last.callback(os.close, self._lock)
                 last.callback(shutil.rmtree, self.runtime_dir, ignore_errors=True)
+            for pool in self._pools.values():
+                last.callback(pool.reap)
             for subtree in self._subtrees:
                 last.callback(subtree.close)
 
@@ -184,6 +186,12 @@ class _Pool:
         """Let go of every cell at once: their processes die, `Subtree.close` removes the rest."""
         for cell in self._cells:
             cell.abandon()
+
+    def reap(self) -> None:
+        """After `abandon`, once the cgroups are gone: reap what is left of the cells. Blocks."""
+        for cell in self._cells:
+            cell.reap()
+        self._cells.clear()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         try:
