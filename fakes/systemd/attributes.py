@@ -1,0 +1,126 @@
+"""What is written into a unit's control files when it is realised or its properties change (cgroup.c, cgroup_context_apply).
+
+All attributes of every controller in the mask are written, those without a setting to the kernel's default: so a limit
+that somebody else wrote by hand does not survive. A file that is missing or refuses is logged at most, never an error.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from cgrace.fakes.systemd.names import ROOT_SLICE
+from cgrace.fakes.systemd.tree import CgroupTree
+from cgrace.fakes.systemd.units import Unit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_INFINITY = 2**64 - 1
+_CPU_PERIOD_US = 100_000
+
+
+class KnownHierarchy(Protocol):
+    """A hierarchy and the managed controllers that it carries."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def controllers(self) -> frozenset[str]:
+        """What it carries."""
+        ...
+
+
+def apply_attributes(
+    tree: CgroupTree, known: Iterable[KnownHierarchy], unit: Unit, mask: frozenset[str], *, is_v2: bool
+) -> list[str]:
+    """Write everything in the mask. The root has no attributes. What a log line is worth comes back."""
+    if unit.name == ROOT_SLICE:
+        return []
+    problems = []
+    writes = _v2(unit, mask) if is_v2 else _v1(known, unit, mask)
+    for hierarchy, file, text in writes:
+        try:
+            tree.write(hierarchy, unit.cgroup, file, text)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EINVAL, errno.EACCES, errno.EPERM, errno.EROFS):
+                problems.append(f"cannot write '{text}' to {file}: {error.strerror}")
+    return problems
+
+
+def _v1(known: Iterable[KnownHierarchy], unit: Unit, mask: frozenset[str]) -> Iterator[tuple[str, str, str]]:
+    settings = unit.settings
+    for each in known:
+        here = each.controllers & mask
+        if "cpu" in here:
+            yield each.name, "cpu.shares", str(_or(settings.get("CPUShares"), 1024))
+            quota = settings.get("CPUQuotaPerSecUSec", _INFINITY)
+            yield (
+                each.name,
+                "cpu.cfs_quota_us",
+                "-1" if quota == _INFINITY else str(quota * _CPU_PERIOD_US // 1_000_000),
+            )
+        if "blkio" in here:
+            yield each.name, "blkio.weight", str(_or(settings.get("BlockIOWeight"), 500))
+        if "memory" in here:
+            limit = _or(settings.get("MemoryLimit"), _or(settings.get("MemoryMax"), -1))
+            yield each.name, "memory.limit_in_bytes", str(limit)
+        if "devices" in here:
+            yield from _devices(each.name, unit)
+        if "pids" in here:
+            yield each.name, "pids.max", str(_or(settings.get("TasksMax"), "max"))
+
+
+def _devices(hierarchy: str, unit: Unit) -> Iterator[tuple[str, str, str]]:
+    """Without a policy or list everything is allowed again: a container's own deny list vanishes."""
+    allow = unit.settings.get("DeviceAllow") or []
+    policy = unit.settings.get("DevicePolicy", "auto")
+    if policy == "auto" and not allow:
+        yield hierarchy, "devices.allow", "a"
+        return
+    yield hierarchy, "devices.deny", "a"
+    if policy == "closed" or (policy == "auto" and allow):
+        for node in ("1:3", "1:5", "1:7", "1:8", "1:9", "5:0"):  # null zero full random urandom tty
+            yield hierarchy, "devices.allow", f"c {node} rwm"
+        yield hierarchy, "devices.allow", "c 136:* rw"  # pts
+    for node, mode in allow:
+        if rule := _device_rule(node):
+            yield hierarchy, "devices.allow", f"{rule} {mode}"
+
+
+def _device_rule(node: str) -> str:
+    """A DeviceAllow node as the kernel reads it; "" where it names a device that this fake does not look up."""
+    for prefix, kind in (("/dev/char/", "c"), ("/dev/block/", "b")):
+        if node.startswith(prefix):
+            return f"{kind} {node.removeprefix(prefix)}"
+    return {"char-*": "c *:*", "block-*": "b *:*"}.get(node, "")
+
+
+def _v2(unit: Unit, mask: frozenset[str]) -> Iterator[tuple[str, str, str]]:
+    settings = unit.settings
+    if "cpu" in mask:
+        yield "unified", "cpu.weight", str(_or(settings.get("CPUWeight"), 100))
+        quota = settings.get("CPUQuotaPerSecUSec", _INFINITY)
+        text = "max" if quota == _INFINITY else str(quota * _CPU_PERIOD_US // 1_000_000)
+        yield "unified", "cpu.max", f"{text} {_CPU_PERIOD_US}"
+    if "io" in mask:
+        yield "unified", "io.weight", f"default {_or(settings.get('IOWeight'), 100)}"
+    if "memory" in mask:
+        for name, file, default in (
+            ("MemoryMin", "memory.min", "0"),
+            ("MemoryLow", "memory.low", "0"),
+            ("MemoryHigh", "memory.high", "max"),
+            ("MemoryMax", "memory.max", "max"),
+            ("MemorySwapMax", "memory.swap.max", "max"),
+        ):
+            yield "unified", file, str(_or(settings.get(name), default))
+    if "pids" in mask:
+        yield "unified", "pids.max", str(_or(settings.get("TasksMax"), "max"))
+
+
+def _or(value: int | str | None, default: int | str) -> int | str:
+    return default if value is None or value == _INFINITY else value

@@ -1,0 +1,138 @@
+"""What the parts of the manager share: one state, and what has to happen whenever it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cgrace.fakes.systemd.jobs import Job, Jobs
+from cgrace.fakes.systemd.outbox import Outbox
+from cgrace.fakes.systemd.profile import Profile
+from cgrace.fakes.systemd.properties import Checker
+from cgrace.fakes.systemd.readable import describe
+from cgrace.fakes.systemd.realise import Realiser
+from cgrace.fakes.systemd.refusal import Refuse, refuser
+from cgrace.fakes.systemd.tree import CgroupTree
+from cgrace.fakes.systemd.units import Load, Sub, Unit, Units
+from cgrace.harness import events as ev
+from cgrace.harness.dbus.message import Message
+
+Observe = Callable[[ev.Event], None]
+Kill = Callable[[int, int], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Core:
+    """kill: sends a signal to an outer pid. gc: units to look at for collection. now_ns: time as the shell tells it.
+
+    watched: units whose cgroup is watched for emptiness. freezing: calls whose answer waits for the kernel.
+    """
+
+    profile: Profile
+    tree: CgroupTree
+    observe: Observe
+    kill: Kill
+    units: Units = field(init=False)
+    refuse: Refuse = field(init=False)
+    out: Outbox = field(init=False)
+    jobs: Jobs = field(init=False)
+    realiser: Realiser = field(init=False)
+    checker: Checker = field(init=False)
+    gc: dict[Unit, None] = field(default_factory=dict)
+    watched: dict[Unit, None] = field(default_factory=dict)
+    now_ns: int = 0
+    starts: int = 0
+
+    def __post_init__(self) -> None:
+        self.refuse = refuser(self.profile)
+        self.units = Units(self._loaded)
+        self.out = Outbox(self.profile.announce_early, lambda unit, job: describe(self, unit, job))
+        self.jobs = Jobs(self.units, self.refuse, self._job_event, self.end_job, self.out.queued)
+        self.realiser = Realiser(self.profile, self.tree, self.said)
+        self.checker = Checker(self.profile, self.refuse, self.tree.outer)
+
+    def said(self, text: str, unit: str = "") -> None:
+        """A line of the log."""
+        self.observe(ev.SystemdSaid(text=text, unit=unit))
+
+    def _job_event(self, event: ev.Event) -> None:
+        self.observe(event)
+
+    def load(self, name: str) -> Unit:
+        """The unit, loaded if need be; a unit that nothing holds is collected in the next turn."""
+        return self.units.load(name)
+
+    def _loaded(self, unit: Unit) -> None:
+        self.out.changed(unit)
+        self.gc[unit] = None
+
+    def set_state(self, unit: Unit, sub: Sub) -> None:
+        """Change a unit's state: tell the observer and the bus, remove the cgroup of what went down."""
+        before = unit.active_state
+        if unit.sub is sub:
+            return
+        unit.sub = sub
+        self.out.changed(unit)
+        if unit.active_state != before:
+            self.observe(ev.UnitChanged(unit=unit.name, state=unit.active_state))
+        if unit.is_down:
+            unit.deadline_ns = None
+            self.watched.pop(unit, None)
+            self.realiser.prune(unit)
+            self.gc[unit] = None
+
+    def end_job(self, job: Job, result: str) -> None:
+        """A job is over: JobRemoved, and its unit may go."""
+        self.out.job_removed(job, result)
+        self.jobs.remove(job)
+        self.out.changed(job.unit)
+        self.gc[job.unit] = None
+        self.observe(ev.JobChanged(job=job.path, unit=job.unit.name, type=job.kind, state="ended", result=result))
+
+    def collect(self) -> None:
+        """One pass over the units that may have become unneeded (unit_may_gc)."""
+        while self.gc:
+            unit = next(iter(self.gc))
+            del self.gc[unit]
+            if self._may_collect(unit):
+                self._drop(unit)
+
+    def _may_collect(self, unit: Unit) -> bool:
+        if self.units.get(unit.name) is not unit or unit.perpetual or unit.phantom:
+            return False
+        if not unit.is_down or unit.job is not None or unit.refs or unit.children:
+            return False
+        if unit.sub is Sub.FAILED and unit.settings.get("CollectMode") != "inactive-or-failed":
+            return False
+        return not self.out.is_waiting(unit)
+
+    def _drop(self, unit: Unit) -> None:
+        above = unit.slice
+        self.units.drop(unit)
+        self.watched.pop(unit, None)
+        self.out.unit_removed(unit)
+        if unit.load is Load.LOADED:
+            self.observe(ev.UnitChanged(unit=unit.name, state="gone"))
+        if above is not None:
+            self.gc[above] = None
+            if self.profile.family_on_free and unit.load is Load.LOADED:
+                self.realiser.queue_family(above)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether `between_events` has something to do."""
+        return bool(self.gc or self.realiser.queue or self.out.waiting)
+
+    def between_events(self) -> None:
+        """What the main loop does before it looks at the next event: collect, realise, announce."""
+        if self.gc:
+            self.collect()
+        if self.realiser.queue:
+            self.realiser.run_queue()
+        if self.out.waiting:
+            for unit in self.out.flush():
+                self.gc[unit] = None
+
+    def take(self) -> list[Message]:
+        """The messages so far."""
+        return self.out.take()

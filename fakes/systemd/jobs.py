@@ -1,0 +1,199 @@
+"""Jobs: the queue, the transaction that fills it, and the gates by which a scenario keeps one queued (job.c, transaction.c)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cgrace.fakes.systemd.names import JOB_PREFIX
+from cgrace.fakes.systemd.refusal import Refuse
+from cgrace.fakes.systemd.units import Unit, Units
+from cgrace.harness import events as ev
+
+_ID_MAX = 2**32 - 1
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Job:
+    """kind: "start" or "stop". held: a gate keeps it queued. forced: the result that it will end with, doing nothing.
+
+    announced: JobNew was sent. running: it has begun and waits for its unit (a stop that waits).
+    """
+
+    id: int
+    unit: Unit
+    kind: str
+    clients: set[str] = field(default_factory=set)
+    irreversible: bool = False
+    announced: bool = False
+    running: bool = False
+    held: bool = False
+    forced: str = ""
+
+    @property
+    def path(self) -> str:
+        """Its object path."""
+        return f"{JOB_PREFIX}{self.id}"
+
+
+class Jobs:
+    """Every queued or running job. `finish` is the manager's: it sends JobRemoved and tells the observer; `queued` hears
+    of each new one."""
+
+    def __init__(
+        self,
+        units: Units,
+        refuse: Refuse,
+        observe: Callable[[ev.Event], None],
+        finish: Callable[[Job, str], None],
+        queued: Callable[[Job], None],
+    ) -> None:
+        self._units = units
+        self._refuse = refuse
+        self._observe = observe
+        self._finish = finish
+        self._queued = queued
+        self.by_id: dict[int, Job] = {}
+        self._last_id = 0
+        self._starts: Counter[str] = Counter()
+        self._stays: dict[str, set[int]] = {}
+        self._ends: dict[str, dict[int, str]] = {}
+        self.dirty = False
+
+    def __len__(self) -> int:
+        return len(self.by_id)
+
+    # ---- gates
+
+    def stay_queued(self, unit: str, nth: int = 1) -> None:
+        """The nth start job of the unit from now on stays queued until `let_go`."""
+        self._stays.setdefault(unit, set()).add(self._starts[unit] + nth)
+
+    def end_with(self, unit: str, result: str, nth: int = 1) -> None:
+        """The nth start job of the unit from now on ends with this result and does nothing."""
+        self._ends.setdefault(unit, {})[self._starts[unit] + nth] = result
+
+    def let_go(self, unit: str) -> bool:
+        """Every held job of the unit may run; also one that was to be held and is not there yet. False: none was held."""
+        self._stays.pop(unit, None)
+        held = [job for job in self.by_id.values() if job.held and job.unit.name == unit]
+        for job in held:
+            job.held = False
+            self.dirty = True
+        return bool(held)
+
+    # ---- the queue
+
+    def enqueue(self, unit: Unit, kind: str, mode: str, client: str, ids: int = 0) -> Job:
+        """A transaction: the job, those that it pulls in, and the end of those that it replaces. `ids`: how many it uses up."""
+        wanted = self._starting(unit) if kind == "start" else self._stopping(unit)
+        for each in wanted:
+            self._check_conflict(each, unit, kind, mode)
+        first_id = self._last_id
+        job = self._add(unit, kind, mode)
+        if client:
+            job.clients.add(client)
+        for each in wanted[1:]:
+            self._add(each, kind, mode)
+        # One id goes to every job that was considered, the redundant ones too (transaction_add_job_and_dependencies).
+        while self._last_id - first_id < ids:
+            self._next_id()
+        self.dirty = True
+        return job
+
+    def _starting(self, unit: Unit) -> list[Unit]:
+        """The unit and what it pulls in that is not up: the slices above, Requires=, Wants=."""
+        wanted, todo = [unit], [unit]
+        while todo:
+            at = todo.pop(0)
+            pulled = [at.slice] if at.slice is not None else []
+            for name in [*at.settings.get("Requires", ()), *at.settings.get("BindsTo", ())]:
+                pulled.append(self._required(name))
+            for name in at.settings.get("Wants", ()):
+                other = self._units.load(name)
+                if other.load == "loaded":
+                    pulled.append(other)
+            for each in pulled:
+                if not each.is_active and each not in wanted and each.type in ("slice", "scope"):
+                    wanted.append(each)
+                    todo.append(each)
+        return wanted
+
+    def _required(self, name: str) -> Unit:
+        other = self._units.load(name)
+        if other.load == "not-found":
+            raise self._refuse("dependency_not_found", unit=name)
+        return other
+
+    def _stopping(self, unit: Unit) -> list[Unit]:
+        """The unit and, for a slice, all that is in it and not down."""
+        wanted = [unit]
+        for child in unit.children.values():
+            if (not child.is_down or child.job is not None) and not child.phantom:
+                wanted += self._stopping(child)
+        return wanted
+
+    def _check_conflict(self, unit: Unit, anchor: Unit, kind: str, mode: str) -> None:
+        job = unit.job
+        if job is not None and job.kind != kind and (mode == "fail" or job.irreversible):
+            raise self._refuse("destructive", unit=anchor.name, kind=kind, other=unit.name, have=job.kind)
+
+    def _add(self, unit: Unit, kind: str, mode: str) -> Job:
+        if unit.job is not None:
+            if unit.job.kind == kind:
+                return unit.job
+            self._finish(unit.job, "canceled")
+        job = Job(id=self._next_id(), unit=unit, kind=kind, irreversible=mode == "replace-irreversibly")
+        unit.job = job
+        self.by_id[job.id] = job
+        self._queued(job)
+        self._observe(ev.JobChanged(job=job.path, unit=unit.name, type=kind, state="queued"))
+        if kind == "start":
+            self._arm(job)
+        return job
+
+    def _arm(self, job: Job) -> None:
+        name = job.unit.name
+        self._starts[name] += 1
+        job.forced = self._ends.get(name, {}).pop(self._starts[name], "")
+        stays = self._stays.get(name, set())
+        if self._starts[name] in stays:
+            stays.discard(self._starts[name])
+            job.held = True
+            self._observe(ev.JobChanged(job=job.path, unit=name, type=job.kind, state="blocked"))
+
+    def _next_id(self) -> int:
+        while True:
+            self._last_id = self._last_id % _ID_MAX + 1
+            if self._last_id not in self.by_id:
+                return self._last_id
+
+    def remove(self, job: Job) -> None:
+        """The job is over; others may now run."""
+        self.by_id.pop(job.id, None)
+        job.unit.job = None
+        self.dirty = True
+
+    def next_runnable(self) -> Job | None:
+        """The first job that nothing orders after another one; None when all wait."""
+        if not self.dirty:
+            return None
+        for job in self.by_id.values():
+            if not job.running and not job.held and self._may_run(job):
+                return job
+        self.dirty = False
+        return None
+
+    def _may_run(self, job: Job) -> bool:
+        """A start comes after that of its slice and of After=; a slice's stop after those of all in it."""
+        unit = job.unit
+        if job.kind == "stop":
+            return not any(child.job is not None for child in unit.children.values())
+        if unit.slice is not None and unit.slice.job is not None:
+            return False
+        for name in unit.settings.get("After", ()):
+            other = self._units.get(name)
+            if other is not None and other.job is not None and other is not unit:
+                return False
+        return True

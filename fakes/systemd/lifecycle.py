@@ -1,0 +1,166 @@
+"""What jobs do to scopes and slices: start, stop, run empty, time out (scope.c, slice.c)."""
+
+from __future__ import annotations
+
+import signal
+
+from cgrace.fakes.systemd.core import Core
+from cgrace.fakes.systemd.jobs import Job
+from cgrace.fakes.systemd.realise import AttachError
+from cgrace.fakes.systemd.tree import is_populated
+from cgrace.fakes.systemd.units import Sub, Unit
+from cgrace.harness import events as ev
+
+_NS_PER_US = 1000
+INFINITY = 2**64 - 1
+
+
+def run_job(core: Core, job: Job) -> None:
+    """Run a job of the queue to its end, or until its unit has to be waited for."""
+    core.observe(ev.JobChanged(job=job.path, unit=job.unit.name, type=job.kind, state="started"))
+    if job.forced:
+        if job.forced == "failed" and core.profile.attach_fails_unit:
+            fail(core, job.unit, "resources")
+        core.end_job(job, job.forced)
+        return
+    job.running = True
+    result = _start(core, job.unit) if job.kind == "start" else _stop(core, job.unit)
+    if result:
+        core.end_job(job, result)
+
+
+def _start(core: Core, unit: Unit) -> str:
+    if unit.is_active:
+        return "done"
+    above = unit.slice
+    if core.profile.frozen_jobs_fail and (unit.frozen or (above is not None and above.frozen)):
+        return "frozen"
+    if above is not None and not above.is_active:
+        return "dependency"
+    if unit.type == "scope" and unit.was_active and core.profile.once:
+        return "once"
+    core.starts += 1
+    unit.invocation = core.starts
+    core.realiser.realise(unit)
+    if unit.type == "slice":
+        core.set_state(unit, Sub.ACTIVE)
+        return "done"
+    return _start_scope(core, unit)
+
+
+def _start_scope(core: Core, unit: Unit) -> str:
+    outer = [core.tree.outer(pid) for pid in unit.pids]
+    missing = outer.count(None)
+    alive = [pid for pid in outer if pid is not None]
+    try:
+        if missing and core.profile.any_pid_fails:
+            core.said("cannot add its processes: No such process", unit.name)
+            raise AttachError("No such process")
+        if not core.realiser.attach_initial(unit, alive):
+            core.said("no PIDs left to attach to the scope's control group, refusing", unit.name)
+            raise AttachError("no process left")
+    except AttachError:
+        if core.profile.attach_fails_unit:
+            fail(core, unit, "resources")
+        else:
+            core.realiser.prune(unit)
+            core.gc[unit] = None
+        return "failed"
+    unit.was_active = True
+    unit.result = "success"
+    core.set_state(unit, Sub.RUNNING)
+    core.watched[unit] = None
+    return "done"
+
+
+def fail(core: Core, unit: Unit, result: str) -> None:
+    """The unit becomes failed, for this reason."""
+    unit.result = result
+    core.set_state(unit, Sub.FAILED)
+
+
+def _stop(core: Core, unit: Unit) -> str:
+    """ "" while the unit is stopping."""
+    if core.profile.frozen_jobs_fail and unit.frozen:
+        return "frozen"
+    if unit.is_down:
+        return "done"
+    if unit.type == "slice":
+        core.set_state(unit, Sub.DEAD)
+        return "done"
+    return _stop_scope(core, unit)
+
+
+def _stop_scope(core: Core, unit: Unit) -> str:
+    hit = kill_all(core, unit, signal.SIGTERM)
+    if not hit:
+        core.set_state(unit, Sub.DEAD)
+        return "done"
+    if not _waits(core, unit):
+        kill_all(core, unit, signal.SIGKILL)
+        core.set_state(unit, Sub.DEAD)
+        return "done"
+    core.set_state(unit, Sub.STOP_SIGTERM)
+    _set_deadline(core, unit)
+    return ""
+
+
+def _waits(core: Core, unit: Unit) -> bool:
+    """Whether the stop job waits until the cgroup is empty (facts section 4)."""
+    if core.realiser.is_v2:
+        return True
+    rule = core.profile.stop_waits_v1
+    return rule == "always" or (rule == "undelegated" and not unit.delegate)
+
+
+def _set_deadline(core: Core, unit: Unit) -> None:
+    timeout_us = unit.settings.get("TimeoutStopUSec", core.profile.default_timeout_stop_us)
+    unit.deadline_ns = None if timeout_us == INFINITY else core.now_ns + timeout_us * _NS_PER_US
+
+
+def kill_all(core: Core, unit: Unit, number: int) -> int:
+    """Signal every process below the unit's cgroup; how many there were. SIGTERM is followed by SIGCONT."""
+    if core.realiser.main is None or unit.phantom or not unit.realised:
+        return 0
+    pids = core.tree.procs(core.realiser.main.name, unit.cgroup, recursive=True)
+    for pid in pids:
+        core.kill(pid, number)
+        if number == signal.SIGTERM:
+            core.kill(pid, signal.SIGCONT)
+    return len(pids)
+
+
+def poll_empty(core: Core, agent: bool) -> None:
+    """Look at every watched cgroup. One that ran empty ends its scope: on v1 only with a working release agent, unless it
+    is being stopped."""
+    main = core.realiser.main
+    if main is None:
+        return
+    for unit in tuple(core.watched):
+        stopping = unit.sub in (Sub.STOP_SIGTERM, Sub.STOP_SIGKILL)
+        if (stopping or main.is_v2 or agent) and not is_populated(core.tree, main, unit.cgroup):
+            _ran_empty(core, unit)
+
+
+def _ran_empty(core: Core, unit: Unit) -> None:
+    core.set_state(unit, Sub.DEAD if unit.result == "success" else Sub.FAILED)
+    if unit.job is not None and unit.job.running:
+        core.end_job(unit.job, "done")
+
+
+def check_deadlines(core: Core) -> None:
+    """Stops that took too long: SIGKILL first, given up the second time."""
+    for unit in tuple(core.watched):
+        if unit.deadline_ns is None or unit.deadline_ns > core.now_ns:
+            continue
+        unit.result = "timeout"
+        if unit.sub is Sub.STOP_SIGTERM and unit.settings.get("SendSIGKILL", True):
+            core.said("stopping timed out. Killing.", unit.name)
+            core.set_state(unit, Sub.STOP_SIGKILL)
+            _set_deadline(core, unit)
+            kill_all(core, unit, signal.SIGKILL)
+            continue
+        core.said("still around after SIGKILL. Ignoring.", unit.name)
+        fail(core, unit, "timeout")
+        if unit.job is not None and unit.job.running:
+            core.end_job(unit.job, "done")

@@ -1,0 +1,235 @@
+"""The fake systemd: a D-Bus service as a value machine. Messages in, messages out; no socket, no clock, no task.
+
+`call` answers one message. Jobs run only in `turn`, one a turn, as systemd's own run from the lowest-priority source of its
+main loop: so a JobRemoved never comes before the reply, and whoever drives the manager decides when turns are taken.
+Time is what `elapsed` tells it. The cgroup tree is touched only through the CgroupTree.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from cgrace.fakes.systemd import lifecycle, names
+from cgrace.fakes.systemd.core import Core, Kill, Observe
+from cgrace.fakes.systemd.introspect import introspect
+from cgrace.fakes.systemd.jobs import Job
+from cgrace.fakes.systemd.methods import METHODS
+from cgrace.fakes.systemd.objects import read_property, set_property
+from cgrace.fakes.systemd.profile import Profile
+from cgrace.fakes.systemd.refusal import Refusal
+from cgrace.fakes.systemd.reload import reexec, reload
+from cgrace.fakes.systemd.tree import CgroupTree
+from cgrace.fakes.systemd.units import Load, Sub, Unit
+from cgrace.harness import events as ev
+from cgrace.harness.dbus.message import Message, MessageType
+
+BUS_NAME = "org.freedesktop.systemd1"
+MANAGER = "org.freedesktop.systemd1.Manager"
+_PROPERTIES = "org.freedesktop.DBus.Properties"
+_INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
+_PEER = "org.freedesktop.DBus.Peer"
+MACHINE_ID = "00000000000000000000000000000001"
+
+
+def _send_signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _unheard(event: ev.Event) -> None:
+    return
+
+
+class Manager:
+    """One systemd. It has booted when it is made: system.slice and its like are there.
+
+    on_event: hears JobChanged, UnitChanged and SystemdSaid as they happen. kill: sends a signal to an outer pid.
+    agent: whether a v1 release agent works (in a container it does not, and a v1 scope outlives its processes).
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        tree: CgroupTree,
+        *,
+        on_event: Observe = _unheard,
+        kill: Kill = _send_signal,
+        agent: bool = False,
+    ) -> None:
+        self.profile = profile
+        self._agent = agent
+        self._core = Core(profile=profile, tree=tree, observe=_unheard, kill=kill)
+        self._boot()
+        self._core.observe = on_event
+
+    def _boot(self) -> None:
+        """The units of a running system. Slices get their cgroups, services only count for what they need."""
+        core = self._core
+        for each in self.profile.boot:
+            unit = core.units.load(each.name)
+            unit.load, unit.needs, unit.fragment, unit.announced = Load.LOADED, each.needs, each.fragment, True
+            unit.phantom = unit.type != "slice"
+            unit.perpetual = not each.fragment
+            unit.sub = Sub.ACTIVE if unit.type == "slice" else Sub.RUNNING
+            if each.slice and unit.slice is None:
+                core.units.put_in_slice(unit, core.units.load(each.slice))
+        for unit in core.units:
+            unit.own_mask = unit.members_mask = None
+        for unit in core.units:
+            if unit.type == "slice":
+                core.realiser.realise(unit)
+        core.between_events()
+        core.take()
+
+    # ---- the bus
+
+    def call(self, sender: str, message: Message) -> list[Message]:
+        """Answer a method call: what the loop did before it, then signals and the reply in their order."""
+        core = self._core
+        if core.is_busy:
+            core.between_events()
+        if message.type is not MessageType.CALL:
+            return core.take()
+        try:
+            answer = self._dispatch(sender, message)
+        except Refusal as refusal:
+            core.out.error(message, sender, refusal.name, refusal.text)
+        else:
+            if answer is not None:
+                core.out.reply(message, sender, *answer)
+        return core.take()
+
+    def _dispatch(self, sender: str, message: Message) -> tuple[str, tuple[Any, ...]] | None:
+        core = self._core
+        if message.interface == MANAGER or (not message.interface and message.path == names.PATH):
+            if message.path != names.PATH:
+                raise core.refuse("unknown_object", path=message.path)
+            return self._manager_method(sender, message)
+        if message.interface == _PROPERTIES:
+            if message.member == "Set":
+                return set_property(core, message)
+            return read_property(core, message)
+        if message.interface == _INTROSPECTABLE and message.member == "Introspect":
+            return "s", (introspect(core, message.path),)
+        if message.interface == _PEER:
+            if message.member == "Ping":
+                return "", ()
+            if message.member == "GetMachineId":
+                return "s", (MACHINE_ID,)
+        raise core.refuse("unknown_method", member=message.member, interface=message.interface)
+
+    def _manager_method(self, sender: str, message: Message) -> tuple[str, tuple[Any, ...]] | None:
+        core = self._core
+        if message.member == "Reload":
+            self.reload()
+            return "", ()
+        if message.member == "Reexecute":
+            self.reexec()
+            return None
+        signature, since, method = METHODS.get(message.member, ("", 10**6, None))
+        if method is None or (since > self.profile.version and message.member not in self.profile.extra_methods):
+            raise core.refuse("unknown_method", member=message.member, interface=message.interface or MANAGER)
+        if message.signature != signature:
+            raise core.refuse(
+                "bad_arguments", have=message.signature, wanted=signature, interface=MANAGER, member=message.member
+            )
+        return method(core, sender, message.body)
+
+    def peer_gone(self, sender: str) -> list[Message]:
+        """A client left the bus: its subscription, its references and its interest in jobs are forgotten; jobs go on."""
+        core = self._core
+        core.out.subscribers.discard(sender)
+        for job in core.jobs.by_id.values():
+            job.clients.discard(sender)
+        for unit in core.units:
+            if unit.refs.pop(sender, None):
+                core.gc[unit] = None
+        return core.take()
+
+    # ---- turns of the main loop
+
+    def pending(self) -> bool:
+        """Whether a turn would do something."""
+        return self._core.is_busy or self._core.jobs.next_runnable() is not None
+
+    def turn(self) -> list[Message]:
+        """One thing: what the loop does between events, else one job of the run queue."""
+        core = self._core
+        if core.is_busy:
+            core.between_events()
+            return core.take()
+        job = core.jobs.next_runnable()
+        if job is not None:
+            lifecycle.run_job(core, job)
+        return core.take()
+
+    def poll_empty(self) -> list[Message]:
+        """Look whether a watched cgroup ran empty."""
+        lifecycle.poll_empty(self._core, self._agent)
+        return self._core.take()
+
+    def watching(self) -> bool:
+        """Whether the end of a process could matter: `poll_empty` is worth a call when one ended."""
+        core = self._core
+        return any(self._agent or core.realiser.is_v2 or unit.deadline_ns is not None for unit in core.watched)
+
+    def elapsed(self, ns: int) -> list[Message]:
+        """So much time passed: stop timeouts act."""
+        self._core.now_ns += ns
+        lifecycle.check_deadlines(self._core)
+        return self._core.take()
+
+    def next_deadline_ns(self) -> int | None:
+        """In how much time `elapsed` will do something, None for never."""
+        due = [unit.deadline_ns for unit in self._core.watched if unit.deadline_ns is not None]
+        return max(0, min(due) - self._core.now_ns) if due else None
+
+    # ---- what a scenario does to it
+
+    def stay_queued(self, unit: str, nth: int = 1) -> None:
+        """The nth start job of the unit from now on stays queued, and all that is ordered after it, until `let_go`."""
+        self._core.jobs.stay_queued(unit, nth)
+
+    def let_go(self, unit: str) -> bool:
+        """The unit's held jobs run at the next turn. False when none was held."""
+        return self._core.jobs.let_go(unit)
+
+    def end_job(self, unit: str, result: str, nth: int = 1) -> None:
+        """The nth start job of the unit from now on ends with this result and does nothing else."""
+        self._core.jobs.end_with(unit, result, nth)
+
+    def queued_jobs(self) -> tuple[str, ...]:
+        """Every job that has not ended, as "start of a.slice"."""
+        return tuple(f"{job.kind} of {job.unit.name}" for job in self._core.jobs.by_id.values())
+
+    def held_jobs(self) -> tuple[str, ...]:
+        """The units whose jobs a gate holds."""
+        return tuple(job.unit.name for job in self._core.jobs.by_id.values() if job.held)
+
+    def reload(self) -> list[Message]:
+        """daemon-reload by somebody else; the messages go out before any later answer."""
+        reload(self._core)
+        return []
+
+    def reexec(self) -> list[Message]:
+        """daemon-reexec: subscriptions and jobs survive; a call that asked for it is never answered."""
+        reexec(self._core)
+        return []
+
+    # ---- a look from outside, for checkers of leftovers
+
+    def unit(self, name: str) -> Unit | None:
+        """A loaded unit."""
+        return self._core.units.get(name)
+
+    def transient_units(self) -> tuple[str, ...]:
+        """Units that somebody made and that are still loaded."""
+        return tuple(unit.name for unit in self._core.units if unit.transient)
+
+    def job_of(self, unit: str) -> Job | None:
+        """The unit's job."""
+        found = self._core.units.get(unit)
+        return found.job if found is not None else None

@@ -1,0 +1,153 @@
+"""What goes out on the bus, in order: answers and signals, and who is told what (dbus-job.c, dbus-unit.c, dbus-manager.c).
+
+A signal is broadcast if anybody is subscribed or the object has a client of its own (a job: who asked for it; a unit: who
+holds a reference). Changes wait in a queue until the next pass of the loop, or until something forces them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cgrace.fakes.systemd.jobs import Job
+from cgrace.fakes.systemd.names import PATH
+from cgrace.fakes.systemd.units import Unit
+from cgrace.harness.dbus.message import Message, MessageFlag, MessageType
+
+MANAGER = "org.freedesktop.systemd1.Manager"
+PROPERTIES = "org.freedesktop.DBus.Properties"
+_PC_SIGNATURE = "sa{sv}as"
+
+Describe = Callable[[Unit, Job | None], list[tuple[str, dict[str, Any], list[str]]]]
+"""The PropertiesChanged of a unit: (interface, changed, invalidated), with the job to show."""
+
+
+class Outbox:
+    """Messages to send. `describe` renders a unit's changes; it is asked only when somebody will hear them."""
+
+    def __init__(self, early: bool, describe: Describe) -> None:
+        self._early = early
+        self._describe = describe
+        self._messages: list[Message] = []
+        self._units: dict[Unit, None] = {}
+        self._jobs: dict[Job, None] = {}
+        self.subscribers: set[str] = set()
+
+    def take(self) -> list[Message]:
+        """All messages so far."""
+        messages, self._messages = self._messages, []
+        return messages
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a change waits to be announced."""
+        return bool(self._units or self._jobs)
+
+    # ---- answers
+
+    def reply(self, call: Message, sender: str, signature: str, body: tuple[Any, ...]) -> None:
+        """Answer a call, unless it asked for none."""
+        if not call.flags & MessageFlag.NO_REPLY_EXPECTED:
+            self._messages.append(
+                Message(
+                    type=MessageType.REPLY,
+                    reply_serial=call.serial,
+                    destination=sender,
+                    signature=signature,
+                    body=body,
+                )
+            )
+
+    def error(self, call: Message, sender: str, name: str, text: str) -> None:
+        """Answer a call with an error."""
+        if not call.flags & MessageFlag.NO_REPLY_EXPECTED:
+            self._messages.append(
+                Message(
+                    type=MessageType.ERROR,
+                    error_name=name,
+                    reply_serial=call.serial,
+                    destination=sender,
+                    signature="s",
+                    body=(text,),
+                )
+            )
+
+    # ---- signals
+
+    def signal(self, member: str, signature: str, body: tuple[Any, ...]) -> None:
+        """Broadcast a signal of the manager."""
+        self._broadcast(PATH, MANAGER, member, signature, body)
+
+    def _broadcast(self, path: str, interface: str, member: str, signature: str, body: tuple[Any, ...]) -> None:
+        self._messages.append(
+            Message(
+                type=MessageType.SIGNAL,
+                flags=MessageFlag.NO_REPLY_EXPECTED,
+                path=path,
+                interface=interface,
+                member=member,
+                signature=signature,
+                body=body,
+            )
+        )
+
+    def changed(self, unit: Unit) -> None:
+        """Something that a unit announces has changed."""
+        if self.subscribers or unit.refs:
+            self._units[unit] = None
+        else:
+            unit.announced = True
+
+    def queued(self, job: Job) -> None:
+        """A job was made."""
+        self._jobs[job] = None
+
+    def is_waiting(self, unit: Unit) -> bool:
+        """Whether the unit has a change to announce: it is not collected before."""
+        return unit in self._units
+
+    def flush(self) -> tuple[Unit, ...]:
+        """Announce what waits, units first; these come back."""
+        units = tuple(self._units)
+        for unit in units:
+            self._flush_unit(unit, unit.job)
+        for job in tuple(self._jobs):
+            self.force_job(job)
+        return units
+
+    def force_job(self, job: Job) -> None:
+        """Announce the job now, if it was not: before a reply (240+) or its end."""
+        if job not in self._jobs:
+            return
+        del self._jobs[job]
+        if self._early and job.unit in self._units:
+            self._flush_unit(job.unit, job)
+        job.announced = True
+        if self.subscribers or job.clients:
+            self.signal("JobNew", "uos", (job.id, job.path, job.unit.name))
+
+    def job_removed(self, job: Job, result: str) -> None:
+        """The job's last signal; its JobNew and (240+) its unit's changes go before it."""
+        self.force_job(job)
+        if self._early and job.unit in self._units:
+            self._flush_unit(job.unit, job)
+        if self.subscribers or job.clients:
+            self.signal("JobRemoved", "uoss", (job.id, job.path, job.unit.name, result))
+
+    def unit_removed(self, unit: Unit) -> None:
+        """The unit is gone."""
+        if unit in self._units and not unit.announced:
+            self._flush_unit(unit, None)
+        self._units.pop(unit, None)
+        if self.subscribers or unit.refs:
+            self.signal("UnitRemoved", "so", (unit.name, unit.path))
+
+    def _flush_unit(self, unit: Unit, job: Job | None) -> None:
+        self._units.pop(unit, None)
+        if not unit.announced:
+            unit.announced = True
+            self.signal("UnitNew", "so", (unit.name, unit.path))
+            return
+        for interface, changed, invalidated in self._describe(unit, job):
+            body = (interface, changed, invalidated)
+            self._broadcast(unit.path, PROPERTIES, "PropertiesChanged", _PC_SIGNATURE, body)

@@ -1,0 +1,396 @@
+"""Cgroup realisation: which controllers a unit has, and what is made, moved and removed for it (cgroup.c).
+
+The target mask of a unit is what it needs itself, what its children need and what its siblings need, limited to the
+controllers that are managed and mounted. On v1 a controller in the mask gets a directory and one outside it is trimmed;
+when, and who is moved along, differs by version (the profile's `trim` and `migrate`). On v2 the slice above enables them.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from cgrace.fakes.systemd.attributes import apply_attributes
+from cgrace.fakes.systemd.names import ROOT_SLICE
+from cgrace.fakes.systemd.profile import Profile
+from cgrace.fakes.systemd.tree import CgroupTree
+from cgrace.fakes.systemd.units import NOTHING, Load, Unit
+from cgrace.harness.targets.base import Hierarchy
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A hierarchy that carries managed controllers: cpu and cpuacct may share one."""
+
+    name: str
+    controllers: frozenset[str]
+
+
+class AttachError(Exception):
+    """A process could not be put into its unit's cgroup."""
+
+
+class Realiser:
+    """Keeps the tree as the units need it. `said` gets (text, unit) for each thing that a log line is worth."""
+
+    def __init__(self, profile: Profile, tree: CgroupTree, said: Callable[[str, str], None]) -> None:
+        self._profile = profile
+        self._tree = tree
+        self._said = said
+        self.queue: dict[Unit, None] = {}
+        self.is_v2 = bool(tree.hierarchies) and all(h.is_v2 for h in tree.hierarchies)
+        self.main = self._main_hierarchy(tree.hierarchies)
+        managed = profile.controllers_v2 if self.is_v2 else profile.controllers_v1
+        self.supported = frozenset(
+            each for h in tree.hierarchies if h.is_v2 == self.is_v2 for each in h.controllers if each in managed
+        )
+        self.delegated = (profile.delegate_v2 if self.is_v2 else profile.delegate_v1) & self.supported
+        self._known = () if self.is_v2 else self._known_hierarchies(managed)
+
+    def _main_hierarchy(self, hierarchies: tuple[Hierarchy, ...]) -> Hierarchy | None:
+        """Where systemd keeps its own tree: name=systemd, or the unified one."""
+        wanted = "unified" if self.is_v2 else "systemd"
+        return next((h for h in hierarchies if h.name == wanted), None)
+
+    def _known_hierarchies(self, managed: tuple[str, ...]) -> tuple[Known, ...]:
+        """In systemd's order of controllers, each hierarchy once."""
+        known: dict[str, Known] = {}
+        for controller in managed:
+            for h in self._tree.hierarchies:
+                if controller in h.controllers and not h.is_v2:
+                    known[h.name] = Known(h.name, frozenset(h.controllers) & frozenset(managed))
+        return tuple(known.values())
+
+    # ---- masks
+
+    def own(self, unit: Unit) -> frozenset[str]:
+        """What the unit needs for itself; nothing while it is not loaded."""
+        if unit.own_mask is None:
+            unit.own_mask = self._compute_own(unit)
+        return unit.own_mask
+
+    def _compute_own(self, unit: Unit) -> frozenset[str]:
+        if unit.load is not Load.LOADED or unit.type not in ("scope", "slice", "service"):
+            return NOTHING
+        mask = set(unit.needs | self._profile.accounting)
+        for controller, settings in (_NEEDS_V2 if self.is_v2 else _NEEDS_V1).items():
+            for name in settings:
+                if _is_set(name, unit.settings.get(name)):
+                    mask.add(controller)
+                elif name in unit.settings and name.endswith("Accounting"):
+                    mask.discard(controller)
+        if unit.delegate:
+            mask |= self.delegated
+        if {"cpu", "cpuacct"} & mask and not self.is_v2:
+            mask |= {"cpu", "cpuacct"}
+        return frozenset(mask)
+
+    def members(self, unit: Unit) -> frozenset[str]:
+        """What the units below need: also what this cgroup must enable for its children."""
+        if not unit.children:
+            return NOTHING
+        if unit.members_mask is None:
+            mask: frozenset[str] = NOTHING
+            for child in unit.children.values():
+                mask |= self.own(child) | self.members(child)
+            unit.members_mask = mask
+        return unit.members_mask
+
+    def target(self, unit: Unit) -> frozenset[str]:
+        """Every controller that the unit's cgroup must exist in."""
+        mask = self.own(unit) | self.members(unit)
+        if unit.slice is not None:
+            mask |= self.members(unit.slice)
+        return mask & self.supported
+
+    def is_realised(self, unit: Unit) -> bool:
+        """Whether nothing would be done for the unit."""
+        return (
+            unit.realised
+            and unit.realised_mask == self.target(unit)
+            and (not self.is_v2 or unit.enabled_mask == self.members(unit) & self.supported)
+        )
+
+    # ---- realisation
+
+    def realise(self, unit: Unit) -> None:
+        """Make the unit's cgroup as it should be now; its siblings follow in a later turn."""
+        if unit.slice is not None:
+            self.queue_family(unit.slice)
+        self._now(unit)
+
+    def queue_family(self, above: Unit) -> None:
+        """Queue what is not as it should be any more: the units in this slice, those in the slices above, and (247+) these
+        slices themselves (unit_add_siblings_to_cgroup_realize_queue, later unit_add_family_...)."""
+        at: Unit | None = above
+        family = self._profile.family_on_free
+        while at is not None:
+            for member in at.children.values():
+                if not member.is_down and not member.phantom and (member.realised or not family):
+                    self._queue_if_changed(member)
+            if family and at.realised:
+                self._queue_if_changed(at)
+            at = at.slice
+
+    def _queue_if_changed(self, unit: Unit) -> None:
+        if not self.is_realised(unit):
+            self.queue[unit] = None
+
+    def run_queue(self) -> None:
+        """One pass over the realisation queue."""
+        while self.queue:
+            unit = next(iter(self.queue))
+            del self.queue[unit]
+            if not unit.is_down:
+                self._now(unit)
+
+    def _now(self, unit: Unit) -> None:
+        self.queue.pop(unit, None)
+        if unit.phantom:
+            return
+        target = self.target(unit)
+        if self.is_realised(unit) and not unit.invalid:
+            return
+        if unit.slice is not None:
+            self._now(unit.slice)
+        if self.is_v2:
+            self._update_v2(unit, target)
+        elif self._profile.trim == "before":
+            self._update_v1_trim_first(unit, target)
+        else:
+            self._update_v1_trim_last(unit, target)
+        unit.invalid = False
+        for problem in apply_attributes(self._tree, self._known, unit, target, is_v2=self.is_v2):
+            self._said(problem, unit.name)
+
+    def _update_v1_trim_first(self, unit: Unit, target: frozenset[str]) -> None:
+        """To 246: make or trim controller by controller, then migrate (cg_create_everywhere)."""
+        if self.main is not None:
+            self._tree.mkdir(self.main.name, unit.cgroup)
+        for known in self._known:
+            if known.controllers & target:
+                self._tree.mkdir(known.name, unit.cgroup)
+            else:
+                self._trim(known, unit)
+        unit.realised, unit.realised_mask = True, target
+        if self._profile.migrate == "flatten" and unit.type != "slice" and not unit.delegate:
+            self._migrate(unit, self._known)
+
+    def _update_v1_trim_last(self, unit: Unit, target: frozenset[str]) -> None:
+        """247 on: make, migrate where membership changed, then trim (unit_update_cgroup)."""
+        created = self.main is not None and self._tree.mkdir(self.main.name, unit.cgroup)
+        for known in self._known:
+            if known.controllers & target:
+                created |= self._tree.mkdir(known.name, unit.cgroup)
+        changed = NOTHING
+        if created or not unit.realised or not unit.delegate:
+            changed = unit.realised_mask ^ target
+        unit.realised, unit.realised_mask = True, target
+        self._migrate(unit, (known for known in self._known if known.controllers & changed))
+        for known in self._known:
+            if not known.controllers & target:
+                self._trim(known, unit)
+
+    def _trim(self, known: Known, unit: Unit) -> None:
+        if self._tree.rmdir(known.name, unit.cgroup, keep_root=unit.name == ROOT_SLICE):
+            self._said(f"trimmed {known.name}{unit.cgroup or '/'}: no unit needs it", unit.name)
+
+    def _migrate(self, unit: Unit, hierarchies: Iterable[Known]) -> None:
+        """Move every process below the unit in name=systemd to the cgroup that it should have in these hierarchies."""
+        if self.main is None:
+            return
+        pids: tuple[int, ...] | None = None
+        for known in hierarchies:
+            if pids is None:
+                pids = self._tree.procs(self.main.name, unit.cgroup, recursive=True)
+            if not pids:
+                return
+            to = self._realised_path(unit, known)
+            moved = 0
+            for pid in pids:
+                if self._tree.locate(known.name, pid) == to:
+                    continue
+                try:
+                    self._tree.attach(known.name, to, pid)
+                except OSError as error:
+                    if error.errno == errno.ESRCH:
+                        continue
+                    self._said(f"cannot move a process to {known.name}{to or '/'}: {error.strerror}", unit.name)
+                else:
+                    moved += 1
+            if moved:
+                self._said(f"moved {moved} of its processes to {known.name}{to or '/'}", unit.name)
+
+    def _realised_path(self, unit: Unit, known: Known) -> str:
+        """The innermost cgroup from the unit upwards that has the controller; the root where none has."""
+        at: Unit | None = unit
+        while at is not None:
+            if at.realised and known.controllers & at.realised_mask:
+                return at.cgroup
+            at = at.slice
+        return ""
+
+    def _update_v2(self, unit: Unit, target: frozenset[str]) -> None:
+        """mkdir, then the unit's own subtree_control where what its children need has changed."""
+        assert self.main is not None
+        created = self._tree.mkdir(self.main.name, unit.cgroup)
+        enable = self.members(unit) & self.supported
+        if created or not unit.realised or not unit.delegate:
+            self._enable(unit, enable)
+        unit.realised, unit.realised_mask = True, target
+
+    def _enable(self, unit: Unit, enable: frozenset[str]) -> None:
+        assert self.main is not None
+        for controller in sorted(enable ^ unit.enabled_mask):
+            sign = "+" if controller in enable else "-"
+            if sign == "-":
+                self._disable_below(unit, controller)
+            try:
+                self._tree.write(self.main.name, unit.cgroup, "cgroup.subtree_control", sign + controller)
+            except OSError as error:
+                self._said(f"cannot write {sign}{controller} to {unit.cgroup or '/'}: {error.strerror}", unit.name)
+                continue
+            if sign == "-":
+                self._said(f"disabled {controller} below {unit.cgroup or '/'}: no unit needs it", unit.name)
+                unit.enabled_mask -= {controller}
+            else:
+                unit.enabled_mask |= {controller}
+
+    def _disable_below(self, unit: Unit, controller: str) -> None:
+        """A controller is disabled leaf first (240+)."""
+        for child in unit.children.values():
+            if child.realised and controller in child.enabled_mask:
+                self._enable(child, child.enabled_mask - {controller})
+
+    # ---- processes
+
+    def attach_initial(self, unit: Unit, pids: Iterable[int]) -> int:
+        """Put the outer pids into the started unit's cgroup, in every hierarchy. The number attached.
+
+        AttachError when one could not be and the version minds.
+        """
+        done = 0
+        for pid in pids:
+            try:
+                if self.main is not None:
+                    self._tree.attach(self.main.name, unit.cgroup, pid)
+                for known in self._known:
+                    self._attach_known(unit, known, pid)
+            except OSError as error:
+                if self._profile.any_pid_fails:
+                    raise AttachError(error.strerror) from error
+                continue
+            done += 1
+        return done
+
+    def _attach_known(self, unit: Unit, known: Known, pid: int) -> None:
+        if self._profile.attach == "everywhere":
+            self._attach_or_above(known, unit.cgroup, pid)
+            return
+        if unit.delegate and self.delegated & unit.realised_mask & known.controllers:
+            try:
+                self._tree.attach(known.name, unit.cgroup, pid)
+            except OSError:
+                pass
+            else:
+                return
+        to = self._realised_path(unit, known)
+        if not any(known.controllers & at.realised_mask for at in _upwards(unit)):
+            return
+        self._tree.attach(known.name, to, pid)
+        if to != unit.cgroup:
+            self._said(f"put its process into {known.name}{to or '/'}: not realised further down", unit.name)
+
+    def _attach_or_above(self, known: Known, path: str, pid: int) -> None:
+        """cg_attach_fallback: the path, or the next directory above it that exists."""
+        while True:
+            try:
+                self._tree.attach(known.name, path, pid)
+                return
+            except OSError as error:
+                if error.errno == errno.ESRCH or not path:
+                    raise
+                path = path.rpartition("/")[0]
+
+    def attach_below(self, unit: Unit, sub_path: str, pid: int) -> None:
+        """AttachProcessesToUnit: into a directory below the unit, in every hierarchy that the unit has."""
+        path = unit.cgroup + sub_path
+        if self.main is not None:
+            self._tree.mkdir(self.main.name, path)
+            self._tree.attach(self.main.name, path, pid)
+        for known in self._known:
+            if known.controllers & unit.realised_mask & self.delegated:
+                self._tree.mkdir(known.name, path)
+                self._tree.attach(known.name, path, pid)
+
+    def freeze(self, unit: Unit, *, frozen: bool) -> None:
+        """Write the v2 freezer's file."""
+        assert self.main is not None
+        unit.frozen = frozen
+        try:
+            self._tree.write(self.main.name, unit.cgroup, "cgroup.freeze", str(int(frozen)))
+        except OSError as error:
+            self._said(f"cannot write cgroup.freeze: {error.strerror}", unit.name)
+
+    def prune(self, unit: Unit) -> None:
+        """The unit went down: remove its cgroups everywhere, as far as they are empty (unit_prune_cgroup)."""
+        self.queue.pop(unit, None)
+        if not unit.realised or unit.phantom or unit.name == ROOT_SLICE:
+            return
+        gone = True
+        if self.main is not None:
+            self._tree.rmdir(self.main.name, unit.cgroup)
+            gone = not self._tree.exists(self.main.name, unit.cgroup)
+        for known in self._known:
+            self._tree.rmdir(known.name, unit.cgroup)
+        if gone or self._profile.forgets_busy:
+            unit.realised, unit.realised_mask, unit.enabled_mask, unit.invalid = False, NOTHING, NOTHING, True
+
+
+def _upwards(unit: Unit) -> Iterable[Unit]:
+    at: Unit | None = unit
+    while at is not None:
+        yield at
+        at = at.slice
+
+
+INFINITY = 2**64 - 1
+
+_NEEDS_V1 = {
+    "cpu": ("CPUAccounting", "CPUShares", "StartupCPUShares", "CPUQuotaPerSecUSec", "CPUWeight", "StartupCPUWeight"),
+    "blkio": (
+        "BlockIOAccounting",
+        "BlockIOWeight",
+        "StartupBlockIOWeight",
+        "BlockIODeviceWeight",
+        "BlockIOReadBandwidth",
+        "BlockIOWriteBandwidth",
+        "IOAccounting",
+        "IOWeight",
+        "IODeviceWeight",
+        "IOReadBandwidthMax",
+        "IOWriteBandwidthMax",
+    ),
+    "memory": ("MemoryAccounting", "MemoryLimit", "MemoryMax", "MemoryLow", "MemoryHigh", "MemorySwapMax", "MemoryMin"),
+    "devices": ("DeviceAllow", "DevicePolicy"),
+    "pids": ("TasksAccounting", "TasksMax"),
+}
+_NEEDS_V2 = {
+    "cpu": ("CPUWeight", "StartupCPUWeight", "CPUShares", "StartupCPUShares", "CPUQuotaPerSecUSec"),
+    "cpuset": ("AllowedCPUs", "AllowedMemoryNodes"),
+    "io": _NEEDS_V1["blkio"],
+    "memory": _NEEDS_V1["memory"],
+    "pids": _NEEDS_V1["pids"],
+}
+
+
+def _is_set(name: str, value: object) -> bool:
+    """Whether a setting has a value that needs its controller."""
+    if value is None or value is False:
+        return False
+    if name == "DevicePolicy":
+        return value != "auto"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value != INFINITY
+    return bool(value)

@@ -1,0 +1,41 @@
+"""daemon-reload and daemon-reexec: what is announced, what survives, and what is applied again (facts 3.6, 5.4)."""
+
+from __future__ import annotations
+
+from cgrace.fakes.systemd.core import Core
+from cgrace.fakes.systemd.units import NOTHING
+
+
+def reload(core: Core) -> None:
+    """Every unit goes and comes back; jobs keep their id, path and clients. Then attributes are applied again, by version."""
+    announce = bool(core.out.subscribers)
+    if announce:
+        core.out.signal("Reloading", "b", (True,))
+        for unit in core.units:
+            core.out.signal("UnitRemoved", "so", (unit.name, unit.path))
+        for unit in core.units:
+            core.out.signal("UnitNew", "so", (unit.name, unit.path))
+    _void_realisation(core, core.profile.reload)
+    if announce:
+        core.out.signal("Reloading", "b", (False,))
+
+
+def reexec(core: Core) -> None:
+    """As a reload, but nobody hears UnitNew; every version applies the attributes again."""
+    if core.out.subscribers:
+        core.out.signal("Reloading", "b", (True,))
+        for unit in core.units:
+            core.out.signal("UnitRemoved", "so", (unit.name, unit.path))
+    _void_realisation(core, "attributes" if core.profile.reload == "nothing" else core.profile.reload)
+
+
+def _void_realisation(core: Core, rule: str) -> None:
+    for unit in core.units:
+        if unit.phantom or unit.is_down or not unit.realised:
+            continue
+        if rule == "unrealise":
+            # Not serialised: the unit is done again at its next realisation, or when a sibling starts.
+            unit.realised, unit.realised_mask, unit.invalid = False, NOTHING, True
+        elif rule == "attributes":
+            unit.invalid = True
+            core.realiser.queue[unit] = None

@@ -1,0 +1,110 @@
+"""StartTransientUnit: the order of checks and what each says, by version (dbus-manager.c, transient_unit_from_message)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from cgrace.fakes.systemd import names, properties
+from cgrace.fakes.systemd.core import Core
+from cgrace.fakes.systemd.jobs import Job
+from cgrace.fakes.systemd.units import Load, Unit, forget_masks
+
+SYSTEM_SLICE = "system.slice"
+
+
+def start_transient(core: Core, sender: str, body: tuple[Any, ...]) -> Job:
+    """Make the unit and its start job; Refusal says what is wrong."""
+    name, mode, array, aux = body
+    if core.profile.mode_before_name:
+        check_mode(core, mode)
+        check_name(core, name)
+    else:
+        check_name(core, name)
+        check_mode(core, mode)
+    unit = make(core, sender, name, array)
+    for aux_name, aux_array in aux:
+        check_name(core, aux_name)
+        finish_loading(core, make(core, sender, aux_name, aux_array))
+    finish_loading(core, unit)
+    with_defaults = unit.type == "scope" and unit.settings.get("DefaultDependencies", True)
+    return core.jobs.enqueue(unit, "start", mode, sender, core.profile.job_ids_scope if with_defaults else 0)
+
+
+def check_mode(core: Core, mode: str, reason: str = "bad_mode") -> None:
+    """Refuse a job mode that is not one, or not one for this."""
+    if mode not in core.profile.modes:
+        raise core.refuse(reason, mode=mode)
+    if mode == "isolate":
+        raise core.refuse("mode_isolate")
+    if mode == "triggering":
+        raise core.refuse("mode_triggering", mode=mode)
+
+
+def check_name(core: Core, name: str) -> None:
+    """Refuse what is no unit name, or one of a type that cannot be transient."""
+    kind = names.unit_type(name)
+    if not kind:
+        raise core.refuse("bad_type", unit=name)
+    if kind not in core.profile.transient_types:
+        raise core.refuse("not_transient", type=kind)
+    if names.is_template(name):
+        raise core.refuse("missing_instance", unit=name)
+
+
+def exists(core: Core, unit: Unit) -> bool:
+    """Whether the unit is "already there" (facts 1.3)."""
+    rule = core.profile.exists
+    if rule == "loaded-or-referenced":
+        return unit.load is not Load.NOT_FOUND or bool(unit.children)
+    if unit.load not in (Load.NOT_FOUND, Load.LOADED) or unit.fragment:
+        return True
+    match rule:
+        case "file-dropin-or-referenced":
+            return unit.dropins or bool(unit.children or unit.refs)
+        case "file-dropin-or-job":
+            return unit.dropins or unit.job is not None
+        case _:
+            return unit.job is not None
+
+
+def make(core: Core, sender: str, name: str, array: Iterable[Any]) -> Unit:
+    """Load the unit, refuse one that exists, make it transient and give it its properties."""
+    unit = core.load(name)
+    if exists(core, unit):
+        raise core.refuse("exists", unit=name)
+    core.gc[unit] = None
+    changes = core.checker.check(unit, array, creating=True)
+    if unit.load is Load.NOT_FOUND:
+        unit.load = Load.STUB
+    unit.transient = True
+    # From 230 on a transient unit has a file; before, one drop-in for each property.
+    unit.fragment = core.profile.version >= 230
+    properties.apply(unit, changes)
+    for change in changes:
+        _carry_out(core, sender, unit, change)
+    return unit
+
+
+def _carry_out(core: Core, sender: str, unit: Unit, change: properties.Change) -> None:
+    match change.name:
+        case "PIDs":
+            unit.pids += change.value
+        case "Slice":
+            core.units.put_in_slice(unit, core.load(change.value))
+        case "AddRef" if change.value:
+            unit.refs[sender] = unit.refs.get(sender, 0) + 1
+
+
+def finish_loading(core: Core, unit: Unit) -> None:
+    """unit_load: a scope needs processes, a unit a slice; types that are not made here have a bad setting."""
+    if unit.type == "scope" and not unit.pids:
+        raise core.refuse("no_pids", unit=unit.name)
+    if unit.type not in ("scope", "slice"):
+        raise core.refuse("bad_setting", unit=unit.name)
+    unit.load = Load.LOADED
+    if unit.slice is None and unit.name != names.ROOT_SLICE:
+        above = SYSTEM_SLICE if unit.type == "scope" else names.parent_slice(unit.name)
+        core.units.put_in_slice(unit, core.load(above))
+    forget_masks(unit)
+    core.out.changed(unit)

@@ -1,0 +1,192 @@
+"""Units: what the manager knows of each, and the tree of slices that they hang in. No bus, no cgroup file system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from cgrace.fakes.systemd import names
+
+if TYPE_CHECKING:
+    from cgrace.fakes.systemd.jobs import Job
+
+NOTHING: frozenset[str] = frozenset()
+
+
+class Load(StrEnum):
+    """LoadState."""
+
+    STUB = "stub"
+    LOADED = "loaded"
+    NOT_FOUND = "not-found"
+    BAD_SETTING = "bad-setting"
+    ERROR = "error"
+    MASKED = "masked"
+
+
+class Sub(StrEnum):
+    """SubState of the types that are made here."""
+
+    DEAD = "dead"
+    ACTIVE = "active"  # a slice
+    RUNNING = "running"  # a scope
+    ABANDONED = "abandoned"
+    STOP_SIGTERM = "stop-sigterm"
+    STOP_SIGKILL = "stop-sigkill"
+    FAILED = "failed"
+
+
+_ACTIVE_STATES = {
+    Sub.DEAD: "inactive",
+    Sub.ACTIVE: "active",
+    Sub.RUNNING: "active",
+    Sub.ABANDONED: "active",
+    Sub.STOP_SIGTERM: "deactivating",
+    Sub.STOP_SIGKILL: "deactivating",
+    Sub.FAILED: "failed",
+}
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Unit:
+    """One unit. `phantom`: a boot unit that counts for its siblings' needs and has no cgroup of its own here.
+
+    realised_mask: controllers whose cgroup systemd believes to have made; enabled_mask: its subtree_control (v2) as systemd
+    remembers it. refs: how often each bus client holds it. deadline_ns: when its stop times out.
+    own_mask, members_mask: caches, None when not valid.
+    """
+
+    name: str
+    type: str
+    load: Load = Load.STUB
+    sub: Sub = Sub.DEAD
+    slice: Unit | None = None
+    children: dict[str, Unit] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    transient: bool = False
+    fragment: bool = False
+    dropins: bool = False
+    perpetual: bool = False
+    phantom: bool = False
+    needs: frozenset[str] = NOTHING
+    pids: list[int] = field(default_factory=list)
+    job: Job | None = None
+    refs: dict[str, int] = field(default_factory=dict)
+    cgroup: str = ""
+    realised: bool = False
+    realised_mask: frozenset[str] = NOTHING
+    enabled_mask: frozenset[str] = NOTHING
+    invalid: bool = True
+    own_mask: frozenset[str] | None = None
+    members_mask: frozenset[str] | None = None
+    result: str = "success"
+    was_active: bool = False
+    announced: bool = False
+    frozen: bool = False
+    deadline_ns: int | None = None
+    invocation: int = 0
+
+    @property
+    def active_state(self) -> str:
+        """ActiveState."""
+        return _ACTIVE_STATES[self.sub]
+
+    @property
+    def is_active(self) -> bool:
+        """Active, not deactivating."""
+        return self.sub in (Sub.ACTIVE, Sub.RUNNING, Sub.ABANDONED)
+
+    @property
+    def is_down(self) -> bool:
+        """Inactive or failed."""
+        return self.sub in (Sub.DEAD, Sub.FAILED)
+
+    @property
+    def delegate(self) -> bool:
+        """Delegate=yes; the versions that do not know it on slices refuse it there."""
+        return bool(self.settings.get("Delegate"))
+
+    @property
+    def path(self) -> str:
+        """Its object path."""
+        return names.unit_path(self.name)
+
+
+class Units:
+    """All loaded units by name. `loaded` is told of each new one."""
+
+    def __init__(self, loaded: Callable[[Unit], None]) -> None:
+        self._units: dict[str, Unit] = {}
+        self._loaded = loaded
+
+    def __iter__(self) -> Iterator[Unit]:
+        return iter(tuple(self._units.values()))
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def get(self, name: str) -> Unit | None:
+        """The unit, if it is loaded."""
+        return self._units.get(name)
+
+    def load(self, name: str) -> Unit:
+        """The unit, loaded if need be. A slice needs no file; another unit that nobody made is not-found."""
+        unit = self._units.get(name)
+        if unit is not None:
+            return unit
+        unit = Unit(name=name, type=names.unit_type(name))
+        self._units[name] = unit
+        self._loaded(unit)
+        if unit.type != "slice":
+            unit.load = Load.NOT_FOUND
+            return unit
+        try:
+            above = names.parent_slice(name)
+        except ValueError:
+            unit.load = Load.BAD_SETTING
+            return unit
+        unit.load = Load.LOADED
+        if above:
+            self.put_in_slice(unit, self.load(above))
+        return unit
+
+    def put_in_slice(self, unit: Unit, slice_: Unit) -> None:
+        """Make the unit a member of the slice; its cgroup path follows."""
+        if unit.slice is not None:
+            unit.slice.children.pop(unit.name, None)
+            forget_masks(unit.slice)
+        unit.slice = slice_
+        slice_.children[unit.name] = unit
+        unit.cgroup = f"{slice_.cgroup}/{unit.name}"
+        forget_masks(unit)
+
+    def drop(self, unit: Unit) -> None:
+        """Forget the unit."""
+        if unit.slice is not None:
+            unit.slice.children.pop(unit.name, None)
+            forget_masks(unit.slice)
+            unit.slice = None
+        self._units.pop(unit.name, None)
+
+    def find_by_cgroup(self, path: str) -> Unit | None:
+        """The unit whose cgroup holds this path, the innermost one."""
+        parts = [part for part in path.split("/") if part]
+        for part in reversed(parts):
+            unit = self._units.get(part)
+            if unit is not None and (path == unit.cgroup or path.startswith(unit.cgroup + "/")):
+                return unit
+        return self._units.get(names.ROOT_SLICE)
+
+
+def forget_masks(unit: Unit) -> None:
+    """The unit's needs may have changed: what was computed from them, up to the root, is void (cgroup.c,
+    unit_invalidate_cgroup_members_masks)."""
+    unit.own_mask = None
+    above = unit.slice
+    while above is not None:
+        above.members_mask = None
+        above = above.slice
+    if unit.type == "slice":
+        unit.members_mask = None
