@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 from collections import deque
@@ -36,6 +37,7 @@ from cgrace.harness.witnesses.attribution import RunWitness
 __all__ = ["KernelRecord", "KernelWitness", "RunWitness", "Subscription", "sweep_instances"]
 
 BUFFER_KB_PER_CPU: Final = 4096  # about 40,000 events
+INSTANCES_MAX: Final = 16
 READ_BYTES: Final = 64 * 1024
 MARKER: Final = "cgrace-marker"
 # event: the field of its path, the field that we filter on
@@ -85,6 +87,7 @@ class KernelWitness:
     def __init__(self, mount: int | None, instance: Path) -> None:
         self._mount = mount
         self._instance = instance
+        self._made = False
         self._subscriptions: list[Subscription] = []
         self._waiting: deque[KernelRecord] = deque()
         self._rest = ""
@@ -98,14 +101,17 @@ class KernelWitness:
     # ---- life
 
     @classmethod
-    def open(cls, name: str | None = None) -> KernelWitness:
-        """Make the instance (about 5 ms). Raises TargetError where the kernel or our rights do not allow it."""
-        name = name or own_name()
+    def open(cls) -> KernelWitness:
+        """Make the instance (about 30 ms, most of it the kernel's wait for the new clock: asyncio.to_thread may call it).
+
+        Raises TargetError where the kernel or our rights do not allow it.
+        """
         mount, top = _tracefs()
-        witness = cls(mount, top / "instances" / name)
+        witness = cls(mount, top / "instances" / own_name())
         try:
             sweep_instances(top)
-            witness._set_up(name)
+            witness._make()
+            witness._set_up()
         except OSError as error:
             witness.close()
             raise TargetError(
@@ -114,41 +120,59 @@ class KernelWitness:
             ) from None
         return witness
 
-    def _set_up(self, name: str) -> None:
-        self._instance.mkdir()
+    def _make(self) -> None:
+        """A second instance of this process gets a number behind its name."""
+        first = self._instance
+        for number in range(2, INSTANCES_MAX + 2):
+            try:
+                self._instance.mkdir()
+            except FileExistsError:
+                self._instance = first.with_name(f"{first.name}.{number}")
+            else:
+                self._made = True
+                return
+        raise OSError(errno.EEXIST, f"{INSTANCES_MAX} instances of this process are there")
+
+    def _set_up(self) -> None:
         self._write("trace_clock", "mono")
         self._write("buffer_size_kb", str(BUFFER_KB_PER_CPU))
         with contextlib.suppress(OSError):  # Linux 4.20 and newer
             self._write("buffer_percent", "0")
         self._write("options/record-tgid", "1")
         for event, field in EVENTS.items():
-            self._write(f"events/cgroup/{event}/filter", f'{field} ~ "*{name}*"')
+            self._write(f"events/cgroup/{event}/filter", f'{field} ~ "*{own_name()}*"')
             self._write(f"events/cgroup/{event}/enable", "1")
         self._pipe = os.open(self._instance / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self._marker = os.open(self._instance / "trace_marker", os.O_WRONLY | os.O_CLOEXEC)
         self.drain()
 
     def start(self) -> None:
-        """Read on the running event loop from now on, whenever the kernel has something."""
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-            self._loop.add_reader(self._pipe, self.read_some)
+        """Read on the running event loop from now on, whenever the kernel has something; an earlier loop may have ended."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._stop_reading()
+            self._loop = loop
+            loop.add_reader(self._pipe, self.read_some)
 
-    def close(self) -> None:
-        """Remove the instance (about 30 ms, most of it the kernel's). Safe to call twice."""
+    def _stop_reading(self) -> None:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._pipe)
         self._loop = None
+
+    def close(self) -> None:
+        """Remove the instance (about 30 ms, most of it the kernel's). Safe to call twice."""
+        self._stop_reading()
         for descriptor in (self._pipe, self._marker):
             if descriptor >= 0:
                 os.close(descriptor)
         self._pipe = self._marker = -1
-        with contextlib.suppress(FileNotFoundError):
-            self._instance.rmdir()
+        if self._made:
+            self._made = False
+            with contextlib.suppress(FileNotFoundError):
+                self._instance.rmdir()
         if self._mount is not None:
             os.close(self._mount)
             self._mount = None
-            self._instance = Path("/nonexistent")
 
     def __enter__(self) -> KernelWitness:
         return self
@@ -297,7 +321,9 @@ def sweep_instances(top: Path | None = None) -> tuple[str, ...]:
     gone: list[str] = []
     try:
         for instance in (top / "instances").iterdir():
-            if OWNED_NAME.fullmatch(instance.name) and not process_lives(instance.name):
+            owner, _, number = instance.name.partition(".")
+            ours = OWNED_NAME.fullmatch(owner) and (not number or number.isdigit())
+            if ours and not process_lives(owner):
                 with contextlib.suppress(OSError):
                     instance.rmdir()
                     gone.append(instance.name)
