@@ -19,6 +19,7 @@ import pytest
 
 if TYPE_CHECKING:
     from cgrace.harness.drivers.base import DriverSpec
+    from cgrace.harness.store import StoredRun
     from cgrace.harness.suite import Case, CaseResult
 
 _HEAD_BYTES = 8192
@@ -163,8 +164,8 @@ class ScenarioItem(pytest.Item):
         return self.path, 0, self.case.id
 
 
-_store_key = pytest.StashKey["StoredRun"]()
-_drivers_key = pytest.StashKey["Sequence[DriverSpec]"]()
+_store_key: pytest.StashKey[StoredRun] = pytest.StashKey()
+_drivers_key: pytest.StashKey[Sequence[DriverSpec]] = pytest.StashKey()
 
 
 def _drivers(config: pytest.Config) -> Sequence[DriverSpec]:

@@ -26,7 +26,7 @@ PLAIN_EVERY = 20  # results between two plain progress lines
 
 def package_folder() -> Path:
     """The folder that holds harness/, fakes/, reports/ and scenarios/."""
-    return Path(__file__).parent.parent.parent
+    return Path(__file__).resolve().parent.parent.parent
 
 
 def scenarios_folder() -> Path:
@@ -36,7 +36,7 @@ def scenarios_folder() -> Path:
 
 def checkout_folder() -> Path:
     """The checkout that this runs from; UsageError where cgrace was installed without one."""
-    folder = Path(__file__).resolve().parent.parent.parent
+    folder = package_folder()
     if not (folder / "pyproject.toml").is_file() or not (folder / "tests").is_dir():
         raise UsageError(
             "the tests are not part of an installed cgrace", hint="run ./cgrace test in a checkout of the project"
@@ -53,10 +53,16 @@ def console() -> Console:
 
 
 def show(*renderables: RenderableType) -> None:
-    """Print to stdout."""
+    """Print to stdout; without the blanks at line ends that tables have, where it is not a terminal."""
     out = console()
-    for renderable in renderables:
-        out.print(renderable)
+    if out.is_terminal:
+        for renderable in renderables:
+            out.print(renderable)
+        return
+    with out.capture() as captured:
+        for renderable in renderables:
+            out.print(renderable)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 def show_json(data: dict[str, Any]) -> None:

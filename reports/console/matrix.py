@@ -38,8 +38,8 @@ _STYLES = {
     Outcome.INCONCLUSIVE: "bold cyan",
 }
 LEGEND = (
-    ". nothing violated   LOST lost cgroups   HANG deadlock   SLOW over its bound   ERR a step failed"
-    "   ? cannot tell   - does not fit   ! not what history says"
+    ". nothing violated   LOST cgroups   HANG deadlock   SLOW over its bound   ERR a step failed   ? cannot tell\n"
+    "- does not fit   ! not what history says   (cgrace explain)"
 )
 FAILED = "ERR"  # a step ended with an error
 UNNAMED = "BAD"  # a violation whose checker gave no short word
@@ -132,13 +132,13 @@ def matrix(results: Sequence[CaseResult]) -> RenderableType:
     rows = rows_of(results)
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
     table.add_column("row", no_wrap=True)
-    table.add_column("what systemd did", min_width=24, ratio=1)
+    table.add_column("what happens", min_width=24, ratio=1)
     for generation in generations:
         table.add_column(_HEADS.get(generation, generation), justify="center", no_wrap=True)
     for label, row in zip(row_labels(rows), rows, strict=True):
         name = Text(label) if row.passes else Text(f"{label} !", style="bold red")
         cells = [_cell_text(row.of(generation)) for generation in generations]
-        table.add_row(name, Text(row.scenario.mechanism or row.scenario.title), *cells)
+        table.add_row(name, Text(row.scenario.title), *cells)
     return Group(Text(heading(results), style="bold"), table, Text(LEGEND, style="dim"))
 
 

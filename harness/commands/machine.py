@@ -1,0 +1,86 @@
+"""`cgrace doctor`, `cgrace drivers` and `cgrace clean`: the machine, and what cgrace has or left there."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from cgrace.harness.commands import EXIT_CANNOT, EXIT_OK
+from cgrace.harness.commands.common import show, show_json
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """What can be done here, and what would help; exit 2 where `reproduce` cannot run."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from cgrace.harness.doctor import NEEDED, examine, missing
+    from cgrace.reports.machine import document
+
+    checks = examine()
+    lacking = missing(checks)
+    if args.json:
+        listed = [{**dataclasses.asdict(check), "needed": check.name in NEEDED} for check in checks]
+        show_json(document("doctor", passed=not lacking, checks=listed))
+        return EXIT_CANNOT if lacking else EXIT_OK
+    table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=False)
+    for check in checks:
+        word, style = ("ok", "green") if check.ok else ("MISSING", "bold red") if check in lacking else ("no", "yellow")
+        told = Text(check.found)
+        told.append(f"  (for {check.needed_for})", style="dim")
+        if check.how:
+            told.append(f"\ntry: {check.how}")
+        table.add_row(Text(word, style=style), check.name, told)
+    show(table)
+    if lacking:
+        show(Text(f"reproduce cannot run here: no {', no '.join(check.name for check in lacking)}", style="bold red"))
+    else:
+        show(Text("reproduce can run here", style="bold green"))
+    return EXIT_CANNOT if lacking else EXIT_OK
+
+
+def drivers(args: argparse.Namespace) -> int:
+    """Every driver by name, and which of them a run takes when none is named."""
+    from rich.table import Table
+
+    from cgrace.harness.drivers.catalogue import CATALOGUE, default_drivers
+    from cgrace.reports.machine import document
+
+    default = {spec.name for spec in default_drivers()}
+    if args.json:
+        listed = [
+            {
+                **{key: getattr(spec, key) for key in ("name", "generation", "module", "version", "rung", "note")},
+                "layouts": list(spec.layouts),
+                "default": spec.name in default,
+            }
+            for spec in CATALOGUE
+        ]
+        show_json(document("drivers", drivers=listed))
+        return EXIT_OK
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    for name in ("driver", "", "column", "layouts", "from", "what it is"):
+        table.add_column(name)
+    for spec in CATALOGUE:
+        mark = "*" if spec.name in default else ""
+        origin = f"{spec.module.removeprefix('github.com/')} {spec.version}"
+        table.add_row(spec.name, mark, spec.generation, " ".join(spec.layouts), origin, spec.note)
+    show(table, "* taken when no --driver is given. A checkout of your own: --driver source:PATH")
+    return EXIT_OK
+
+
+def clean(args: argparse.Namespace) -> int:
+    """Remove what killed runs left on this machine; never what a living one uses, nor what cgrace did not make."""
+    from cgrace.harness.targets.sweep import sweep
+    from cgrace.reports.machine import document
+
+    swept = sweep()
+    stuck = [one for one in swept if one.problem]
+    if args.json:
+        show_json(document("clean", passed=not stuck, swept=[dataclasses.asdict(one) for one in swept]))
+        return EXIT_CANNOT if stuck else EXIT_OK
+    for one in swept:
+        show(f"{one.kind} {one.name}: {one.problem or 'removed'}")
+    if not swept:
+        show("nothing was left behind")
+    return EXIT_CANNOT if stuck else EXIT_OK
