@@ -130,6 +130,16 @@ class StepNever(Event):
     why: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderWaived(Event):
+    """A step does not wait for this point, because with this driver it cannot come; `why` says so."""
+
+    KIND: ClassVar[str] = "order-waived"
+    step: str
+    point: str
+    why: str
+
+
 # ---- the wire
 
 

@@ -85,35 +85,48 @@ class Judgement:
         return tuple(f for f in self.findings if f.verdict is Verdict.VIOLATED)
 
 
-def judge(findings: Iterable[Finding], expected: Iterable[tuple[Invariant, str]]) -> Judgement:
+Step = str
+Failures = Iterable[tuple[Step, str]]
+
+
+def judge(
+    findings: Iterable[Finding],
+    expected: Iterable[tuple[Invariant, str]],
+    failed: Failures = (),
+    expected_failed: Failures = (),
+) -> Judgement:
     """Compare findings with the expected violations, (invariant, subject) pairs; an empty subject means any.
 
+    failed: (step, error) of each step that ended with an error; expected_failed: (step, part of its text). A step that fails
+    unexpectedly is regressed, although no invariant speaks of it: a run that could not do its work shows nothing.
     An unknown or an unfired fault never passes. An expected violation that shows beside an unexpected one is regressed.
     """
-    found = tuple(findings)
-    wanted = tuple(expected)
+    found, wanted = tuple(findings), tuple(expected)
     seen = [f for f in found if f.verdict is Verdict.VIOLATED]
-
-    def meets(finding: Finding, want: tuple[Invariant, str]) -> bool:
-        return finding.invariant is want[0] and want[1] in ("", finding.subject)
-
-    extra = [f for f in seen if not any(meets(f, want) for want in wanted)]
-    absent = [want for want in wanted if not any(meets(f, want) for f in seen)]
+    extra = [f for f in seen if not any(_meets(f, want) for want in wanted)]
+    absent = [want for want in wanted if not any(_meets(f, want) for f in seen)]
     unknown = [f for f in found if f.verdict is Verdict.UNKNOWN]
-    unfired = [f for f in extra if f.invariant is Invariant.EVERY_FAULT_FIRED]
+    failures, wanted_failures = list(failed), list(expected_failed)
+    surprises = [f for f in failures if not any(f[0] == w[0] and w[1] in f[1] for w in wanted_failures)]
+    missed = [w for w in wanted_failures if not any(f[0] == w[0] and w[1] in f[1] for f in failures)]
+
     reasons = [f"not expected: {f.summary}" for f in extra]
-    reasons += [
-        f"expected and not seen: {invariant} violated for {subject or 'any step'}" for invariant, subject in absent
-    ]
+    reasons += [f"not expected: {step} failed: {error}" for step, error in surprises]
+    reasons += [f"expected and not seen: {inv} violated for {subject or 'any step'}" for inv, subject in absent]
+    reasons += [f"expected and not seen: {step} fails with '{text}'" for step, text in missed]
     reasons += [f"unknown: {f.summary}" for f in unknown]
-    if unfired:
+    if any(f.invariant is Invariant.EVERY_FAULT_FIRED for f in extra):
         outcome = Outcome.INCONCLUSIVE
-    elif extra:
+    elif extra or surprises:
         outcome = Outcome.REGRESSED
     elif unknown:
         outcome = Outcome.INCONCLUSIVE
-    elif absent:
+    elif absent or missed:
         outcome = Outcome.VANISHED
     else:
-        outcome = Outcome.REPRODUCED if wanted else Outcome.CLEAN
+        outcome = Outcome.REPRODUCED if wanted or wanted_failures else Outcome.CLEAN
     return Judgement(outcome=outcome, findings=found, reasons=tuple(reasons))
+
+
+def _meets(finding: Finding, want: tuple[Invariant, str]) -> bool:
+    return finding.invariant is want[0] and want[1] in ("", finding.subject)

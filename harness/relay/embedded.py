@@ -14,6 +14,7 @@ from cgrace.harness.dbus.bus import EmbeddedBus
 from cgrace.harness.dbus.frames import Frame
 from cgrace.harness.dbus.message import Message
 from cgrace.harness.dbus.roster import Outgoing
+from cgrace.harness.dbus.systemd1 import BUS_NAME
 from cgrace.harness.relay.connection import Connection
 
 
@@ -36,6 +37,7 @@ class Embedded:
         self._links: dict[int, _Link] = {}
         self._queue: deque[tuple[_Link, Frame]] = deque()
         self._scheduled = False
+        self._unread: deque[tuple[_Link, Frame]] | None = None
 
     def open(self, conn: Connection) -> None:
         """A driver connected."""
@@ -92,8 +94,27 @@ class Embedded:
         finally:
             self._schedule()
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is still on its way inside."""
+        return bool(self._queue) or self._told
+
+    def pause(self) -> None:
+        """The service stops: what drivers say to it is kept, unread."""
+        if self._unread is None:
+            self._unread = deque()
+
+    def resume(self) -> None:
+        """It goes on, with what was kept, in order."""
+        kept, self._unread = self._unread or deque(), None
+        for link, frame in kept:
+            self.receive(link, frame)
+
     def receive(self, link: _Link, frame: Frame) -> None:
         """A driver's message reaches the bus."""
+        if self._unread is not None and frame.header.destination not in ("", BUS_NAME):
+            self._unread.append((link, frame))
+            return
         self._told = True
         self.queue(self.bus.receive(link.number, frame.message))
 

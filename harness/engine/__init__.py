@@ -1,0 +1,1 @@
+"""The engine: runs one case and records its trace. It judges nothing."""

@@ -1,0 +1,225 @@
+"""Carries out the faults that act at a point: on the cgroup tree, on connections, on peers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cgrace.harness import events as ev
+from cgrace.harness import faults as ft
+from cgrace.harness.dbus.message import Message, MessageType
+from cgrace.harness.events import Actor
+from cgrace.harness.targets.base import Hierarchy
+
+if TYPE_CHECKING:
+    from cgrace.harness.engine.run import Run
+    from cgrace.harness.witnesses.tracefs import RunWitness
+
+MANAGER_PATH = "/org/freedesktop/systemd1"
+MANAGER_INTERFACE = "org.freedesktop.systemd1.Manager"
+REAP_S_MAX = 5.0
+# A little-endian method call that claims a body of 100 bytes and ends in the middle of its header.
+_HALF_A_MESSAGE = b"l\x01\x00\x01\x64\x00\x00\x00\x01\x00\x00\x00\x80\x00"
+_GARBAGE = {
+    "noise": bytes(range(255, 127, -1)) * 4,
+    "half a message": _HALF_A_MESSAGE,
+    "huge length": b"l\x02\x01\x01\xff\xff\xff\x7f\x01\x00\x00\x00\xff\xff\xff\x0f" + b"\0" * 16,
+    "bad endian": b"X\x02\x01\x01" + b"\0" * 28,
+}
+
+
+class Acts:
+    """One run's doer of faults; also knows which processes live and which it killed itself."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.killed: set[str] = set()
+        self.witness: RunWitness | None = None
+        self._alive: set[str] = set()
+        self._none_alive = asyncio.Event()
+        self._none_alive.set()
+
+    # ---- processes
+
+    def started(self, name: str) -> None:
+        """A process of the run lives."""
+        self._alive.add(name)
+        self._none_alive.clear()
+
+    def exited(self, name: str) -> None:
+        """It ended."""
+        self._alive.discard(name)
+        if not self._alive:
+            self._none_alive.set()
+
+    async def reaped(self) -> None:
+        """Wait until every process of the run has been reaped."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REAP_S_MAX):
+                await self._none_alive.wait()
+
+    # ---- faults
+
+    def act(self, fault: ft.Fault) -> None:
+        """Carry out one fault, and record that it fired and how."""
+        match fault:
+            case ft.DeleteCgroup():
+                self._tree(fault, f"{fault.hierarchy}{fault.path} deleted", lambda h: self._delete(h, fault.path))
+            case ft.MoveProcess():
+                self._tree(
+                    fault, f"{fault.process} moved to {fault.hierarchy}{fault.path}", lambda h: self._move(h, fault)
+                )
+            case ft.DisableController():
+                self._tree(
+                    fault,
+                    f"{fault.controller} disabled below {fault.path}",
+                    lambda h: _write(h.root, fault.path, "cgroup.subtree_control", f"-{fault.controller}"),
+                )
+            case ft.FreezeCgroup():
+                self._tree(
+                    fault, f"{fault.path} {'thawed' if fault.thaw else 'frozen'}", lambda h: self._freeze(h, fault)
+                )
+            case ft.Forge():
+                self._forge(fault)
+            case ft.Disconnect():
+                for line in self._run.wire.choose(fault.which):
+                    line.connection.close("cut by the scenario")
+                self._fired(fault, f"{fault.which} connections cut")
+            case ft.StopReading():
+                self._stop_reading(fault)
+            case ft.Garbage():
+                self._garbage(fault)
+            case ft.Peer():
+                self._peer(fault)
+
+    def _fired(self, fault: ft.Fault, what: str) -> None:
+        self._run.record(ev.FaultFired(fault=fault.id, grade=ft.grade(fault), what=what))
+
+    def _failed(self, fault: ft.Fault, why: str) -> None:
+        self._run.finish("error", f"fault '{fault.id}' could not be carried out: {why}")
+
+    # ---- the cgroup tree
+
+    def _tree(self, fault: ft.Fault, what: str, do: object) -> None:
+        assert callable(do)
+        wanted = getattr(fault, "hierarchy", "") or ("unified" if self._run.setting.layout == "v2" else "freezer")
+        if isinstance(fault, ft.DisableController):
+            wanted = "unified"
+        hierarchy = self._hierarchy(wanted)
+        if hierarchy is None:
+            self._failed(fault, f"this run has no hierarchy '{wanted}'")
+            return
+        self._fired(fault, what)
+        try:
+            with self.acting():
+                do(hierarchy)
+        except OSError as error:
+            self._failed(fault, str(error))
+
+    @contextlib.contextmanager
+    def acting(self) -> Iterator[None]:
+        """What cgrace does to the tree in here is a fault of the scenario's, not the fake systemd's doing."""
+        if self.witness is None:
+            yield
+        else:
+            with self.witness.acting(Actor.CGRACE):
+                yield
+
+    def _hierarchy(self, name: str) -> Hierarchy | None:
+        for hierarchy in self._run.sandbox.hierarchies:
+            if name == hierarchy.name or name in hierarchy.controllers:
+                return hierarchy
+        return None
+
+    def _delete(self, hierarchy: Hierarchy, path: str) -> None:
+        top = Path(f"{hierarchy.root}{path}")
+        for folder, _, _ in os.walk(top, topdown=False):
+            for pid in _pids(Path(folder)):
+                with contextlib.suppress(ProcessLookupError):
+                    (top.parent / "cgroup.procs").write_text(str(pid), encoding="ascii")
+            Path(folder).rmdir()
+
+    def _move(self, hierarchy: Hierarchy, fault: ft.MoveProcess) -> None:
+        _write(hierarchy.root, fault.path, "cgroup.procs", str(self._run.workloads[fault.process].pid_outer))
+
+    def _freeze(self, hierarchy: Hierarchy, fault: ft.FreezeCgroup) -> None:
+        if hierarchy.is_v2:
+            _write(hierarchy.root, fault.path, "cgroup.freeze", "0" if fault.thaw else "1")
+        else:
+            _write(hierarchy.root, fault.path, "freezer.state", "THAWED" if fault.thaw else "FROZEN")
+
+    # ---- the wire
+
+    def _forge(self, fault: ft.Forge) -> None:
+        job = fault.job
+        if job.startswith("job of ") or not job:
+            job = self._run.systemd.newest_job(job.removeprefix("job of ") or fault.unit)
+        number = int(job.rsplit("/", 1)[-1]) if job.rsplit("/", 1)[-1].isdigit() else 0
+        message = Message(
+            type=MessageType.SIGNAL,
+            path=MANAGER_PATH,
+            interface=MANAGER_INTERFACE,
+            member=fault.member,
+            sender=self._run.systemd.unique_name,
+            signature="uoss",
+            body=(number, job or f"{MANAGER_PATH}/job/0", fault.unit, fault.result),
+        )
+        lines = self._run.wire.choose("signals")
+        if not lines:
+            self._failed(fault, "no connection of the driver listens to signals")
+        for line in lines:
+            self._run.wire.forge(line, message, fault)
+
+    def _stop_reading(self, fault: ft.StopReading) -> None:
+        ends = fault.until is not None and fault.until in self._run.plan.watch.reached
+        for line in self._run.wire.choose("all"):
+            if ends:
+                line.connection.resume_reading()
+            else:
+                line.connection.pause_reading()
+        if not ends:
+            self._fired(fault, "the bus reads nothing more")
+
+    def _garbage(self, fault: ft.Garbage) -> None:
+        for line in self._run.wire.choose(fault.which):
+            if fault.what == "nothing":
+                line.mute = True
+            else:
+                line.connection.send_raw(_GARBAGE[fault.what])
+        self._fired(fault, f"{fault.what} sent on {fault.which} connections")
+
+    # ---- peers
+
+    def _peer(self, fault: ft.Peer) -> None:
+        run = self._run
+        known = {**{n: p.spawned.pid for n, p in run.processes.items()}, **{n: w.pid for n, w in run.workloads.items()}}
+        if fault.peer in known:
+            numbers = {"pause": signal.SIGSTOP, "resume": signal.SIGCONT, "kill": signal.SIGKILL}
+            if fault.do not in numbers:
+                self._failed(fault, f"'{fault.do}' cannot be done to a process")
+                return
+            if fault.do == "kill":
+                self.killed.add(fault.peer)
+            self._fired(fault, f"{fault.peer} {fault.do}")
+            run.sandbox.signal(known[fault.peer], numbers[fault.do])
+        elif fault.peer == "bus":
+            self._fired(fault, f"bus {fault.do}")
+            for line in run.wire.choose("all"):
+                line.connection.close("the bus went away")
+        else:
+            self._fired(fault, f"systemd {fault.do}")
+            if not run.systemd.do(fault.do):
+                self._failed(fault, f"the fake systemd cannot '{fault.do}'")
+
+
+def _pids(folder: Path) -> list[int]:
+    return [int(line) for line in (folder / "cgroup.procs").read_text(encoding="ascii").split()]
+
+
+def _write(root: Path, path: str, file: str, text: str) -> None:
+    (Path(f"{root}{path}") / file).write_text(text, encoding="ascii")

@@ -1,0 +1,149 @@
+"""Looks at the cgroup tree: does each path that a returned step reported exist, and is its process in exactly that cgroup?
+
+A look counts only when the bus is idle and all jobs have ended; so it is made when a later step on the same unit is about to be
+called, and once more at the end of the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cgrace.harness import events as ev
+from cgrace.harness.scenario.model import Step
+from cgrace.harness.targets.base import Hierarchy
+
+if TYPE_CHECKING:
+    from cgrace.harness.engine.run import Run
+
+
+@dataclass(slots=True)
+class _Claim:
+    """What a successful apply reported: paths by hierarchy. `looked` once a look was made while all was idle."""
+
+    step: Step
+    paths: tuple[tuple[str, str], ...]
+
+
+class Looker:
+    """One run's looks."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._claims: dict[str, _Claim] = {}
+        self._destroyed: dict[str, str] = {}
+        self._steps = {step.id: step for step in run.scenario.steps}
+        run.recorder.listen(self._note)
+
+    def resolve(self, paths: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        """(hierarchy, path below the run's root) for what a driver reported as (subsystem, path in its own namespace)."""
+        found = []
+        for subsystem, path in paths:
+            hierarchy = self._hierarchy(subsystem, path)
+            if hierarchy is not None:
+                found.append((hierarchy.name, self._below(hierarchy, subsystem, path)))
+        return tuple(sorted(set(found)))
+
+    def _hierarchy(self, subsystem: str, path: str) -> Hierarchy | None:
+        name = subsystem.removeprefix("name=")
+        for hierarchy in self._run.sandbox.hierarchies:
+            if name == hierarchy.name or name in hierarchy.controllers or (hierarchy.is_v2 and name in ("", "unified")):
+                return hierarchy
+        inside = [h for h in self._run.sandbox.hierarchies if path.startswith(h.inner + "/")]
+        return inside[0] if inside else None
+
+    @staticmethod
+    def _below(hierarchy: Hierarchy, subsystem: str, path: str) -> str:
+        for mount in (hierarchy.inner, f"/sys/fs/cgroup/{subsystem.removeprefix('name=')}"):
+            if path == mount or path.startswith(mount + "/"):
+                return path[len(mount) :] or "/"
+        return path
+
+    def _note(self, entry: object) -> None:
+        event = getattr(entry, "event", None)
+        if not isinstance(event, ev.StepReturned):
+            return
+        step = self._steps[event.step]
+        if event.error:
+            return
+        if step.do == "apply":
+            self._claims[step.id] = _Claim(step, event.paths)
+        elif step.do == "destroy":
+            self._destroyed[step.unit] = step.id
+
+    def before(self, step: Step) -> None:
+        """A step is about to be called: look at what earlier ones claim of its unit, and forget that if it is a destroy."""
+        mine = [claim for claim in self._claims.values() if claim.step.unit == step.unit]
+        if self._idle():
+            for claim in mine:
+                self._look(claim)
+        if step.do == "destroy":
+            for claim in mine:
+                del self._claims[claim.step.id]
+        else:
+            self._destroyed.pop(step.unit, None)
+
+    def look_all(self) -> None:
+        """The look at the end of the run."""
+        if self._idle():
+            for claim in self._claims.values():
+                self._look(claim)
+
+    def _idle(self) -> bool:
+        return not self._run.systemd.busy() and not self._run.systemd.queued() and not self._run.plan.closed()
+
+    def _look(self, claim: _Claim) -> None:
+        workload = self._run.workloads.get(claim.step.workload)
+        cgroups = process_cgroups(workload.pid_outer) if workload is not None else {}
+        roots = {h.name: h for h in self._run.sandbox.hierarchies}
+        for name, path in claim.paths:
+            root = roots[name].root
+            inside: bool | None = None
+            actual = ""
+            if workload is not None:
+                actual = self._inner_path(roots[name], cgroups)
+                inside = actual == path
+            exists = Path(f"{root}{path}").is_dir()
+            self._run.record(
+                ev.CgroupSeen(
+                    step=claim.step.id,
+                    hierarchy=name,
+                    path=path,
+                    exists=exists,
+                    inside=inside,
+                    actual="" if inside else actual,
+                )
+            )
+
+    def _inner_path(self, hierarchy: Hierarchy, cgroups: dict[str, str]) -> str:
+        """Where a process is in a hierarchy, below the run's root ("" when it is gone, "outside ..." when elsewhere)."""
+        key = "" if hierarchy.is_v2 else ",".join(hierarchy.controllers) or f"name={hierarchy.name}"
+        full = next((p for names, p in cgroups.items() if set(names.split(",")) == set(key.split(","))), "")
+        if not full:
+            return ""
+        prefix = self._run.sandbox.cgroup_prefix
+        at = (full + "/").find(prefix + "/")
+        if at < 0:
+            return f"outside {full}"
+        return full[at + len(prefix) :] or "/"
+
+    def leftovers(self) -> None:
+        """Record what is still there of units whose destroy has returned."""
+        loaded = set(self._run.systemd.loaded())
+        for unit, step in self._destroyed.items():
+            if unit in loaded:
+                self._run.record(ev.Leftover(kind="unit", name=unit, step=step))
+            path = self._run.systemd.cgroup_of(unit)
+            for hierarchy in self._run.sandbox.hierarchies:
+                if path and Path(f"{hierarchy.root}{path}").is_dir():
+                    self._run.record(ev.Leftover(kind="cgroup", name=hierarchy.name + path, step=step))
+
+
+def process_cgroups(pid_outer: int) -> dict[str, str]:
+    """/proc/PID/cgroup as {controllers: path}; {} when the process is gone."""
+    try:
+        text = Path(f"/proc/{pid_outer}/cgroup").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    return {parts[1]: parts[2] for line in text.splitlines() if len(parts := line.split(":", 2)) == 3}

@@ -1,0 +1,184 @@
+"""What a scenario wants done, as a state machine without I/O: events in, decisions out.
+
+The engine feeds it every recorded event. It answers with what to let go and which faults act now; and, for each message, with
+the faults that act on it. Orders are compiled away here: "A before B" becomes a hold of B's message, a gate on B's job, or one
+more point that B's step waits for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cgrace.harness import faults as ft
+from cgrace.harness.errors import ScenarioError
+from cgrace.harness.events import DriverReady, Event, MessageSeen
+from cgrace.harness.points import Point, PointKind, PointWatch
+from cgrace.harness.scenario.model import Scenario, Step
+
+MESSAGE_FAULTS = (ft.Hold, ft.Drop, ft.Duplicate, ft.Reorder, ft.AnswerError, ft.Amend)
+
+
+@dataclass(slots=True)
+class Keep:
+    """A hold or job gate: closed while it keeps something back. `open` for good once its point was reached or it gave up."""
+
+    fault: ft.Hold | ft.JobStays
+    open: bool = False
+    keeps: bool = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether it keeps something back at this moment."""
+        return self.keeps and not self.open
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """What an event brought about: keeps to open, faults to carry out, steps whose points have all been reached."""
+
+    open: tuple[Keep, ...] = ()
+    act: tuple[ft.Fault, ...] = ()
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(slots=True)
+class _Waiting:
+    step: Step
+    points: set[Point] = field(default_factory=set)
+
+
+class Plan:
+    """The scenario's faults, orders and steps, and how far the run has come."""
+
+    def __init__(self, scenario: Scenario, *, uses_bus: bool = True) -> None:
+        self.scenario = scenario
+        self.watch = PointWatch()
+        faults, more = _compile(scenario)
+        self.message_faults = tuple(f for f in faults if isinstance(f, MESSAGE_FAULTS))
+        self.job_faults = tuple(f for f in faults if isinstance(f, ft.JobStays | ft.JobEnds))
+        self.keeps = {f.id: Keep(f) for f in faults if isinstance(f, ft.Hold | ft.JobStays)}
+        self._acts = {f.id: f for f in faults if not isinstance(f, (*MESSAGE_FAULTS, ft.JobStays, ft.JobEnds))}
+        self._counts: dict[str, int] = {}
+        self.waived: list[tuple[str, Point]] = []
+        self._waiting = {s.id: _Waiting(s, set(s.after) | more.get(s.id, set())) for s in scenario.steps}
+        self._ready: set[str] = set()
+        if not uses_bus:
+            self._waive(
+                lambda p: p.kind in (PointKind.MESSAGE, PointKind.REPLY, PointKind.JOB), "the driver uses no bus"
+            )
+        self._watch_points()
+
+    # ---- points
+
+    def _watch_points(self) -> None:
+        points: list[Point] = [k.fault.until for k in self.keeps.values()]
+        points += [p for w in self._waiting.values() for p in w.points]
+        for fault in self._acts.values():
+            points += [p for p in (getattr(fault, "when", None), getattr(fault, "until", None)) if p is not None]
+        for point in points:
+            self.watch.add(point)
+
+    def _waive(self, which: object, why: str) -> None:
+        assert callable(which)
+        for waiting in self._waiting.values():
+            gone = {p for p in waiting.points if which(p)}
+            waiting.points -= gone
+            self.waived += [(waiting.step.id, p) for p in gone]
+
+    def wants_taken(self) -> bool:
+        """Whether any point still waited for needs to know that a message was taken (stage "delivered")."""
+        return any(p.stage == "delivered" and p not in self.watch.reached for p in self._wanted())
+
+    def _wanted(self) -> list[Point]:
+        points = [k.fault.until for k in self.keeps.values() if not k.open]
+        points += [p for w in self._waiting.values() for p in w.points]
+        points += [p for f in self._acts.values() if (p := getattr(f, "when", None)) is not None]
+        return points
+
+    def on_event(self, event: Event) -> Due:
+        """Note an event; say what is due now. A process's steps are called once it is ready and their points are reached."""
+        ready = isinstance(event, DriverReady)
+        if isinstance(event, DriverReady):
+            self._ready.add(event.process)
+        reached = self.watch.feed(event, armed=bool(self._ready) or ready)
+        if not reached and not ready:
+            return Due()
+        opened = [k for k in self.keeps.values() if not k.open and k.fault.until in self.watch.reached]
+        acts = [f for f in self._acts.values() if getattr(f, "when", None) in reached]
+        acts += [f for f in self._acts.values() if isinstance(f, ft.StopReading) and f.until in reached]
+        return Due(open=tuple(opened), act=tuple(acts), steps=self._due_steps())
+
+    def _due_steps(self) -> tuple[Step, ...]:
+        due = []
+        for name, waiting in list(self._waiting.items()):
+            if waiting.step.process in self._ready and waiting.points <= self.watch.reached:
+                due.append(waiting.step)
+                del self._waiting[name]
+        return tuple(due)
+
+    def steps_waiting(self) -> tuple[tuple[Step, tuple[Point, ...]], ...]:
+        """Steps not called yet, each with the points that it still waits for."""
+        reached = self.watch.reached
+        return tuple((w.step, tuple(p for p in w.points if p not in reached)) for w in self._waiting.values())
+
+    # ---- waits
+
+    def on_wait(self, bound_ns: int | None) -> tuple[Keep, ...]:
+        """Closed keeps whose patience ends now: the driver's own wait is unlimited or longer than that."""
+        return tuple(
+            k
+            for k in self.keeps.values()
+            if k.closed and k.fault.patience_ns is not None and (bound_ns is None or bound_ns > k.fault.patience_ns)
+        )
+
+    def closed(self) -> tuple[Keep, ...]:
+        """Keeps that hold something back now."""
+        return tuple(k for k in self.keeps.values() if k.closed)
+
+    # ---- messages
+
+    def on_message(self, seen: MessageSeen) -> tuple[ft.Fault, ...]:
+        """The message faults that act on this message, in file order; counts it."""
+        return tuple(f for f in self.message_faults if self._hits(f.id, f.match, seen))
+
+    def _hits(self, fault: str, match: ft.Match, seen: MessageSeen) -> bool:
+        kind = "answer" if seen.kind in ("reply", "error") else seen.kind
+        if seen.origin != "peer" or (seen.probe and not match.probe):
+            return False
+        if (kind, seen.member) != (match.kind, match.member) or match.unit not in ("", seen.unit):
+            return False
+        self._counts[fault] = count = self._counts.get(fault, 0) + 1
+        return match.nth is None or match.nth == count
+
+
+def _compile(scenario: Scenario) -> tuple[list[ft.Fault], dict[str, set[Point]]]:
+    """Faults with the orders among them as holds and gates; and the extra points that steps wait for."""
+    faults: list[ft.Fault] = list(scenario.faults)
+    more: dict[str, set[Point]] = {}
+    for number, order in enumerate(scenario.orders, 1):
+        later, name = order.second, f"order {number}"
+        if later.kind is PointKind.STEP and later.stage == "called":
+            more.setdefault(later.subject, set()).add(order.first)
+        elif later.kind is PointKind.JOB and later.stage in ("started", "ended"):
+            faults.append(
+                ft.JobStays(id=name, line=order.line, unit=later.subject, until=order.first, patience_ns=None)
+            )
+        elif later.kind in (PointKind.MESSAGE, PointKind.REPLY) and later.stage != "seen":
+            faults.append(
+                ft.Hold(id=name, line=order.line, match=_match_of(later), until=order.first, patience_ns=None)
+            )
+        else:
+            raise ScenarioError(
+                f"nothing can hold back '{later}', so '{order.text}' cannot be made to happen",
+                file=scenario.file,
+                line=order.line,
+                hint="the later point must be a step called, a job started or ended, or a message sent or delivered",
+            )
+    return faults, more
+
+
+def _match_of(point: Point) -> ft.Match:
+    """The messages that a message point speaks of. Signals are what a manager says unasked; the rest are calls."""
+    signals = {"JobNew", "JobRemoved", "UnitNew", "UnitRemoved", "Reloading", "PropertiesChanged", "NameOwnerChanged"}
+    kind = "answer" if point.kind is PointKind.REPLY else "signal" if point.member in signals else "call"
+    return ft.Match(text=point.text, kind=kind, member=point.member, unit=point.subject, nth=point.nth)

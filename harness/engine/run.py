@@ -1,0 +1,390 @@
+"""One run: a case on a driver in a sandbox, against the fake systemd behind the relay. Ends with a frozen trace.
+
+Everything happens because something was recorded: the recorder tells `_on_entry` each event in order, the plan says what that
+brings about, and this file carries it out. Nothing here judges.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from cgrace.harness import events as ev
+from cgrace.harness import faults as ft
+from cgrace.harness.clock import now_ns
+from cgrace.harness.drivers.base import BuiltDriver
+from cgrace.harness.drivers.shim import Shim, ShimGone
+from cgrace.harness.engine.acts import Acts
+from cgrace.harness.engine.look import Looker
+from cgrace.harness.engine.manager import FakeSystemd
+from cgrace.harness.engine.plan import Due, Keep, Plan
+from cgrace.harness.engine.watch import Watch
+from cgrace.harness.engine.wire import Wire
+from cgrace.harness.relay.relay import Relay
+from cgrace.harness.scenario.model import Scenario, Setting, Step
+from cgrace.harness.targets.base import Spawned
+from cgrace.harness.targets.sandbox import FakeSandbox
+from cgrace.harness.trace import Entry, Head, Recorder, Trace
+from cgrace.harness.witnesses.tracefs import KernelWitness, RunWitness
+from cgrace.harness.witnesses.world import Ours
+
+# Not progress: what witnesses see without anything having happened on the wire, in the tree or in a step.
+_OBSERVATIONS = (ev.DriverWaits, ev.StepWaits, ev.WorldClosed, ev.CgroupSeen, ev.MessageTaken, ev.Stacks)
+HELLO_S_MAX = 20.0
+IDLE_TURNS_MAX = 10_000
+
+
+@dataclass(slots=True)
+class DriverProcess:
+    """One driver process of a run. `out` are its steps that have been called and have not ended."""
+
+    name: str
+    spawned: Spawned
+    shim: Shim
+    pipes: frozenset[int] = frozenset()
+    out: dict[str, Step] = field(default_factory=dict)
+    gone: bool = False
+    ready: bool = False
+
+
+class Run:
+    """The state of one run. `go` may be called once."""
+
+    def __init__(
+        self,
+        *,
+        scenario: Scenario,
+        setting: Setting,
+        built: BuiltDriver,
+        sandbox: FakeSandbox,
+        kernel: KernelWitness | None,
+        head: Head,
+        sink: TextIO | None,
+    ) -> None:
+        self.scenario = scenario
+        self.setting = setting
+        self.built = built
+        self.sandbox = sandbox
+        self.recorder = Recorder(head, sink)
+        self.plan = Plan(scenario, uses_bus=built.spec.uses_bus)
+        self.record = self.recorder.record
+        self.processes: dict[str, DriverProcess] = {}
+        self.workloads: dict[str, Spawned] = {}
+        self.wire = Wire(self.plan, self.record, self._process_of)
+        self.systemd = FakeSystemd(setting.profile, sandbox, self.record, self.plan)
+        self.acts = Acts(self)
+        self.looker = Looker(self)
+        self.stir = asyncio.Event()
+        self.over = asyncio.Event()
+        self.ended: ev.RunEnded | None = None
+        self.progress_ns = now_ns()
+        self._kernel = kernel
+        self._socket = Path(sandbox.runtime_dir) / f"{sandbox.run}.bus"
+        self.witness: RunWitness | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._stopping = False
+
+    # ---- life
+
+    async def go(self) -> Trace:
+        """Run the case. Whatever happens, the trace is complete and frozen, and the processes are gone."""
+        self.recorder.listen(self._on_entry)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.systemd.close)
+            if self._kernel is not None:
+                self.witness = self._kernel.attach(self.sandbox, self.record)
+                stack.callback(self.witness.close)
+                self.wire.before_driver = self._kernel.drain
+            relay = Relay(self._socket, self.wire, self.systemd.backend)
+            await stack.enter_async_context(relay)
+            try:
+                await self._live()
+            finally:
+                await self._end()
+        return self.recorder.freeze()
+
+    async def _live(self) -> None:
+        try:
+            async with asyncio.timeout(self.scenario.wall_ns / 1e9), asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                await self._start_processes()
+                watching = tasks.create_task(Watch(self).run())
+                await self.over.wait()
+                watching.cancel()
+                for process in self.processes.values():
+                    process.shim.close()
+        except TimeoutError:
+            self.finish("bound", f"the wall-clock backstop of {self.scenario.wall_ns / 1e9:g} s")
+            for process in self.processes.values():
+                process.shim.close()
+        finally:
+            self._tasks = None
+
+    def finish(self, why: str, text: str = "", details: tuple[str, ...] = ()) -> None:
+        """End the run; the first reason counts."""
+        if self.ended is None:
+            self.ended = ev.RunEnded(why=why, text=text, details=details)
+            self.over.set()
+
+    async def _end(self) -> None:
+        """Let go of all, look once more, say what is left, and stop the processes."""
+        self._stopping = True
+        for process in self.processes.values():
+            for step in process.out:
+                self.record(ev.StepNever(step=step, why=self.ended.why if self.ended else "error"))
+        for keep in self.plan.closed():
+            self._open(keep, "end", "the run ended")
+        await self._idle()
+        self.drain()
+        self.looker.look_all()
+        if self.ended is not None and self.ended.why == "complete":
+            self.looker.leftovers()
+        self.record(self.ended or ev.RunEnded(why="error"))
+        for process in self.processes.values():
+            if not process.gone:
+                self.sandbox.signal(process.spawned.pid, signal.SIGKILL)
+        for workload in self.workloads.values():
+            self.sandbox.signal(workload.pid, signal.SIGKILL)
+        await self.acts.reaped()
+
+    async def _idle(self) -> None:
+        """Let what is under way inside this process arrive."""
+        self.systemd.settle()
+        for _ in range(IDLE_TURNS_MAX):
+            if not self.systemd.busy():
+                return
+            await asyncio.sleep(0)
+
+    def drain(self) -> None:
+        """Record what the kernel saw until now."""
+        if self._kernel is not None:
+            self._kernel.drain()
+
+    # ---- processes
+
+    async def _start_processes(self) -> None:
+        for name in self.scenario.workloads:
+            await self._start_workload(name)
+        for name in self.scenario.processes:
+            await self._start_driver(name)
+
+    async def _start_workload(self, name: str) -> None:
+        null = os.open("/dev/null", os.O_RDWR)
+        try:
+            spawned = await self.sandbox.spawn(
+                name,
+                ("workload",),
+                env={},
+                stdin=null,
+                stdout=null,
+                stderr=null,
+                role="workload",
+                on_exit=lambda status: self._exited(name, status),
+            )
+        finally:
+            os.close(null)
+        self.workloads[name] = spawned
+        self.acts.started(name)
+        self._started(ev.ProcessStarted(process=name, role="workload", pid=spawned.pid, pid_outer=spawned.pid_outer))
+
+    async def _start_driver(self, name: str) -> None:
+        async with _pipes() as (ours, theirs):
+            pipes = frozenset(os.fstat(fd).st_ino for fd in ours)
+            spawned = await self.sandbox.spawn(
+                name,
+                [str(self.built.binary), *self.driver_args()],
+                env=self.driver_env(),
+                stdin=theirs[0],
+                stdout=theirs[1],
+                stderr=theirs[2],
+                role="driver",
+                on_exit=lambda status: self._exited(name, status),
+            )
+        shim = Shim(
+            *ours,
+            on_babble=lambda line: self._said(name, line, babble=True),
+            on_stderr=lambda line: self._said(name, line, babble=False),
+        )
+        process = DriverProcess(name, spawned, shim, pipes)
+        self.processes[name] = process
+        self.acts.started(name)
+        await shim.start()
+        self._started(ev.ProcessStarted(process=name, role="driver", pid=spawned.pid, pid_outer=spawned.pid_outer))
+        assert self._tasks is not None
+        self._tasks.create_task(self._greet(process))
+
+    def _started(self, event: ev.ProcessStarted) -> None:
+        if self.witness is not None:
+            self.witness.started(event)
+        self.record(event)
+
+    def driver_args(self) -> list[str]:
+        """What the shim is told: only which manager to use, where one binary has several."""
+        return ["cgroupfs"] if not self.built.spec.uses_bus else []
+
+    def driver_env(self) -> dict[str, str]:
+        """The driver's whole environment."""
+        return {
+            "DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={self._socket}",
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "GOTRACEBACK": "all",
+        }
+
+    async def _greet(self, process: DriverProcess) -> None:
+        try:
+            async with asyncio.timeout(HELLO_S_MAX):
+                hello = await process.shim.hello()
+        except TimeoutError:
+            self.finish("driver died", f"{process.name}: no hello within {HELLO_S_MAX:g} s")
+            return
+        if hello.gone:
+            return
+        process.ready = hello.ok
+        if hello.ok:
+            self.wire.ready.add(process.name)
+            self.systemd.arm()
+        self.record(
+            ev.DriverReady(process=process.name, ok=hello.ok, error=hello.error, conclusions=tuple(hello.conclusions))
+        )
+        if not hello.ok:
+            self.finish("driver died", f"{process.name} is not usable: {hello.error}")
+
+    def _said(self, name: str, line: str, babble: bool) -> None:
+        if not self._stopping:
+            self.record(ev.DriverSaid(process=name, text=line[:2000], babble=babble))
+
+    def _exited(self, name: str, status: int) -> None:
+        self.acts.exited(name)
+        if self._stopping:
+            return
+        self.systemd.process_ended()
+        expected = name in self.acts.killed
+        self.record(ev.ProcessExited(process=name, status=status, expected=expected))
+        process = self.processes.get(name)
+        if process is not None:
+            process.gone = True
+            if not expected:
+                self.finish("driver died", f"{name} ended with status {status}")
+
+    def _process_of(self, pid_outer: int) -> str:
+        """The name of the driver process behind a connection; a child of it counts as it."""
+        inner = self.sandbox.inner(pid_outer)
+        name = self.sandbox.name_of(inner) if inner is not None else ""
+        return name or next(iter(self.scenario.processes))
+
+    def ours(self, process: DriverProcess) -> Ours:
+        """For which of a process's descriptors and children we can speak: nothing comes from there unless we make it."""
+        return Ours(
+            connections=self.wire.descriptors(process.name),
+            pipes=process.pipes,
+            pids=frozenset(workload.pid_outer for workload in self.workloads.values()),
+        )
+
+    # ---- events
+
+    def _on_entry(self, entry: Entry) -> None:
+        event = entry.event
+        if not isinstance(event, _OBSERVATIONS):
+            self.progress_ns = now_ns()
+            self.stir.set()
+        if not self._stopping:
+            self._carry_out(self.plan.on_event(event))
+            self._maybe_complete()
+
+    def _carry_out(self, due: Due) -> None:
+        for keep in due.open:
+            self._open(keep, "point", str(keep.fault.until))
+        for fault in due.act:
+            self.acts.act(fault)
+        for step in due.steps:
+            if self._tasks is not None and self.ended is None:
+                self._call(step)
+
+    def _open(self, keep: Keep, why: str, cause: str) -> None:
+        """A hold or gate lets go for good."""
+        was_closed, keep.open = keep.closed, True
+        if was_closed:
+            self.record(ev.HoldLetGo(hold=keep.fault.id, why=why, cause=cause))
+        if isinstance(keep.fault, ft.JobStays):
+            self.systemd.let_go(keep.fault)
+        else:
+            self.wire.let_go(keep)
+
+    def patience(self, bound_ns: int | None) -> bool:
+        """The driver waits: keeps whose patience that exceeds let go. True when any did."""
+        opened = self.plan.on_wait(bound_ns)
+        for keep in opened:
+            limit = "without limit" if bound_ns is None else f"{bound_ns / 1e6:.0f} ms"
+            self._open(keep, "patience", f"the driver waits {limit}")
+        return bool(opened)
+
+    # ---- steps
+
+    def _call(self, step: Step) -> None:
+        process = self.processes[step.process]
+        self.looker.before(step)
+        process.out[step.id] = step
+        workload = self.workloads.get(step.workload)
+        pid = workload.pid if workload is not None else -1
+        request = {
+            "id": step.id,
+            "op": step.do,
+            "unit": step.unit,
+            "parent": step.parent,
+            "pid": pid,
+            "fresh": step.fresh,
+            "delegate": step.delegate,
+            "resources": dict(step.resources),
+        }
+        self.record(
+            ev.StepCalled(
+                step=step.id, process=step.process, op=step.do, unit=step.unit, workload=step.workload, pid=pid
+            )
+        )
+        assert self._tasks is not None
+        self._tasks.create_task(self._ask(process, step, request))
+
+    async def _ask(self, process: DriverProcess, step: Step, request: dict[str, object]) -> None:
+        answer = await process.shim.call(request)
+        if isinstance(answer, ShimGone):
+            if process.shim.gone and not process.gone and self.ended is None:
+                self.finish("driver died", f"{process.name} can no longer be understood: {answer.why}")
+            return
+        self.drain()
+        del process.out[step.id]
+        paths = self.looker.resolve(answer.paths)
+        self.record(
+            ev.StepReturned(step=step.id, error=answer.error, driver_ns=answer.ns, paths=paths, value=answer.value)
+        )
+
+    def _maybe_complete(self) -> None:
+        """All steps ended and none waits: the run is complete once nothing is on its way any more."""
+        ready = [p for p in self.processes.values() if p.ready]
+        if len(ready) < len(self.scenario.processes) or self.out() or self.plan.steps_waiting():
+            return
+        self.finish("complete")
+
+    def out(self) -> dict[str, Step]:
+        """Steps that have been called and have not ended."""
+        return {name: step for process in self.processes.values() for name, step in process.out.items()}
+
+
+@contextlib.asynccontextmanager
+async def _pipes() -> AsyncIterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
+    """Three pipes: our ends (write stdin, read stdout, read stderr), the driver's ends. Theirs are closed on leaving."""
+    stdin, stdout, stderr = os.pipe(), os.pipe(), os.pipe()
+    try:
+        yield (stdin[1], stdout[0], stderr[0]), (stdin[0], stdout[1], stderr[1])
+    except BaseException:
+        for fd in (stdin[1], stdout[0], stderr[0]):
+            os.close(fd)
+        raise
+    finally:
+        for fd in (stdin[0], stdout[1], stderr[1]):
+            os.close(fd)

@@ -1,0 +1,195 @@
+"""Watches the driver's waits while a step is out, and decides from what it sees whether anything can still happen.
+
+It orders nothing by time: its polls only observe. A hold's patience ends on what was seen (a wait without limit, or a limit
+longer than the patience); a hang is proved, not waited out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cgrace.harness import events as ev
+from cgrace.harness.clock import NS_PER_MS, now_ns
+from cgrace.harness.witnesses.rest import RestWatcher
+from cgrace.harness.witnesses.waits import ProcessGone, Rest
+from cgrace.harness.witnesses.world import look
+
+if TYPE_CHECKING:
+    from cgrace.harness.engine.run import DriverProcess, Run
+
+POLL_S_FIRST = 0.002
+POLL_S_MAX = 0.020
+POLL_S_TIMED_MAX = 0.2  # while a driver sits in a timed wait that is waited out
+QUIET_NS_MIN = 50 * NS_PER_MS  # asleep at least so long, without a context switch, before a proof is attempted
+STACKS_S_MAX = 3.0
+
+
+@dataclass(slots=True)
+class _Seen:
+    """The last rest of a process: which threads with which counts, since when, and what was made of it."""
+
+    key: tuple[tuple[int, int], ...] = ()
+    since_ns: int = 0
+    rest: Rest | None = None
+    told: set[str] = field(default_factory=set)
+
+
+class Watch:
+    """One run's watcher. Runs until it is cancelled or the run is over."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._seen: dict[str, _Seen] = {}
+        self._hung: tuple[list[DriverProcess], int | None, str] | None = None
+
+    async def run(self) -> None:
+        """Poll while there is a reason to: a step out, a point that needs "delivered", or steps that wait."""
+        pause = POLL_S_FIRST
+        while not self._run.over.is_set():
+            if self._run.stir.is_set():
+                self._run.stir.clear()
+                pause = POLL_S_FIRST
+            await self._pause(pause)
+            if self._run.stir.is_set() and not self._run.plan.wants_taken():
+                continue
+            pause = min(pause * 2, self._look())
+            if self._hung is not None:
+                await self._tell_hang(*self._hung)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._run.stir.wait()
+                # Something happened: still let it settle for one short poll, or a busy run would be sampled at every message.
+                await asyncio.sleep(0)
+        except TimeoutError:
+            pass
+
+    def _look(self) -> float:
+        """One look at every process; returns the longest sensible pause until the next one, in seconds."""
+        run = self._run
+        processes = [p for p in run.processes.values() if p.ready and not p.gone]
+        rests = [self._look_at(process) for process in processes]
+        if not processes or any(rest is None for rest in rests) or run.over.is_set():
+            return POLL_S_MAX
+        if run.out():
+            return self._decide(processes)
+        self._nothing_out()
+        return POLL_S_MAX
+
+    def _watcher(self, process: DriverProcess) -> RestWatcher:
+        run = self._run
+        return RestWatcher(
+            process.spawned.pid_outer, run.built.sysmon_note, queues=lambda: run.wire.queues(process.name)
+        )
+
+    def _look_at(self, process: DriverProcess) -> Rest | None:
+        run, seen = self._run, self._seen.setdefault(process.name, _Seen())
+        rest = self._watcher(process).look()
+        if rest is None:
+            seen.rest = None
+            return None
+        key = _key(rest)
+        if key != seen.key or seen.rest is None:
+            seen.key, seen.since_ns, seen.told = key, now_ns(), set()
+            run.record(ev.DriverWaits(process=process.name, bound_ns=rest.bound_ns, threads=rest.threads))
+        seen.rest = rest
+        run.wire.taken(process.name)
+        for step in process.out:
+            if step not in seen.told:
+                seen.told.add(step)
+                run.record(ev.StepWaits(step=step, bound_ns=rest.bound_ns))
+        if process.out:
+            run.patience(rest.bound_ns)
+        return rest
+
+    def _decide(self, processes: list[DriverProcess]) -> float:
+        """Every process is at rest and steps are out: can anything still happen?"""
+        run = self._run
+        if run.stir.is_set():
+            return POLL_S_FIRST
+        out = [p for p in processes if p.out]
+        bounds = [seen.rest.bound_ns for p in processes if (seen := self._seen[p.name]).rest is not None]
+        limited = [bound for bound in bounds if bound is not None]
+        quiet_ns = now_ns() - max(run.progress_ns, *(self._seen[p.name].since_ns for p in processes))
+        if limited and min(limited) <= run.scenario.patience_ns:
+            return POLL_S_TIMED_MAX
+        if quiet_ns < QUIET_NS_MIN:
+            return max((QUIET_NS_MIN - quiet_ns) / 1e9, POLL_S_FIRST)
+        if run.systemd.busy():
+            return POLL_S_MAX
+        closed = run.plan.closed()
+        if closed:
+            names = ", ".join(f"'{keep.fault.until}'" for keep in closed)
+            run.finish("unmet order", f"{names} cannot come: {', '.join(run.out())} waits and holds are closed")
+            return POLL_S_MAX
+        self._close_world(out, quiet_ns)
+        return POLL_S_MAX
+
+    def _close_world(self, out: list[DriverProcess], quiet_ns: int) -> None:
+        """Record the looks that a proof rests on, one for each process with a step out, made while all of them slept on."""
+        run = self._run
+        looks = []
+        for process in out:
+            rest = self._seen[process.name].rest
+            assert rest is not None
+            try:
+                world = look(process.spawned.pid_outer, run.ours(process))
+            except ProcessGone:
+                return
+            looks.append(
+                ev.WorldClosed(
+                    process=process.name,
+                    bound_ns=least(rest.bound_ns, world.bound_ns),
+                    bytes_in=world.bytes_in,
+                    bytes_out=world.bytes_out,
+                    holds=tuple(k.fault.id for k in run.plan.closed()),
+                    jobs=run.systemd.queued(),
+                    unaccounted=(*world.unaccounted, *rest.unjudged),
+                    threads=rest.threads,
+                    quiet_ns=quiet_ns,
+                )
+            )
+        for process in run.processes.values():
+            again = self._watcher(process).look()
+            if again is None or _key(again) != self._seen[process.name].key:
+                return
+        for event in looks:
+            run.record(event)
+        bounds = [event.bound_ns for event in looks if event.bound_ns is not None]
+        open_to = [what for event in looks for what in event.unaccounted]
+        why = "open world" if open_to else "own wait" if bounds else "proved"
+        self._hung = (out, min(bounds, default=None), why)
+
+    async def _tell_hang(self, out: list[DriverProcess], bound_ns: int | None, why: str) -> None:
+        """Ask the hung processes for their stacks (that wakes them, so it comes last), and end the run."""
+        for process in out:
+            text = await process.shim.stacks(STACKS_S_MAX)
+            if text:
+                self._run.record(ev.Stacks(process=process.name, text=text))
+        steps = ", ".join(self._run.out())
+        limit = "without limit" if bound_ns is None else f"for up to {bound_ns / 1e9:.3f} s"
+        self._run.finish(why, f"{steps} waits {limit}, and nothing of ours can end that")
+
+    def _nothing_out(self) -> None:
+        """No step is out, yet some wait for a point: with everything at rest it cannot come."""
+        run = self._run
+        waiting = run.plan.steps_waiting()
+        quiet_ns = now_ns() - max(run.progress_ns, *(seen.since_ns for seen in self._seen.values()))
+        if not waiting or run.stir.is_set() or quiet_ns < QUIET_NS_MIN or run.systemd.busy():
+            return
+        step, points = waiting[0]
+        names = ", ".join(f"'{point}'" for point in points)
+        run.finish("unmet order", f"step {step.id} waits for {names}, and nothing can bring that about any more")
+
+
+def _key(rest: Rest) -> tuple[tuple[int, int], ...]:
+    """Which threads with which context-switch counts: equal keys mean that nothing ran in between."""
+    return tuple((thread.tid, thread.switches) for thread in rest.threads if not thread.ignored)
+
+
+def least(*bounds: int | None) -> int | None:
+    """The least of the limits that there are."""
+    return min((bound for bound in bounds if bound is not None), default=None)

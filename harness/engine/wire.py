@@ -1,0 +1,332 @@
+"""The wire between driver and bus: names every message, asks the plan what acts on it, keeps back and lets go.
+
+One lane for each direction of each connection keeps its order: what is held holds all behind it, unless it is to be
+overtaken. The relay moves bytes; only this file touches messages.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cgrace.harness import events as ev
+from cgrace.harness import faults as ft
+from cgrace.harness.dbus.frames import Frame
+from cgrace.harness.dbus.message import Message, MessageType
+from cgrace.harness.dbus.systemd1 import view
+from cgrace.harness.engine.plan import Keep, Plan
+from cgrace.harness.events import Actor, Direction, Event, MessageSeen
+from cgrace.harness.relay.connection import Connection
+
+# Serials of our own on a connection start here: no driver comes that far within a run.
+OWN_SERIALS_FROM = 0x7F00_0000
+BUS_NAME = "org.freedesktop.DBus"
+
+
+@dataclass(slots=True)
+class _Item:
+    message: int
+    frame: Frame
+    keep: Keep | None = None
+
+
+@dataclass(slots=True)
+class _Lane:
+    queue: deque[_Item] = field(default_factory=deque)
+    overtaken: list[_Item] = field(default_factory=list)  # held alone, others pass
+    after_next: list[_Item] = field(default_factory=list)  # reordered: sent right after the next other one
+
+
+@dataclass(slots=True)
+class Line:
+    """One driver connection as the wire knows it."""
+
+    connection: Connection
+    number: int
+    process: str
+    lanes: dict[Direction, _Lane]
+    calls: dict[int, Message] = field(default_factory=dict)
+    swallow: set[int] = field(default_factory=set)
+    rules: list[str] = field(default_factory=list)
+    untaken: list[int] = field(default_factory=list)
+    own_serial: int = OWN_SERIALS_FROM
+    mute: bool = False
+    is_open: bool = True
+
+    @property
+    def is_signals(self) -> bool:
+        """Whether this is the connection on which the driver listens (Go drivers make two)."""
+        return bool(self.rules)
+
+
+class Wire:
+    """Handler of a relay. `record` appends to the trace; `process_of` names the process behind an outer pid.
+
+    before_driver: called before a message of the driver's is recorded, so that what the kernel saw before it stands before it.
+    """
+
+    def __init__(self, plan: Plan, record: Callable[[Event], object], process_of: Callable[[int], str]) -> None:
+        self._plan = plan
+        self._record = record
+        self.before_driver: Callable[[], None] = lambda: None
+        self._process_of = process_of
+        self._messages = 0
+        self.lines: dict[int, Line] = {}
+        self.ready: set[str] = set()
+
+    # ---- called by the relay
+
+    def connected(self, conn: Connection) -> None:
+        """A driver connected and said who it is."""
+        number = len(self.lines) + 1
+        process = self._process_of(conn.pid)
+        lanes = {direction: _Lane() for direction in Direction}
+        self.lines[conn.id] = Line(conn, number, process, lanes)
+        self._record(ev.Connected(connection=number, process=process))
+
+    def disconnected(self, conn: Connection, by: Actor, why: str) -> None:
+        """A connection ended."""
+        line = self.lines.get(conn.id)
+        if line is not None and line.is_open:
+            line.is_open = False
+            line.untaken.clear()
+            self._record(ev.Disconnected(connection=line.number, by=by, why=why))
+
+    def from_driver(self, conn: Connection, frame: Frame) -> None:
+        """A message for systemd or the bus."""
+        line = self.lines[conn.id]
+        message = frame.message
+        self.before_driver()
+        if message.type is MessageType.CALL:
+            line.calls[message.serial] = message
+        self._note_rule(line, message)
+        self._arrived(line, Direction.TO_SYSTEMD, frame, message, None)
+
+    def from_systemd(self, conn: Connection, frame: Frame) -> None:
+        """A message for the driver."""
+        line = self.lines[conn.id]
+        message = frame.message
+        if message.reply_serial in line.swallow:
+            line.swallow.discard(message.reply_serial)
+            return
+        self._arrived(line, Direction.TO_DRIVER, frame, message, line.calls.get(message.reply_serial))
+
+    # ---- called by the engine
+
+    def let_go(self, keep: Keep) -> None:
+        """Send what the keep holds back, and what waited behind it."""
+        for line in self.lines.values():
+            for direction, lane in line.lanes.items():
+                freed = [item for item in lane.overtaken if item.keep is keep]
+                lane.overtaken = [item for item in lane.overtaken if item.keep is not keep]
+                for item in freed:
+                    self._send(line, direction, item)
+                self._flush(line, direction)
+
+    def held_process(self, keep: Keep) -> str:
+        """The process whose message the keep holds back ("" where it holds none)."""
+        for line in self.lines.values():
+            for lane in line.lanes.values():
+                if any(item.keep is keep for item in (*lane.queue, *lane.overtaken)):
+                    return line.process
+        return ""
+
+    def queues(self, process: str) -> tuple[int, int]:
+        """Bytes that lie in the sockets of a process's connections: (not read by the relay, not read by the driver)."""
+        pairs = [line.connection.queues() for line in self.lines.values() if line.process == process and line.is_open]
+        return sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+
+    def taken(self, process: str) -> None:
+        """The process came to rest with nothing left in its sockets: it has taken all that was sent."""
+        for line in self.lines.values():
+            if line.process == process:
+                untaken, line.untaken = line.untaken, []
+                for message in untaken:
+                    self._record(ev.MessageTaken(message=message))
+
+    def descriptors(self, process: str) -> tuple[int, ...]:
+        """Our ends of the process's connections."""
+        return tuple(
+            line.connection.fileno() for line in self.lines.values() if line.process == process and line.is_open
+        )
+
+    def has_untaken(self) -> bool:
+        """Whether something was sent that was not yet seen to be taken."""
+        return any(line.untaken for line in self.lines.values())
+
+    def choose(self, which: str) -> list[Line]:
+        """Open connections: "calls", "signals" or "all"."""
+        lines = [line for line in self.lines.values() if line.is_open]
+        return lines if which == "all" else [line for line in lines if line.is_signals == (which == "signals")]
+
+    def forge(self, line: Line, message: Message, fault: ft.Fault) -> None:
+        """Send the driver a message that nobody sent."""
+        line.own_serial += 1
+        made = dataclasses.replace(message, serial=line.own_serial)
+        frame = Frame.of(made)
+        number = self._seen(line, Direction.TO_DRIVER, frame.raw, made, None, origin="fault").message
+        self._fired(fault, f"{message.member or message.error_name} made up", number)
+        self._deliver(line, Direction.TO_DRIVER, _Item(number, frame))
+
+    # ---- a message's way
+
+    def _arrived(self, line: Line, way: Direction, frame: Frame, message: Message, call: Message | None) -> None:
+        seen = self._seen(line, way, frame.raw, message, call, fds=len(frame.fds))
+        item = _Item(seen.message, frame)
+        if line.mute:
+            self._record(ev.MessageDropped(message=seen.message, fault="the peer never answers again"))
+            return
+        for fault in self._plan.on_message(seen):
+            if not self._act(line, way, item, message, seen, fault):
+                return
+        self._deliver(line, way, item)
+
+    def _act(
+        self, line: Line, way: Direction, item: _Item, message: Message, seen: MessageSeen, fault: ft.Fault
+    ) -> bool:
+        """Carry out one fault on a message; whether the message still goes on by itself."""
+        what = f"{seen.member} of {seen.unit}" if seen.unit else seen.member
+        match fault:
+            case ft.Hold():
+                keep = self._plan.keeps[fault.id]
+                self._fired(fault, f"{what} held until {fault.until}", seen.message)
+                if not keep.open:
+                    keep.keeps, item.keep = True, keep
+                    self._record(ev.MessageHeld(message=seen.message, hold=fault.id))
+                return True
+            case ft.Drop():
+                self._fired(fault, f"{what} dropped", seen.message)
+                self._record(ev.MessageDropped(message=seen.message, fault=fault.id))
+                return False
+            case ft.Duplicate():
+                self._fired(fault, f"{what} sent twice", seen.message)
+                self._deliver(line, way, item)
+                item.frame = self._twin(line, way, message, item.frame)
+                return True
+            case ft.Reorder():
+                self._fired(fault, f"{what} sent after the next message", seen.message)
+                line.lanes[way].after_next.append(item)
+                return False
+            case ft.AnswerError():
+                self._answer(line, way, message, seen, fault)
+                return False
+            case ft.Amend():
+                self._fired(fault, f"{what} amended", seen.message)
+                body = list(message.body)
+                for index, value in fault.values:
+                    body[index] = value
+                item.frame = Frame.of(dataclasses.replace(message, body=tuple(body)), item.frame.fds)
+                return True
+        return True
+
+    def _twin(self, line: Line, way: Direction, message: Message, frame: Frame) -> Frame:
+        """The second of two: a call needs a serial of its own, and its extra reply is swallowed."""
+        if way is Direction.TO_DRIVER or message.type is not MessageType.CALL:
+            return frame
+        line.own_serial += 1
+        line.swallow.add(line.own_serial)
+        return Frame.of(dataclasses.replace(message, serial=line.own_serial), frame.fds)
+
+    def _answer(self, line: Line, way: Direction, message: Message, seen: MessageSeen, fault: ft.AnswerError) -> None:
+        serial = message.serial if way is Direction.TO_SYSTEMD else message.reply_serial
+        self._record(ev.MessageDropped(message=seen.message, fault=fault.id))
+        answer = Message(
+            type=MessageType.ERROR,
+            reply_serial=serial,
+            error_name=fault.name,
+            sender=message.destination if way is Direction.TO_SYSTEMD else message.sender,
+            destination=message.destination if way is Direction.TO_DRIVER else "",
+            signature="s",
+            body=(fault.text,),
+        )
+        self.forge(line, answer, fault)
+
+    def _deliver(self, line: Line, way: Direction, item: _Item) -> None:
+        lane = line.lanes[way]
+        if item.keep is not None and item.keep.closed:
+            if isinstance(item.keep.fault, ft.Hold) and item.keep.fault.overtake:
+                lane.overtaken.append(item)
+                return
+            lane.queue.append(item)
+        elif lane.queue:
+            first = next(i.keep for i in lane.queue if i.keep is not None)
+            self._record(ev.MessageHeld(message=item.message, hold=first.fault.id, behind=True))
+            lane.queue.append(item)
+        else:
+            self._send(line, way, item)
+
+    def _flush(self, line: Line, way: Direction) -> None:
+        queue = line.lanes[way].queue
+        while queue and not (queue[0].keep is not None and queue[0].keep.closed):
+            self._send(line, way, queue.popleft())
+
+    def _send(self, line: Line, way: Direction, item: _Item) -> None:
+        if not line.is_open:
+            self._record(ev.MessageDropped(message=item.message, fault="the connection is closed"))
+            return
+        self._record(ev.MessageSent(message=item.message))
+        if way is Direction.TO_DRIVER:
+            line.untaken.append(item.message)
+            line.connection.to_driver(item.frame)
+        else:
+            line.connection.to_systemd(item.frame)
+        lane = line.lanes[way]
+        waiting, lane.after_next = lane.after_next, []
+        for other in waiting:
+            self._send(line, way, other)
+
+    # ---- records
+
+    def _seen(
+        self,
+        line: Line,
+        way: Direction,
+        raw: bytes,
+        message: Message,
+        call: Message | None,
+        *,
+        fds: int = 0,
+        origin: str = "peer",
+    ) -> MessageSeen:
+        if call is None and message.reply_serial:
+            call = line.calls.get(message.reply_serial)
+        said = view(message, call)
+        self._messages += 1
+        seen = MessageSeen(
+            message=self._messages,
+            connection=line.number,
+            direction=way,
+            kind=said.kind,
+            member=said.member,
+            unit=said.unit,
+            job=said.job,
+            result=said.result,
+            name=said.name,
+            text=said.text,
+            interface=message.interface,
+            path=message.path,
+            sender=message.sender,
+            serial=message.serial,
+            reply_serial=message.reply_serial,
+            size=len(raw),
+            fds=fds,
+            origin=origin,
+            probe=line.process not in self.ready,
+        )
+        self._record(seen)
+        return seen
+
+    def _fired(self, fault: ft.Fault, what: str, message: int) -> None:
+        self._record(ev.FaultFired(fault=fault.id, grade=ft.grade(fault), what=what, message=message))
+
+    def _note_rule(self, line: Line, message: Message) -> None:
+        if message.destination != BUS_NAME or message.member not in ("AddMatch", "RemoveMatch") or not message.body:
+            return
+        rule, added = str(message.body[0]), message.member == "AddMatch"
+        if added:
+            line.rules.append(rule)
+        elif rule in line.rules:
+            line.rules.remove(rule)
+        self._record(ev.MatchRule(connection=line.number, rule=rule, added=added))

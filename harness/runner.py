@@ -1,0 +1,191 @@
+"""Runs cases side by side and judges them: what `reproduce`, `run` and the pytest plugin share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from cgrace.harness import events as ev
+from cgrace.harness.canonical import canonical_hash
+from cgrace.harness.checkers import check_all
+from cgrace.harness.clock import now_ns
+from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
+from cgrace.harness.drivers.build import build
+from cgrace.harness.engine.run import Run
+from cgrace.harness.errors import CgraceError
+from cgrace.harness.scenario.data import to_data
+from cgrace.harness.scenario.model import Scenario, Setting
+from cgrace.harness.suite import Case, CaseResult
+from cgrace.harness.targets.fake import FakeTarget
+from cgrace.harness.trace import Head, Trace
+from cgrace.harness.verdict import Judgement, Outcome, judge
+from cgrace.harness.witnesses.tracefs import KernelWitness
+
+JOBS_DEFAULT = 12
+
+
+def fits(scenario: Scenario, setting: Setting, driver: DriverSpec) -> bool:
+    """Whether a driver can take part: its layout, the cut of the ladder, and the scenario's own list."""
+    return (
+        setting.layout in driver.layouts
+        and (not driver.rung or driver.rung == setting.rung)
+        and (not scenario.drivers or driver.name in scenario.drivers)
+    )
+
+
+def plan(scenarios: Iterable[Scenario], drivers: Sequence[DriverSpec], rows: Sequence[str] = ()) -> list[Case]:
+    """Every scenario in each of its settings on each driver that fits; `rows` picks scenarios that serve one of them."""
+    return [
+        Case(scenario=scenario, setting=setting, driver=driver)
+        for scenario in scenarios
+        if not rows or set(rows) & set(scenario.rows)
+        for setting in scenario.settings
+        for driver in drivers
+        if fits(scenario, setting, driver)
+    ]
+
+
+async def prepare(
+    drivers: Sequence[DriverSpec], progress: Callable[[str], None] | None = None
+) -> dict[str, BuiltDriver]:
+    """Build what is not built yet; DriverError with the compiler's lines where that fails."""
+    return await build(drivers, progress=progress)
+
+
+def judge_trace(trace: Trace, case: Case, *, expect_clean: bool = False) -> Judgement:
+    """Findings of a trace against what its scenario expects of this driver here."""
+    expectations = () if expect_clean else case.scenario.expected(case.driver.generation, case.setting)
+    return judge(
+        check_all(trace),
+        [pair for e in expectations for pair in e.violated],
+        [(event.step, event.error) for _, event in trace.of(ev.StepReturned) if event.error],
+        [pair for e in expectations for pair in e.failed],
+    )
+
+
+def versions() -> dict[str, str]:
+    """What took part on our side."""
+    return {
+        "cgrace": metadata.version("cgrace"),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+    }
+
+
+@dataclass(slots=True)
+class Place:
+    """What runs share: the target, the kernel's witness, the built drivers."""
+
+    target: FakeTarget
+    kernel: KernelWitness | None
+    built: dict[str, BuiltDriver]
+
+
+async def run_case(case: Case, place: Place, store: Path | None, *, expect_clean: bool = False) -> CaseResult:
+    """Run and judge one case. The trace is on disk before it is judged."""
+    started = now_ns()
+    built = place.built[case.driver.name]
+    path = None if store is None else store / f"{file_name(case)}.jsonl"
+    head = Head(
+        scenario=to_data(case.scenario),
+        driver={
+            "name": case.driver.name,
+            "generation": case.driver.generation,
+            "module": case.driver.module,
+            "version": case.driver.version,
+            "build": built.build_id,
+            "proof": built.proof,
+            "uses_bus": str(case.driver.uses_bus).lower(),
+        },
+        target="fake",
+        profile=case.setting.profile,
+        layout=case.setting.layout,
+        versions=versions(),
+        command=" ".join(sys.argv),
+    )
+    with contextlib.ExitStack() as stack:
+        sink = None if path is None else stack.enter_context(path.open("w", encoding="utf-8"))
+        async with place.target.sandbox(case.setting.layout) as sandbox:
+            run = Run(
+                scenario=case.scenario,
+                setting=case.setting,
+                built=built,
+                sandbox=sandbox,
+                kernel=place.kernel,
+                head=head,
+                sink=sink,
+            )
+            trace = await run.go()
+    return CaseResult(
+        case=case,
+        judgement=judge_trace(trace, case, expect_clean=expect_clean),
+        trace=path,
+        wall_ns=now_ns() - started,
+        canonical=canonical_hash(trace),
+    )
+
+
+def file_name(case: Case) -> str:
+    """A name for the case's trace that is safe as a file's, whatever the scenario calls itself."""
+    return re.sub(r"[^A-Za-z0-9_.@+-]+", "_", case.id)
+
+
+async def run_cases(
+    cases: Sequence[Case],
+    *,
+    jobs: int = JOBS_DEFAULT,
+    store: Path | None = None,
+    expect_clean: bool = False,
+    on_result: Callable[[CaseResult], None] = lambda _: None,
+    on_event: Callable[[str], None] = lambda _: None,
+) -> list[CaseResult]:
+    """Run cases side by side, `jobs` at once, and return their results in the order of the cases.
+
+    store: the folder for traces (None: kept nowhere). An inconclusive run is repeated once, and counted.
+    Raises DriverError or TargetError where nothing can run at all.
+    """
+    drivers = {case.driver.name: case.driver for case in cases}
+    built = await prepare(list(drivers.values()), on_event)
+    results: dict[int, CaseResult] = {}
+    gate = asyncio.Semaphore(jobs)
+    async with AsyncExitStack() as stack:
+        kernel = stack.enter_context(KernelWitness.open())
+        target = await stack.enter_async_context(FakeTarget.open(sorted({case.setting.layout for case in cases})))
+        place = Place(target, kernel, built)
+
+        async def one(index: int, case: Case) -> None:
+            async with gate:
+                result = await _run_twice(case, place, store, expect_clean)
+            results[index] = result
+            on_result(result)
+
+        async with asyncio.TaskGroup() as tasks:
+            for index, case in enumerate(cases):
+                tasks.create_task(one(index, case))
+    return [results[index] for index in range(len(cases))]
+
+
+async def _run_twice(case: Case, place: Place, store: Path | None, expect_clean: bool) -> CaseResult:
+    """A run; once more if it was inconclusive."""
+    result = await _run_safely(case, place, store, expect_clean)
+    if result.judgement.outcome is Outcome.INCONCLUSIVE:
+        result = dataclasses.replace(await _run_safely(case, place, store, expect_clean), repeated=True)
+    return result
+
+
+async def _run_safely(case: Case, place: Place, store: Path | None, expect_clean: bool) -> CaseResult:
+    """A case that cannot run is inconclusive with its reason; the others go on."""
+    try:
+        return await run_case(case, place, store, expect_clean=expect_clean)
+    except CgraceError as error:
+        judgement = Judgement(outcome=Outcome.INCONCLUSIVE, findings=(), reasons=(str(error),))
+        return CaseResult(case=case, judgement=judgement, error=str(error))
