@@ -83,6 +83,8 @@ func stage1(config Config) {
 		}
 		syscall.Close(fd)
 	}
+	// Under its old number it must not reach PID 1's children: they could write to it, and no hang of theirs could be proved.
+	syscall.CloseOnExec(config.Control)
 	// CLONE_PARENT makes PID 1 a child of cgrace, so that nothing of ours stays in the run's cgroups but PID 1 itself.
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{processName, "stage2", os.Args[2]}, &syscall.ProcAttr{
 		Dir:   "/",
