@@ -19,6 +19,7 @@ from cgrace.harness.drivers import cache, ladder
 from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
 from cgrace.harness.drivers.gobuild import BUILD_FLAGS, build_go_program, go, try_find_go
 from cgrace.harness.drivers.recipe import GO_FOLDER, Recipe, recipe
+from cgrace.harness.drivers.source import copy_checkout
 from cgrace.harness.drivers.sysmon import sysmon_note
 from cgrace.harness.errors import CgraceError, DriverError
 from cgrace.harness.proc.gotool import GoTool, find_go
@@ -146,7 +147,9 @@ class _Bench:
         if one.link_flags:
             words += ["-ldflags", one.link_flags]
         if one.rung is not None:
-            words += self._lay(one.rung, package)
+            words += self._lay_rung(one.rung, package)
+        elif one.spec.source is not None:
+            words += await asyncio.to_thread(self._lay_checkout, one, package)
         done = await go(self._tool, [*words, "."], cwd=package, what=f"the driver '{one.spec.name}' cannot be built")
         note = {
             "driver": one.spec.name,
@@ -158,7 +161,7 @@ class _Bench:
         }
         return cache.store(one.binary, f"{one.key}-{self._tool.version}", binary, note)
 
-    def _lay(self, rung: str, package: Path) -> list[str]:
+    def _lay_rung(self, rung: str, package: Path) -> list[str]:
         """The flags that put the rung's file over the release's, in a go.mod of its own."""
         base = self._folder / "runc" / ladder.RUNGS[rung].base
         content = ladder.cut(rung, self._released)
@@ -167,9 +170,32 @@ class _Bench:
         overlay.write_text(json.dumps({"Replace": {str(base / ladder.EDITED_FILE): str(edited)}}), encoding="utf-8")
         text = (package / "go.mod").read_text(encoding="utf-8")
         text = text.replace(f"{_RUNC} v1.0.0-rc5", f"{_RUNC} v1.0.0-{base.name}")
-        pins.write_text(f"{text}\nreplace {_RUNC} => {base}\n", encoding="utf-8")
-        shutil.copyfile(package / "go.sum", pins.with_suffix(".sum"))
+        _write_pins(pins, f"{text}\nreplace {_RUNC} => {base}\n", package)
         return ["-modfile", str(pins), "-overlay", str(overlay)]
+
+    def _lay_checkout(self, one: Recipe, package: Path) -> list[str]:
+        """The flags that put a copy of the user's checkout in the module's place. Where it says itself what it is built with, our
+        pins are left out; what they do not name, the go tool finds by itself."""
+        copy = self._folder / "checkout" / one.key
+        own = copy_checkout(one.spec, copy)
+        text = (package / "go.mod").read_text(encoding="utf-8")
+        if own:
+            lines = text.splitlines(keepends=True)
+            text = "".join(line for line in lines if not _is_foreign_pin(line, one.spec.module))
+        _write_pins(copy.with_suffix(".mod"), f"{text}\nreplace {one.spec.module} => {copy}\n", package)
+        return ["-modfile", str(copy.with_suffix(".mod")), "-mod=mod"]
+
+
+def _is_foreign_pin(line: str, module: str) -> bool:
+    """Whether a line of go.mod requires what is neither ours nor the module itself."""
+    words = line.removeprefix("require ").split()
+    return len(words) >= 2 and words[1].startswith("v") and words[0] not in ("cgrace/shim", module)
+
+
+def _write_pins(pins: Path, text: str, package: Path) -> None:
+    """A go.mod of another name, with the go.sum that belongs to it."""
+    pins.write_text(text, encoding="utf-8")
+    shutil.copyfile(package / "go.sum", pins.with_suffix(".sum"))
 
 
 def _copy_runc(source: Path, target: Path) -> None:

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from cgrace.harness.drivers import cache, ladder
+from cgrace.harness.drivers import cache, ladder, source
 from cgrace.harness.drivers.base import DriverSpec
 from cgrace.harness.errors import DriverError
 
@@ -57,6 +57,7 @@ def recipe(spec: DriverSpec) -> Recipe:
     link_flags = ""
     if rung is not None and ladder.RUNGS[rung].splits_delegate:
         tags = ("delegatesplit",)
+    tags += source.probe_tags(spec)
     if spec.family == "D":
         link_flags = f"-X main.kind={'systemd' if spec.uses_bus else 'cgroupfs'}"
     parts = [
@@ -65,7 +66,7 @@ def recipe(spec: DriverSpec) -> Recipe:
         *_family_sources(folder),
     ]
     if spec.source is not None:
-        parts += [(f"checkout/{name}", content) for name, content in cache.source_files(spec.source)]
+        parts += [(f"checkout/{name}", _read(file)) for name, file in source.checkout_files(spec)]
     name = "source" if spec.source is not None else ladder.same_as(rung) if rung else spec.name
     return Recipe(
         spec=spec,
@@ -76,3 +77,10 @@ def recipe(spec: DriverSpec) -> Recipe:
         link_flags=link_flags,
         rung=rung,
     )
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DriverError(f"{file} cannot be read: {error.strerror}") from None

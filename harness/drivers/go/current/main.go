@@ -13,7 +13,6 @@ import (
 	systemdDbus "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/opencontainers/cgroups"
 	_ "github.com/opencontainers/cgroups/devices" // without it Set refuses device rules
-	devices "github.com/opencontainers/cgroups/devices/config"
 	"github.com/opencontainers/cgroups/fs"
 	"github.com/opencontainers/cgroups/fs2"
 	"github.com/opencontainers/cgroups/systemd"
@@ -79,36 +78,10 @@ func construct(cgroup *cgroups.Cgroup, unit shim.Unit, paths map[string]string) 
 	return systemd.NewLegacyManager(cgroup, paths)
 }
 
-// resources: a slice gets no device rules, as the kubelet has it; a scope may use every device.
 func resources(unit shim.Unit) *cgroups.Resources {
-	r := unit.Resources
-	slice := unit.Name == unit.Full
-	res := &cgroups.Resources{
-		Memory:          shim.Or(r.Memory),
-		MemorySwap:      shim.Or(r.MemorySwap),
-		PidsLimit:       r.Pids,
-		CpuShares:       shim.Or(r.CPUShares),
-		CpuWeight:       shim.Or(r.CPUWeight),
-		CpuQuota:        shim.Or(r.CPUQuota),
-		CpuPeriod:       shim.Or(r.CPUPeriod),
-		CpusetCpus:      shim.Or(r.CpusetCpus),
-		CpusetMems:      shim.Or(r.CpusetMems),
-		BlkioWeight:     shim.Or(r.BlkioWeight),
-		SkipDevices:     slice,
-		SkipFreezeOnSet: slice,
-	}
-	if r.SkipDevices != nil {
-		res.SkipDevices = *r.SkipDevices != 0
-	}
-	if r.SkipFreeze != nil {
-		res.SkipFreezeOnSet = *r.SkipFreeze != 0
-	}
-	if !res.SkipDevices {
-		res.Devices = []*devices.Rule{{
-			Type: devices.WildcardDevice, Major: devices.Wildcard, Minor: devices.Wildcard, Permissions: "rwm", Allow: true,
-		}}
-	}
-	return res
+	r := &cgroups.Resources{}
+	shim.Fill(r, unit)
+	return r
 }
 
 func (m manager) Set(r *shim.Resources) error {

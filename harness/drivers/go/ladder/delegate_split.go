@@ -1,4 +1,4 @@
-//go:build delegatesplit
+//go:build delegatesplit && !unknownprobes
 
 package main
 

@@ -5,24 +5,12 @@ package main
 import (
 	"errors"
 	"os"
-	_ "unsafe" // for go:linkname
 
 	"cgrace/shim"
 
 	"github.com/opencontainers/runc/libcontainer/cgroups/systemd"
 	"github.com/opencontainers/runc/libcontainer/configs"
 )
-
-// What the driver's probes concluded: its own package variables, only read.
-
-//go:linkname hasStartTransientUnit github.com/opencontainers/runc/libcontainer/cgroups/systemd.hasStartTransientUnit
-var hasStartTransientUnit bool
-
-//go:linkname hasStartTransientSliceUnit github.com/opencontainers/runc/libcontainer/cgroups/systemd.hasStartTransientSliceUnit
-var hasStartTransientSliceUnit bool
-
-//go:linkname hasTransientDefaultDependencies github.com/opencontainers/runc/libcontainer/cgroups/systemd.hasTransientDefaultDependencies
-var hasTransientDefaultDependencies bool
 
 func main() {
 	shim.Main(shim.Driver{Start: start, New: newManager})
@@ -33,28 +21,14 @@ func start() ([]string, error) {
 		return nil, errors.New("systemd does not run here: /run/systemd/system is not a directory")
 	}
 	if !systemd.UseSystemd() {
-		if hasStartTransientUnit {
-			return nil, errors.New("UseSystemd said no, and it is not known why")
-		}
 		return nil, errors.New("UseSystemd said no: the bus could not be reached, or systemd does not know StartTransientUnit")
 	}
-	said := []string{
-		conclusion("StartTransientUnit", hasStartTransientUnit),
-		conclusion("transient slices", hasStartTransientSliceUnit),
-		conclusion("DefaultDependencies", hasTransientDefaultDependencies),
-	}
-	return append(said, delegateConclusions()...), nil
-}
-
-func conclusion(what string, concluded bool) string {
-	if concluded {
-		return what + ": yes"
-	}
-	return what + ": no"
+	return conclusions(), nil
 }
 
 type manager struct {
 	*systemd.Manager
+	unit shim.Unit
 }
 
 func newManager(unit shim.Unit, paths map[string]string) (shim.Manager, error) {
@@ -65,27 +39,22 @@ func newManager(unit shim.Unit, paths map[string]string) (shim.Manager, error) {
 		Name:        unit.Name,
 		Parent:      unit.Parent,
 		ScopePrefix: unit.ScopePrefix,
-		Resources:   resources(unit.Resources),
+		Resources:   resources(unit),
 	}
-	return manager{&systemd.Manager{Cgroups: cgroup, Paths: paths}}, nil
+	return manager{&systemd.Manager{Cgroups: cgroup, Paths: paths}, unit}, nil
 }
 
-func resources(r *shim.Resources) *configs.Resources {
-	return &configs.Resources{
-		Memory:      shim.Or(r.Memory),
-		MemorySwap:  shim.Or(r.MemorySwap),
-		PidsLimit:   shim.Or(r.Pids),
-		CpuShares:   shim.Or(r.CPUShares),
-		CpuQuota:    shim.Or(r.CPUQuota),
-		CpuPeriod:   shim.Or(r.CPUPeriod),
-		CpusetCpus:  shim.Or(r.CpusetCpus),
-		CpusetMems:  shim.Or(r.CpusetMems),
-		BlkioWeight: shim.Or(r.BlkioWeight),
-	}
+// resources: these versions' device rules are left out, none of them goes through systemd.
+func resources(unit shim.Unit) *configs.Resources {
+	r := &configs.Resources{}
+	shim.Fill(r, unit)
+	r.Devices = nil
+	return r
 }
 
 func (m manager) Set(r *shim.Resources) error {
-	m.Cgroups.Resources = resources(r)
+	m.unit.Resources = r
+	m.Cgroups.Resources = resources(m.unit)
 	return m.Manager.Set(&configs.Config{Cgroups: m.Cgroups})
 }
 

@@ -16,11 +16,3 @@ type Resources struct {
 	SkipDevices *int `json:"skip_devices"`
 	SkipFreeze  *int `json:"skip_freeze"`
 }
-
-// Or gives the value of a named limit, or the zero value.
-func Or[T any](limit *T) (value T) {
-	if limit != nil {
-		value = *limit
-	}
-	return value
-}
