@@ -26,7 +26,7 @@ LOOKS_S_MAX = 10.0
 GO_PROGRAM = """
 package main
 
-import ("bufio"; "fmt"; "os"; "time")
+import ("bufio"; "fmt"; "os"; "runtime"; "syscall"; "time")
 
 func main() {
 	fmt.Println("ready")
@@ -41,6 +41,15 @@ func main() {
 		for range time.Tick(5 * time.Millisecond) { }
 	case "busy":
 		for { }
+	case "behind":
+		runtime.GOMAXPROCS(1)
+		var ends [2]int
+		syscall.Pipe(ends[:])
+		one := make([]byte, 1)
+		for {
+			go syscall.Write(ends[1], one)
+			syscall.Read(ends[0], one)
+		}
 	case "ping-pong":
 		a, b := make(chan int), make(chan int)
 		go func() { for { <-a; b <- 1 } }()
@@ -284,3 +293,14 @@ def test_a_go_program_at_work_is_never_at_rest(go_program: tuple[str, tuple[int,
     binary, note = go_program
     with running([binary, mode]) as process:
         assert sum(at_rest(process.pid, note) is not None for _ in range(2_000)) == 0
+
+
+def test_a_goroutine_behind_a_system_call_is_no_rest(go_program: tuple[str, tuple[int, int]]) -> None:
+    """A runnable goroutine whose only P sits in a blocking read: every thread sleeps, until sysmon's next nap is over.
+
+    Such a moment is seen as a rest that still polls, and never as one that proves anything.
+    """
+    binary, note = go_program
+    with running([binary, "behind"]) as process:
+        rests = [at_rest(process.pid, note, polling_too=True) for _ in range(2_000)]
+        assert all(rest.polling for rest in rests if rest is not None)
