@@ -1,7 +1,7 @@
 """What is written into a unit's control files when it is realised or its properties change (cgroup.c, cgroup_context_apply).
 
 All attributes of every controller in the mask are written, those without a setting to the kernel's default: so a limit
-that somebody else wrote by hand does not survive. A file that is missing or refuses is logged at most, never an error.
+that somebody else wrote by hand does not survive. The slices of the boot are left alone: nobody's limits are there. A file that is missing or refuses is logged at most, never an error.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def apply_attributes(
     tree: CgroupTree, known: Iterable[KnownHierarchy], unit: Unit, mask: frozenset[str], *, is_v2: bool
 ) -> list[str]:
     """Write everything in the mask. The root has no attributes. What a log line is worth comes back."""
-    if unit.name == ROOT_SLICE:
+    if unit.name == ROOT_SLICE or unit.at_boot:
         return []
     problems = []
     writes = _v2(unit, mask) if is_v2 else _v1(known, unit, mask)

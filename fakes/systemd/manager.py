@@ -73,6 +73,7 @@ class Manager:
             unit.load, unit.needs, unit.fragment, unit.announced = Load.LOADED, each.needs, each.fragment, True
             unit.phantom = unit.type != "slice"
             unit.perpetual = not each.fragment
+            unit.at_boot = True
             unit.sub = Sub.ACTIVE if unit.type == "slice" else Sub.RUNNING
             if each.slice and unit.slice is None:
                 core.units.put_in_slice(unit, core.units.load(each.slice))
@@ -124,10 +125,10 @@ class Manager:
     def _manager_method(self, sender: str, message: Message) -> tuple[str, tuple[Any, ...]] | None:
         core = self._core
         if message.member == "Reload":
-            self.reload()
+            reload(core)
             return "", ()
         if message.member == "Reexecute":
-            self.reexec()
+            reexec(core)
             return None
         signature, since, method = METHODS.get(message.member, ("", 10**6, None))
         if method is None or (since > self.profile.version and message.member not in self.profile.extra_methods):
@@ -210,14 +211,14 @@ class Manager:
         return tuple(job.unit.name for job in self._core.jobs.by_id.values() if job.held)
 
     def reload(self) -> list[Message]:
-        """daemon-reload by somebody else; the messages go out before any later answer."""
+        """daemon-reload, asked for by nobody on this bus."""
         reload(self._core)
-        return []
+        return self._core.take()
 
     def reexec(self) -> list[Message]:
         """daemon-reexec: subscriptions and jobs survive; a call that asked for it is never answered."""
         reexec(self._core)
-        return []
+        return self._core.take()
 
     # ---- a look from outside, for checkers of leftovers
 

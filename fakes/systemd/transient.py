@@ -78,6 +78,7 @@ def make(core: Core, sender: str, name: str, array: Iterable[Any]) -> Unit:
     if unit.load is Load.NOT_FOUND:
         unit.load = Load.STUB
     unit.transient = True
+    unit.at_boot = False
     # From 230 on a transient unit has a file; before, one drop-in for each property.
     unit.fragment = core.profile.version >= 230
     properties.apply(unit, changes)

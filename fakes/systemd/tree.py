@@ -15,6 +15,10 @@ from typing import Protocol
 from cgrace.harness.targets.base import Hierarchy
 
 
+_LINKS_OF_LEAF = 2
+_WHOLE_BYTES = 1024  # seq_file fills a page before it returns: less than this is all there is
+
+
 class CgroupTree(Protocol):
     """What the manager needs of a tree. Every OSError is the kernel's own; `rmdir` and `write_quietly` raise none."""
 
@@ -143,14 +147,15 @@ class KernelTree:
 
     def children(self, hierarchy: str, path: str) -> tuple[str, ...]:
         """See CgroupTree."""
+        root = self._fds[hierarchy]
         try:
-            fd = os.open(path[1:] or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fds[hierarchy])
+            # A cgroup directory's link count is 2 and one for each child: mostly there is nothing to list.
+            if os.stat(path[1:] or ".", dir_fd=root).st_nlink == _LINKS_OF_LEAF:
+                return ()
+            fd = os.open(path[1:] or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
         except OSError:
             return ()
         try:
-            # A cgroup directory's link count is 2 and one for each child: no need to read it when there is none.
-            if os.fstat(fd).st_nlink == 2:
-                return ()
             with os.scandir(fd) as entries:
                 return tuple(sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False)))
         finally:
@@ -192,6 +197,8 @@ class KernelTree:
             chunks = []
             while chunk := os.read(fd, 65536):
                 chunks.append(chunk)
+                if len(chunk) < _WHOLE_BYTES:
+                    break
         finally:
             os.close(fd)
         return b"".join(chunks).decode()
@@ -207,7 +214,10 @@ class KernelTree:
     def _prefix(self, hierarchy: str) -> str:
         """The run root's path below the hierarchy's mount."""
         if hierarchy not in self._prefixes:
-            root = Path(f"/proc/self/fd/{self._fds[hierarchy]}").resolve()
+            root = Path(os.readlink(f"/proc/self/fd/{self._fds[hierarchy]}"))
+            if not root.exists():  # in a detached mount a path starts at the mount's own root
+                self._prefixes[hierarchy] = "" if root == Path("/") else str(root)
+                return self._prefixes[hierarchy]
             mount = root
             while mount.parent != mount and mount.parent.stat().st_dev == root.stat().st_dev:
                 mount = mount.parent

@@ -51,7 +51,7 @@ _ACTIVE_STATES = {
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Unit:
-    """One unit. `phantom`: a boot unit that counts for its siblings' needs and has no cgroup of its own here.
+    """One unit. `at_boot`: it was there first; `phantom`: a boot unit that counts for its siblings' needs and has no cgroup of its own here.
 
     realised_mask: controllers whose cgroup systemd believes to have made; enabled_mask: its subtree_control (v2) as systemd
     remembers it. refs: how often each bus client holds it. deadline_ns: when its stop times out.
@@ -70,6 +70,7 @@ class Unit:
     dropins: bool = False
     perpetual: bool = False
     phantom: bool = False
+    at_boot: bool = False
     needs: frozenset[str] = NOTHING
     pids: list[int] = field(default_factory=list)
     job: Job | None = None

@@ -1,0 +1,94 @@
+"""python -m fakes.systemd --bus-address ADDR [--profile 257] [--cgroup-root DIR...]: the fake on a real bus."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from cgrace.fakes.systemd.hierarchies import hierarchies_of
+from cgrace.fakes.systemd.manager import Manager
+from cgrace.fakes.systemd.profile import load_profile, profile_names
+from cgrace.fakes.systemd.service import run
+from cgrace.fakes.systemd.tree import CgroupTree, KernelTree, MemoryTree
+from cgrace.harness import events as ev
+from cgrace.harness.errors import CgraceError
+from cgrace.harness.targets.base import Hierarchy
+
+_IMAGINED = ("cpu,cpuacct", "memory", "devices", "blkio", "pids", "cpuset", "freezer", "systemd")
+
+
+class ImaginedTree(MemoryTree):
+    """Cgroups in memory, for processes that really run: the fake without a cgroup file system."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            Hierarchy(
+                name=name,
+                controllers=() if name == "systemd" else tuple(name.split(",")),
+                root=Path("/"),
+                inner=f"/sys/fs/cgroup/{name}",
+            )
+            for name in _IMAGINED
+        )
+
+    def outer(self, pid: int) -> int | None:
+        """A process is known once it was named, until it ends."""
+        known = super().outer(pid) is not None
+        alive = pid > 0 and Path(f"/proc/{pid}").exists()
+        if alive and not known:
+            self.spawn(pid)
+        elif known and not alive:
+            self.exit(pid)
+        return pid if alive else None
+
+
+def log(event: ev.Event) -> None:
+    """systemd's log goes to stderr."""
+    if isinstance(event, ev.SystemdSaid):
+        print(f"{event.unit}: {event.text}" if event.unit else event.text, file=sys.stderr, flush=True)
+
+
+async def serve(address: str, manager: Manager) -> None:
+    """Serve until the bus goes away or SIGINT or SIGTERM comes."""
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(run(address, manager, lambda name: print(f"ready as {name}", flush=True)))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fakes.systemd", description="A fake systemd on a real message bus."
+    )
+    parser.add_argument("--bus-address", required=True, help="unix:path=... or unix:abstract=...")
+    parser.add_argument("--profile", default="257", help=f"one of: {', '.join(profile_names())}")
+    parser.add_argument(
+        "--cgroup-root",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a directory of the fake's own in a cgroup hierarchy; once for each hierarchy (none: cgroups in memory)",
+    )
+    options = parser.parse_args(argv)
+    try:
+        with ExitStack() as stack:
+            profile = load_profile(options.profile)
+            tree: CgroupTree = ImaginedTree()
+            if options.cgroup_root:
+                tree = stack.enter_context(KernelTree(hierarchies_of(options.cgroup_root)))
+            asyncio.run(serve(options.bus_address, Manager(profile, tree, on_event=log)))
+    except* CgraceError as group:
+        for error in group.exceptions:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
