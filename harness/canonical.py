@@ -4,16 +4,21 @@ Promise: when the same driver meets the same schedule, the text is the same, als
 of what was asked, what was answered, in which order, what the faults did, which cgroups were made, removed or filled by
 whom, how each step and the run ended, changes it.
 
-Kept, each as a lane of its own, in order (events of different witnesses interleave as the machine pleases, so only the order
-within a lane is promised):
-  steps    calls and ends of steps and what they returned, with faults that fired, holds that let go, and the run's end
-  call N   what one connection carried, seen and sent or dropped; connections are named by first use
-  jobs U   the jobs of one unit, and its state
-  cgroups  of one hierarchy and one unit's path: made, removed, entered, by whom
-  looks, leftovers, processes, match rules: as sets, sorted
-Renamed by first appearance: messages, jobs, connections, serials, pids, bus names. Replaced in texts: what looks like one of these.
-Dropped: times, durations, stacks, what threads wait in and how often they were looked at, log lines, probes before the hello,
-holds' causes that tell a time, and what a connection says after the run stopped mattering.
+Events of different witnesses, steps and units interleave as the machine pleases, unless the schedule orders them. So the trace is
+split into lanes, and only the order within a lane is kept:
+  calls            the order in which steps were called
+  step S           how it was called, how it ended, what it reported
+  P DIRECTION U    what arrived at the relay from or for process P about unit U, on whichever of its connections
+  P DIRECTION U sent|dropped by F|held by F   what became of those messages, in the order in which it did
+  fault F          what it did, and how its hold let go
+  job, unit U      the unit's jobs and states
+  cgroup PATH      made, removed, entered, by whom
+  look S           what the looks at a step's claims found; beside it, as sorted sets: leftovers, exits, match rules
+Renamed by first appearance: jobs (of a unit), connections (of a process). Replaced in texts:
+what looks like a time, pid, address, job or bus name.
+Dropped: times and durations, message ids and serials, stacks, waits and how often they were looked at, stderr and log lines,
+probes before the hello, what was held only behind another message, and whatever the harness did to tidy up after the run had
+stopped mattering.
 """
 
 from __future__ import annotations
@@ -52,13 +57,14 @@ class _Names:
     known: dict[tuple[str, object], str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
-    def name(self, kind: str, key: object) -> str:
-        """The name of a thing; "" for the absence of one."""
+    def name(self, words: str, key: object, alias: str = "") -> str:
+        """The name of a thing: `words` with a count. Known again by `alias` (default: `words`) and key; "" for none."""
         if key in ("", 0):
             return ""
+        kind = alias or words
         if (kind, key) not in self.known:
-            self.counts[kind] += 1
-            self.known[kind, key] = f"{kind} {self.counts[kind]}"
+            self.counts[words] += 1
+            self.known[kind, key] = f"{words} {self.counts[words]}"
         return self.known[kind, key]
 
 
@@ -69,6 +75,7 @@ class _Canon:
     names: _Names = field(default_factory=_Names)
     lanes: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     sets: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    processes: dict[int, str] = field(default_factory=dict)
     messages: dict[int, tuple[str, str]] = field(default_factory=dict)
     stopped: bool = False
 
@@ -80,31 +87,37 @@ class _Canon:
 
     def _step(self, event: Event) -> bool:
         match event:
-            case ev.StepCalled():
-                line = f"{event.step} called: {event.op} {event.unit} {event.workload} by {event.process}"
-            case ev.StepReturned():
+            case ev.StepCalled(step=step):
+                self.lanes["calls"].append(step)
+                lane, line = f"step {step}", f"called: {event.op} {event.unit} {event.workload} by {event.process}"
+            case ev.StepReturned(step=step):
                 paths = " ".join(sorted(h + p for h, p in event.paths))
                 how = f"failed: {scrub(event.error)}" if event.error else "returned"
-                line = f"{event.step} {how} {scrub(event.value)} {paths}"
-            case ev.StepNever():
+                value = re.sub(r"\d+", "N", event.value)  # a value's numbers are pids
+                lane, line = f"step {step}", f"{how} {value} {paths}"
+            case ev.StepNever(step=step, why=why):
                 self.stopped = True
-                line = f"{event.step} never ({event.why})"
-            case ev.RunEnded():
+                lane, line = f"step {step}", f"never ({why})"
+            case ev.RunEnded(why=why):
                 self.stopped = True
-                line = f"run ended: {event.why}"
-            case ev.DriverReady():
-                line = f"{event.process} ready {event.ok} {scrub(event.error)} {' '.join(event.conclusions)}"
+                lane, line = "run", f"ended: {why}"
+            case ev.DriverReady(process=process, ok=ok, error=error):
+                lane, line = f"process {process}", f"ready {ok} {scrub(error)} {' '.join(event.conclusions)}"
             case _:
                 return False
-        self.lanes["steps"].append(line.strip())
+        self.lanes[lane].append(" ".join(line.split()))
         return True
 
     def _message(self, event: Event) -> bool:
         match event:
             case ev.MessageSeen():
                 self._seen(event)
+            case ev.Connected(connection=number, process=process):
+                self.names.name(f"{process} connection", number, alias="connection")
+                self.processes[number] = process
             case ev.MessageHeld(message=number, hold=hold, behind=behind):
-                self._about(number, f"held by {hold}" + (" behind another" if behind else ""))
+                if not behind:
+                    self._about(number, f"held by {hold}")
             case ev.MessageSent(message=number):
                 self._about(number, "sent")
             case ev.MessageDropped(message=number, fault=fault):
@@ -122,24 +135,30 @@ class _Canon:
     def _seen(self, message: ev.MessageSeen) -> None:
         if message.probe or self.stopped:
             return
-        job = self.names.name("job", message.job)
+        job = self._job(message.job, message.unit)
         words = (message.kind, message.member, message.unit, job, message.result, message.name, message.origin)
         text = " ".join(word for word in words if word)
         connection = self.names.name("connection", message.connection)
-        self.messages[message.message] = (connection, text)
-        self.lanes[f"{connection} {message.direction}"].append(f"seen {text}")
+        text = f"{text} ({connection})"
+        lane = f"{self.processes.get(message.connection, '')} {message.direction} {message.unit}".strip()
+        self.messages[message.message] = (lane, text)
+        self.lanes[lane].append(text)
+
+    def _job(self, job: str, unit: str) -> str:
+        """A job is named by its unit, so that jobs of several units may come in any order."""
+        return self.names.name(f"job of {unit}", job, alias="job")
 
     def _about(self, number: int, what: str) -> None:
-        """What became of a message. Its own lane: how sends interleave with arrivals is the machine's choice."""
+        """What became of a message. A lane of its own: how sends interleave with arrivals is the machine's choice."""
         if number in self.messages and not self.stopped:
-            connection, text = self.messages[number]
-            self.lanes[f"{connection} {what.split()[0]}"].append(f"{text} {what}")
+            lane, text = self.messages[number]
+            self.lanes[f"{lane} {what}"].append(text)
 
     def _systemd(self, event: Event) -> bool:
         match event:
             case ev.JobChanged():
                 if not self.stopped:
-                    name = self.names.name("job", event.job)
+                    name = self._job(event.job, event.unit)
                     self.lanes[f"jobs {event.unit}"].append(f"{name} {event.type} {event.state} {event.result}".strip())
             case ev.UnitChanged():
                 if not self.stopped:

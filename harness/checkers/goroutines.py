@@ -18,7 +18,7 @@ _CREATED = re.compile(r"^created by (?P<function>\S.*?)(?: in goroutine (?P<id>\
 _FUNCTION = re.compile(r"^(?P<function>[^\s(][^\n]*?)\((?P<args>[^()]*)\)$")
 _PLACE = re.compile(r"^\s+(?P<file>\S.*?):(?P<line>\d{1,9})(?: \+0x[0-9a-f]+)?(?: fp=\S+ sp=\S+ pc=\S+)?\s*$")
 _MINUTES = re.compile(r"^(?P<minutes>\d{1,9}) minutes?$")
-_TYPES = re.compile(r"\[[^\]]*\]")
+_TYPES = re.compile(r"\[.*\]")
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
 
 RUNTIME_PREFIXES = ("runtime.", "runtime/", "sync.", "internal/", "time.Sleep", "syscall.", "golang.org/x/sys/")
