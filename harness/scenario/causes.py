@@ -22,18 +22,23 @@ Node = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """`first` must come before `second`. `line` is 0 and `why` empty for what is in the nature of things."""
+    """`first` must come before `second`. `line` is 0 and `why` empty for what is in the nature of things.
+
+    implied: a step's default, which the author did not write and is blamed last.
+    """
 
     first: Node
     second: Node
     line: int = 0
     why: str = ""
+    implied: bool = False
 
 
 def check_order(source: Source, steps: tuple[Step, ...], faults: tuple[Fault, ...], orders: tuple[Order, ...]) -> None:
     """Note a problem for the first order, hold or `after` that cannot be met."""
-    edges = [*_asked(steps, faults, orders), *_natural(steps, faults, orders)]
-    for edge in sorted((e for e in edges if e.line), key=lambda e: e.line):
+    written = {path[1] for path in source.lines if path[:1] == ("steps",) and path[2:] == ("after",)}
+    edges = [*_waited(steps, written), *_asked(faults, orders), *_natural(steps, faults, orders)]
+    for edge in sorted((e for e in edges if e.line), key=lambda e: (e.implied, e.line)):
         way = _way(edge.second, edge.first, edges)
         if way is None:
             continue
@@ -49,10 +54,15 @@ def check_order(source: Source, steps: tuple[Step, ...], faults: tuple[Fault, ..
         return
 
 
-def _asked(steps: Iterable[Step], faults: Iterable[Fault], orders: Iterable[Order]) -> Iterable[Edge]:
-    for step in steps:
+def _waited(steps: Iterable[Step], written: set[str | int]) -> Iterable[Edge]:
+    for number, step in enumerate(steps):
         for point in step.after:
-            yield Edge(_node(point), ("step", step.id, "called"), step.line, f"'{step.id}' waits for '{point}'")
+            implied = number not in written
+            why = f"'{step.id}' waits for '{point}'" + (", as nothing else is said" if implied else "")
+            yield Edge(_node(point), ("step", step.id, "called"), step.line, why, implied)
+
+
+def _asked(faults: Iterable[Fault], orders: Iterable[Order]) -> Iterable[Edge]:
     for order in orders:
         yield Edge(_node(order.first), _node(order.second), order.line, f"'{order.first} before {order.second}'")
     for fault in faults:

@@ -86,7 +86,7 @@ def _at_point(verb: str, key: Key, *keys: Key) -> tuple[str, Table]:
 
 
 FAULT = Verbs(
-    "fault",
+    "a fault",
     (
         _on_messages(
             "hold",

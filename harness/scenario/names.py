@@ -32,6 +32,9 @@ class Names:
 
     def point(self, text: str, place: Place) -> Point | None:
         """A point whose every name exists; otherwise None and a problem."""
+        named = _OF_UNIT.fullmatch(text.strip())
+        if named and named["before"] and not self.unit(named["unit"], place):
+            return None
         try:
             point = parse_point(self._expanded(text, place))
         except PointSyntaxError as error:
@@ -74,8 +77,11 @@ class Names:
 
     def cgroup(self, text: str, place: Place) -> tuple[str, str] | None:
         """(hierarchy, path) of "devices of cgrace-a.slice" or "devices/cgrace.slice/x"."""
+        named = _OF_UNIT.fullmatch(text.strip())
+        if named and not (self._hierarchy(named["hierarchy"], "/", place) and self.unit(named["unit"], place)):
+            return None
         hierarchy, slash, path = self._expanded(text, place).partition("/")
-        if not slash or (" " in text.strip() and " of " not in text):
+        if not slash or " " in hierarchy:
             place.problem(
                 f"{shown(text)} is not a cgroup; expected '<hierarchy> of <unit>' or '<hierarchy>/<path>'",
                 "write 'devices of cgrace-a.slice'",
@@ -176,7 +182,7 @@ def _one_of(name: str, known: tuple[str, ...], what: str, place: Place, *, why: 
     if name in known:
         return True
     near = words.closest(name, known)
-    there = f"there {'are' if len(known) > 1 else 'is'} {words.listed(known)}" if known else "there is none"
+    there = f"there {'are' if len(known) > 1 else 'is'} {words.listed(known, 'and')}" if known else "there is none"
     if len(there) > 160:
         there = "see scenarios/README.md"
     place.problem(f"no {what} {shown(name)}: {why or there}", f"did you mean '{near}'?" if near else hint)

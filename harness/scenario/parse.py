@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cgrace.harness.errors import ScenarioError
 from cgrace.harness.faults import Order
+from cgrace.harness.points import Point, PointKind
 from cgrace.harness.scenario.causes import check_order
 from cgrace.harness.scenario.faults_toml import build_fault
 from cgrace.harness.scenario.format import FILE
@@ -133,6 +134,24 @@ def _orders(file: Section, names: Names) -> tuple[Order, ...]:
             place.problem(f"'{text}' is not an order; expected '<point> before <point>', once", "write two orders")
             continue
         first, second = (names.point(part, place) for part in parts)
+        if second is not None and not _can_be_held(second):
+            place.problem(
+                f"nothing can hold back '{second}', so it cannot be made to come after '{parts[0]}'",
+                "order what causes it: '<step> called', 'job of <unit> started' or '<Member> of <unit> delivered'",
+            )
         if first is not None and second is not None:
             found.append(Order(first=first, second=second, line=place.line, text=text.strip()))
     return tuple(found)
+
+
+def _can_be_held(point: Point) -> bool:
+    """Whether cgrace can keep a point from being reached: by not calling a step, keeping a job, or holding a message."""
+    match point.kind:
+        case PointKind.STEP:
+            return point.stage == "called"
+        case PointKind.JOB:
+            return point.stage in ("started", "ended")
+        case PointKind.MESSAGE | PointKind.REPLY:
+            return point.stage != "seen"
+        case _:
+            return False

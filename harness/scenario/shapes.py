@@ -324,14 +324,15 @@ class Verbs(Shape):
             _wrong(value, place, f"{self.what}, a table")
             return None
         verbs = tuple(verb for verb, _ in self.tables)
-        chosen = [verb for verb in verbs if verb in value]
+        also = {key.name for verb, table in self.tables if verb in value for key in table.keys if key.name != verb}
+        chosen = [verb for verb in verbs if verb in value and verb not in also]  # "job" is a key of "forge"
         if len(chosen) == 1:
             read = dict(self.tables)[chosen[0]].read(value, place)
             return None if read is None else Section(place, {**read.values, "verb": chosen[0]})
         if chosen:
             place.problem(
-                f"{self.what} does one thing, this one says {listed(tuple(chosen))}",
-                f"make it {len(chosen)} {self.what}s",
+                f"{self.what} does one thing, this one says {listed(tuple(chosen), 'and')}",
+                "write one for each",
             )
             return None
         near = next((near for key in value if (near := closest(key, verbs))), "")

@@ -122,8 +122,8 @@ def closest(word: str, known: tuple[str, ...]) -> str:
     return near[0] if near else ""
 
 
-def listed(words: tuple[str, ...]) -> str:
+def listed(words: tuple[str, ...], last: str = "or") -> str:
     """Words as people list them: "a, b or c"."""
     if len(words) < 2:
         return "".join(words)
-    return ", ".join(words[:-1]) + " or " + words[-1]
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"
