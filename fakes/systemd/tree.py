@@ -14,7 +14,6 @@ from typing import Protocol
 
 from cgrace.harness.targets.base import Hierarchy
 
-
 _LINKS_OF_LEAF = 2
 _WHOLE_BYTES = 1024  # seq_file fills a page before it returns: less than this is all there is
 
@@ -214,7 +213,7 @@ class KernelTree:
     def _prefix(self, hierarchy: str) -> str:
         """The run root's path below the hierarchy's mount."""
         if hierarchy not in self._prefixes:
-            root = Path(os.readlink(f"/proc/self/fd/{self._fds[hierarchy]}"))
+            root = Path(f"/proc/self/fd/{self._fds[hierarchy]}").readlink()
             if not root.exists():  # in a detached mount a path starts at the mount's own root
                 self._prefixes[hierarchy] = "" if root == Path("/") else str(root)
                 return self._prefixes[hierarchy]

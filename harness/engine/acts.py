@@ -18,7 +18,6 @@ from cgrace.harness.targets.base import Hierarchy
 
 if TYPE_CHECKING:
     from cgrace.harness.engine.run import Run
-    from cgrace.harness.witnesses.tracefs import RunWitness
 
 MANAGER_PATH = "/org/freedesktop/systemd1"
 MANAGER_INTERFACE = "org.freedesktop.systemd1.Manager"
@@ -39,7 +38,6 @@ class Acts:
     def __init__(self, run: Run) -> None:
         self._run = run
         self.killed: set[str] = set()
-        self.witness: RunWitness | None = None
         self._alive: set[str] = set()
         self._none_alive = asyncio.Event()
         self._none_alive.set()
@@ -124,10 +122,10 @@ class Acts:
     @contextlib.contextmanager
     def acting(self) -> Iterator[None]:
         """What cgrace does to the tree in here is a fault of the scenario's, not the fake systemd's doing."""
-        if self.witness is None:
+        if self._run.witness is None:
             yield
         else:
-            with self.witness.acting(Actor.CGRACE):
+            with self._run.witness.acting(Actor.CGRACE):
                 yield
 
     def _hierarchy(self, name: str) -> Hierarchy | None:

@@ -32,7 +32,7 @@ class FakeSystemd:
         self.bus = EmbeddedBus({NAME: self.manager})
         self.backend = Embedded(self.bus, after=self.settle)
         self.paused = False
-        self.after_job: Callable[[], None] = lambda: None
+        self.before_job: Callable[[], None] = lambda: None
 
     def close(self) -> None:
         """Let go of the cgroup tree."""
@@ -54,8 +54,10 @@ class FakeSystemd:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, ev.JobChanged):
             self._jobs[event.unit] = event.job
-            self._job_faults(event)
+            self.before_job()  # what the kernel saw of the tree until now stands before the job's next state
         self._record(event)
+        if isinstance(event, ev.JobChanged):
+            self._job_faults(event)
 
     def _job_faults(self, event: ev.JobChanged) -> None:
         for fault in self._plan.job_faults:

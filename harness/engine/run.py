@@ -100,7 +100,7 @@ class Run:
             if self._kernel is not None:
                 self.witness = self._kernel.attach(self.sandbox, self.record)
                 stack.callback(self.witness.close)
-                self.wire.before_driver = self._kernel.drain
+                self.wire.before_driver = self.systemd.before_job = self._kernel.drain
             relay = Relay(self._socket, self.wire, self.systemd.backend)
             await stack.enter_async_context(relay)
             try:

@@ -96,14 +96,16 @@ class Watch:
             seen.key, seen.since_ns, seen.told = key, now_ns(), set()
             run.record(ev.DriverWaits(process=process.name, bound_ns=rest.bound_ns, threads=rest.threads))
         seen.rest = rest
-        run.wire.taken(process.name)
-        for step in process.out:
+        for step in list(process.out):
             if step not in seen.told:
                 seen.told.add(step)
                 run.record(ev.StepWaits(step=step, bound_ns=rest.bound_ns))
-        if process.out:
+        # From here on things may begin to move again: what was taken may let a step be called, patience may open a hold.
+        before_ns = run.progress_ns
+        run.wire.taken(process.name)
+        if process.out and run.progress_ns == before_ns:
             run.patience(rest.bound_ns)
-        return rest
+        return rest if run.progress_ns == before_ns else None
 
     def _decide(self, processes: list[DriverProcess]) -> float:
         """Every process is at rest and steps are out: can anything still happen?"""
