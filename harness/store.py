@@ -75,10 +75,10 @@ def runs_home() -> Path:
 def file_name(text: str, suffix: str = "") -> str:
     """A file name for any text: readable, one component, and different for different texts."""
     plain = re.sub(r"[^A-Za-z0-9._:@-]+", "-", text).lstrip(".-")
-    if plain == text and len(plain) + len(suffix) <= NAME_BYTES_MAX:
+    if plain and plain == text and len(plain) + len(suffix) <= NAME_BYTES_MAX:
         return plain + suffix
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    return f"{plain[: NAME_BYTES_MAX - len(suffix) - 9].rstrip('-.')}-{digest}{suffix}"
+    return f"{plain[: NAME_BYTES_MAX - len(suffix) - 9].rstrip('-.') or 'case'}-{digest}{suffix}"
 
 
 def new_run(home: Path | None = None) -> StoredRun:
