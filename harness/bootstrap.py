@@ -126,6 +126,8 @@ class Setup:
 
     def pip(self, wanted: Sequence[str]) -> None:
         """Install into the environment."""
+        if not wanted:
+            return
         options = ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
         if self.child([self.python, "-I", "-m", "pip", "install", *options, *wanted]) == 0:
             return
