@@ -76,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         help="a directory of the fake's own in a cgroup hierarchy; once for each hierarchy (none: cgroups in memory)",
     )
     options = parser.parse_args(argv)
+    failures: list[str] = []
     try:
         with ExitStack() as stack:
             profile = load_profile(options.profile)
@@ -84,10 +85,10 @@ def main(argv: list[str] | None = None) -> int:
                 tree = stack.enter_context(KernelTree(hierarchies_of(options.cgroup_root)))
             asyncio.run(serve(options.bus_address, Manager(profile, tree, on_event=log)))
     except* CgraceError as group:
-        for error in group.exceptions:
-            print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        failures += [str(error) for error in group.exceptions]
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return 2 if failures else 0
 
 
 if __name__ == "__main__":

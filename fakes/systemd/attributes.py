@@ -1,7 +1,8 @@
 """What is written into a unit's control files when it is realised or its properties change (cgroup.c, cgroup_context_apply).
 
 All attributes of every controller in the mask are written, those without a setting to the kernel's default: so a limit
-that somebody else wrote by hand does not survive. The slices of the boot are left alone: nobody's limits are there. A file that is missing or refuses is logged at most, never an error.
+that somebody else wrote by hand does not survive. The slices of the boot are left alone: nobody's limits are there. A
+file that is missing or refuses is logged at most, never an error.
 """
 
 from __future__ import annotations

@@ -76,6 +76,7 @@ class Core:
         if unit.active_state != before:
             self.observe(ev.UnitChanged(unit=unit.name, state=unit.active_state))
         if unit.is_down:
+            self.jobs.dirty = True
             unit.deadline_ns = None
             self.watched.pop(unit, None)
             self.realiser.prune(unit)

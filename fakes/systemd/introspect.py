@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cgrace.fakes.systemd import names
 from cgrace.fakes.systemd.core import Core
 from cgrace.fakes.systemd.methods import METHODS
+from cgrace.harness.dbus import systemd1
 
 _RESULTS = {
     "StartTransientUnit": "o",
@@ -41,7 +41,7 @@ _PROPERTIES = (
 
 def introspect(core: Core, path: str) -> str:
     """The XML of an object."""
-    if path != names.PATH:
+    if path != systemd1.PATH:
         return f"{_HEAD}<node>{_PROPERTIES}</node>\n"
     parts = ['<interface name="org.freedesktop.systemd1.Manager">']
     for member, (signature, since, _) in METHODS.items():

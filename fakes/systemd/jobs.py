@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cgrace.fakes.systemd.names import JOB_PREFIX
 from cgrace.fakes.systemd.refusal import Refuse
 from cgrace.fakes.systemd.units import Unit, Units
 from cgrace.harness import events as ev
+from cgrace.harness.dbus import systemd1
 
 _ID_MAX = 2**32 - 1
 
@@ -34,7 +34,7 @@ class Job:
     @property
     def path(self) -> str:
         """Its object path."""
-        return f"{JOB_PREFIX}{self.id}"
+        return systemd1.job_path(self.id)
 
 
 class Jobs:
@@ -190,6 +190,8 @@ class Jobs:
         unit = job.unit
         if job.kind == "stop":
             return not any(child.job is not None for child in unit.children.values())
+        if unit.active_state == "deactivating":
+            return False
         if unit.slice is not None and unit.slice.job is not None:
             return False
         for name in unit.settings.get("After", ()):

@@ -56,7 +56,7 @@ def _start_scope(core: Core, unit: Unit) -> str:
         if missing and core.profile.any_pid_fails:
             core.said("cannot add its processes: No such process", unit.name)
             raise AttachError("No such process")
-        if not core.realiser.attach_initial(unit, alive):
+        if not core.realiser.attach_initial(unit, alive) and unit.pids:
             core.said("no PIDs left to attach to the scope's control group, refusing", unit.name)
             raise AttachError("no process left")
     except AttachError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from cgrace.fakes.systemd import lifecycle, names
+from cgrace.fakes.systemd import lifecycle
 from cgrace.fakes.systemd.core import Core, Kill, Observe
 from cgrace.fakes.systemd.introspect import introspect
 from cgrace.fakes.systemd.jobs import Job
@@ -22,13 +22,11 @@ from cgrace.fakes.systemd.reload import reexec, reload
 from cgrace.fakes.systemd.tree import CgroupTree
 from cgrace.fakes.systemd.units import Load, Sub, Unit
 from cgrace.harness import events as ev
+from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.message import Message, MessageType
 
-BUS_NAME = "org.freedesktop.systemd1"
-MANAGER = "org.freedesktop.systemd1.Manager"
-_PROPERTIES = "org.freedesktop.DBus.Properties"
-_INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
-_PEER = "org.freedesktop.DBus.Peer"
+BUS_NAME = systemd1.NAME
+MANAGER = systemd1.MANAGER
 MACHINE_ID = "00000000000000000000000000000001"
 
 
@@ -105,17 +103,17 @@ class Manager:
 
     def _dispatch(self, sender: str, message: Message) -> tuple[str, tuple[Any, ...]] | None:
         core = self._core
-        if message.interface == MANAGER or (not message.interface and message.path == names.PATH):
-            if message.path != names.PATH:
+        if message.interface == MANAGER or (not message.interface and message.path == systemd1.PATH):
+            if message.path != systemd1.PATH:
                 raise core.refuse("unknown_object", path=message.path)
             return self._manager_method(sender, message)
-        if message.interface == _PROPERTIES:
+        if message.interface == systemd1.PROPERTIES:
             if message.member == "Set":
                 return set_property(core, message)
             return read_property(core, message)
-        if message.interface == _INTROSPECTABLE and message.member == "Introspect":
+        if message.interface == systemd1.INTROSPECTABLE and message.member == "Introspect":
             return "s", (introspect(core, message.path),)
-        if message.interface == _PEER:
+        if message.interface == systemd1.PEER:
             if message.member == "Ping":
                 return "", ()
             if message.member == "GetMachineId":

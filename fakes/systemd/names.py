@@ -1,4 +1,4 @@
-"""Unit names, their object paths and their places in the slice tree. Pure functions (unit-name.c, bus-label.c, slice.c)."""
+"""Unit names as the manager judges them, and their place in the slice tree (unit-name.c, slice.c)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,6 @@ TYPES = frozenset(
         "busname",
     )
 )
-PATH = "/org/freedesktop/systemd1"
-UNIT_PREFIX = PATH + "/unit/"
-JOB_PREFIX = PATH + "/job/"
 ROOT_SLICE = "-.slice"
 _NAME = re.compile(r"^[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\@-]*)?\.[a-z]+$")
 
@@ -53,25 +50,3 @@ def parent_slice(name: str) -> str:
         raise ValueError(f"{name} is not a slice name")
     above = stem.rpartition("-")[0]
     return f"{above}.slice" if above else ROOT_SLICE
-
-
-@lru_cache(maxsize=4096)
-def unit_path(name: str) -> str:
-    """The object path of a unit."""
-    if not name:
-        return UNIT_PREFIX + "_"
-    out = []
-    for index, char in enumerate(name):
-        plain = char.isascii() and (char.isalpha() or (char.isdigit() and index > 0))
-        out.append(char if plain else "".join(f"_{byte:02x}" for byte in char.encode()))
-    return UNIT_PREFIX + "".join(out)
-
-
-@lru_cache(maxsize=4096)
-def unit_of_path(path: str) -> str:
-    """The unit name in an object path, "" where it holds none."""
-    part = path.removeprefix(UNIT_PREFIX)
-    if part in ("_", path) or "/" in part:
-        return ""
-    raw = re.sub(rb"_([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), part.encode())
-    return raw.decode(errors="replace")

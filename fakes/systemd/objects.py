@@ -8,22 +8,23 @@ from cgrace.fakes.systemd import names, readable
 from cgrace.fakes.systemd.core import Core
 from cgrace.fakes.systemd.jobs import Job
 from cgrace.fakes.systemd.units import Unit
+from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.message import Message, Variant
 
 
 def find_object(core: Core, path: str) -> tuple[Unit | None, Job | None]:
     """The unit or job at a path (neither: the manager itself). Reading a unit that is not loaded loads it."""
-    if path == names.PATH:
+    if path == systemd1.PATH:
         return None, None
-    if path.startswith(names.JOB_PREFIX):
-        number = path.removeprefix(names.JOB_PREFIX)
+    if path.startswith(systemd1.JOB_PREFIX):
+        number = path.removeprefix(systemd1.JOB_PREFIX)
         job = core.jobs.by_id.get(int(number)) if number.isdecimal() else None
         if job is None:
             raise core.refuse("unknown_object", path=path)
         return None, job
-    if not path.startswith(names.UNIT_PREFIX):
+    if not path.startswith(systemd1.UNIT_PREFIX):
         raise core.refuse("unknown_object", path=path)
-    name = names.unit_of_path(path)
+    name = systemd1.unit_of_path(path)
     if not names.unit_type(name):
         raise core.refuse("bad_unit_path", unit=name)
     return core.load(name), None

@@ -10,12 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from cgrace.fakes.systemd.jobs import Job
-from cgrace.fakes.systemd.names import PATH
 from cgrace.fakes.systemd.units import Unit
+from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.message import Message, MessageFlag, MessageType
 
-MANAGER = "org.freedesktop.systemd1.Manager"
-PROPERTIES = "org.freedesktop.DBus.Properties"
 _PC_SIGNATURE = "sa{sv}as"
 
 Describe = Callable[[Unit, Job | None], list[tuple[str, dict[str, Any], list[str]]]]
@@ -76,7 +74,7 @@ class Outbox:
 
     def signal(self, member: str, signature: str, body: tuple[Any, ...]) -> None:
         """Broadcast a signal of the manager."""
-        self._broadcast(PATH, MANAGER, member, signature, body)
+        self._broadcast(systemd1.PATH, systemd1.MANAGER, member, signature, body)
 
     def _broadcast(self, path: str, interface: str, member: str, signature: str, body: tuple[Any, ...]) -> None:
         self._messages.append(
@@ -150,4 +148,4 @@ class Outbox:
             return
         for interface, changed, invalidated in self._describe(unit, job):
             body = (interface, changed, invalidated)
-            self._broadcast(unit.path, PROPERTIES, "PropertiesChanged", _PC_SIGNATURE, body)
+            self._broadcast(unit.path, systemd1.PROPERTIES, "PropertiesChanged", _PC_SIGNATURE, body)

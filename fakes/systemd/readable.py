@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from cgrace.fakes.systemd.properties import INFINITY, SETTINGS
 from cgrace.fakes.systemd.units import Load, Unit
+from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.message import Variant
 
 if TYPE_CHECKING:
     from cgrace.fakes.systemd.core import Core
     from cgrace.fakes.systemd.jobs import Job
 
-PREFIX = "org.freedesktop.systemd1."
-MANAGER, UNIT, JOB = PREFIX + "Manager", PREFIX + "Unit", PREFIX + "Job"
-UNIT_INTERFACES = {"scope": PREFIX + "Scope", "slice": PREFIX + "Slice", "service": PREFIX + "Service"}
+MANAGER, UNIT, JOB = systemd1.MANAGER, systemd1.UNIT, systemd1.JOB
+UNIT_INTERFACES = {"scope": systemd1.SCOPE, "slice": systemd1.SLICE, "service": systemd1.SERVICE}
 
 Value = tuple[str, Any]
 

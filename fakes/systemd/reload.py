@@ -15,6 +15,7 @@ def reload(core: Core) -> None:
             core.out.signal("UnitRemoved", "so", (unit.name, unit.path))
         for unit in core.units:
             core.out.signal("UnitNew", "so", (unit.name, unit.path))
+    _lose_pids(core)
     _void_realisation(core, core.profile.reload)
     if announce:
         core.out.signal("Reloading", "b", (False,))
@@ -26,7 +27,16 @@ def reexec(core: Core) -> None:
         core.out.signal("Reloading", "b", (True,))
         for unit in core.units:
             core.out.signal("UnitRemoved", "so", (unit.name, unit.path))
+    _lose_pids(core)
     _void_realisation(core, "attributes" if core.profile.reload == "nothing" else core.profile.reload)
+
+
+def _lose_pids(core: Core) -> None:
+    """Before 247 the PIDs= of a queued scope are not serialised: it starts without its processes."""
+    if core.profile.version < 247:
+        for unit in core.units:
+            if unit.job is not None and unit.is_down:
+                unit.pids = []
 
 
 def _void_realisation(core: Core, rule: str) -> None:

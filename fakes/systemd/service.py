@@ -14,14 +14,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import unquote
 
-from cgrace.fakes.systemd.manager import BUS_NAME, Manager
+from cgrace.fakes.systemd.manager import Manager
+from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.auth import ClientAuth
 from cgrace.harness.dbus.frames import Frame, Framer
 from cgrace.harness.dbus.message import Message, MessageType
 from cgrace.harness.errors import ProtocolError, TargetError
 
-_BUS = "org.freedesktop.DBus"
-_BUS_PATH = "/org/freedesktop/DBus"
 _READ_BYTES = 65536
 _POLL_S = 0.05
 _REQUEST_NAME_DO_NOT_QUEUE = 4
@@ -68,10 +67,10 @@ class BusService:
             await self._authenticate()
             hello = await self._ask("Hello", "", ())
             self.unique_name = hello.body[0]
-            got = await self._ask("RequestName", "su", (BUS_NAME, _REQUEST_NAME_DO_NOT_QUEUE))
+            got = await self._ask("RequestName", "su", (systemd1.NAME, _REQUEST_NAME_DO_NOT_QUEUE))
             if got.body[0] != _PRIMARY_OWNER:
-                raise TargetError(f"{BUS_NAME} has an owner on this bus already")
-            rule = f"type='signal',sender='{_BUS}',interface='{_BUS}',member='NameOwnerChanged',arg2=''"
+                raise TargetError(f"{systemd1.NAME} has an owner on this bus already")
+            rule = f"type='signal',sender='{systemd1.BUS_NAME}',interface='{systemd1.BUS_NAME}',member='NameOwnerChanged',arg2=''"
             await self._ask("AddMatch", "s", (rule,))
         except (OSError, ProtocolError) as error:
             raise TargetError(f"the bus at {path!r} does not let us in: {error}") from error
@@ -117,9 +116,9 @@ class BusService:
         call = Message(
             type=MessageType.CALL,
             serial=serial,
-            destination=_BUS,
-            path=_BUS_PATH,
-            interface=_BUS,
+            destination=systemd1.BUS_NAME,
+            path=systemd1.BUS_PATH,
+            interface=systemd1.BUS_NAME,
             member=member,
             signature=signature,
             body=body,
@@ -150,7 +149,11 @@ class BusService:
     def _take(self, message: Message) -> None:
         if message.type is MessageType.CALL:
             self._send(self._manager.call(message.sender, message))
-        elif message.type is MessageType.SIGNAL and message.sender == _BUS and message.member == "NameOwnerChanged":
+        elif (
+            message.type is MessageType.SIGNAL
+            and message.sender == systemd1.BUS_NAME
+            and message.member == "NameOwnerChanged"
+        ):
             name, _, new = message.body
             if name.startswith(":") and not new:
                 self._send(self._manager.peer_gone(name))

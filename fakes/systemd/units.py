@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from cgrace.fakes.systemd import names
+from cgrace.harness.dbus import systemd1
 
 if TYPE_CHECKING:
     from cgrace.fakes.systemd.jobs import Job
@@ -51,7 +52,7 @@ _ACTIVE_STATES = {
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Unit:
-    """One unit. `at_boot`: it was there first; `phantom`: a boot unit that counts for its siblings' needs and has no cgroup of its own here.
+    """One unit. at_boot: it was there first; phantom: a boot unit that counts for its siblings' needs and has no cgroup here.
 
     realised_mask: controllers whose cgroup systemd believes to have made; enabled_mask: its subtree_control (v2) as systemd
     remembers it. refs: how often each bus client holds it. deadline_ns: when its stop times out.
@@ -112,7 +113,7 @@ class Unit:
     @property
     def path(self) -> str:
         """Its object path."""
-        return names.unit_path(self.name)
+        return systemd1.unit_path(self.name)
 
 
 class Units:
