@@ -25,7 +25,7 @@ from cgrace.harness.targets import owner
 from cgrace.harness.targets.cell import Cell
 from cgrace.harness.targets.sandbox import FakeSandbox
 from cgrace.harness.targets.subtree import Subtree
-from cgrace.harness.targets.sweep import record_places, sweep
+from cgrace.harness.targets.sweep import record_owner, sweep
 
 INIT_SOURCE: Final = Path(__file__).resolve().parent / "go" / "init"
 WARM: Final = 2  # cells kept ready for each layout
@@ -66,6 +66,7 @@ class FakeTarget:
             )
         init = await build_go_program(INIT_SOURCE, "cgrace-init")
         FakeTarget._current = target = cls(init, Path(tempfile.gettempdir(), owner.own_name()))
+        failure: BaseException | None = None
         try:
             await target._set_up(layouts)
             async with asyncio.TaskGroup() as tasks:
@@ -73,12 +74,16 @@ class FakeTarget:
                     target._pools[subtree.layout] = _Pool(target, subtree, tasks, warm)
                 try:
                     yield target
+                except BaseException as error:  # raised again below: the group would wrap it in one of its own
+                    failure = error
                 finally:
                     for pool in target._pools.values():
                         pool.close()
         finally:
             FakeTarget._current = None
             await target._tear_down()
+        if failure is not None:
+            raise failure
 
     @contextlib.asynccontextmanager
     async def sandbox(self, layout: str = "v1") -> AsyncIterator[FakeSandbox]:
@@ -110,7 +115,7 @@ class FakeTarget:
                 hint="set TMPDIR to a directory that you may write",
             ) from error
         self._lock = owner.lock(str(self.runtime_dir))
-        record_places(self.runtime_dir)
+        record_owner(self.runtime_dir)
 
     def _open_subtree(self, layout: str) -> None:
         # In the thread: the subtree is known even when the caller was cancelled while it waited.

@@ -39,6 +39,11 @@ def own_name() -> str:
     return _name_of(os.getpid())
 
 
+def pid_namespace() -> str:
+    """Our pid namespace, as the kernel names it."""
+    return str(Path("/proc/self/ns/pid").readlink())
+
+
 def process_lives(name: str) -> bool:
     """Whether the pid of the name runs, as seen from our pid namespace, and is the process that the name means."""
     match = OWNED_NAME.fullmatch(name)

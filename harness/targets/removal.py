@@ -13,7 +13,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -97,31 +97,44 @@ def kill_ours(pids: set[int], deadline: float) -> set[int]:
             os.close(handle)
 
 
-def remove_tree(root: str, *, seconds_max: float = REMOVE_S_MAX) -> set[int]:
-    """Remove the cgroup `root` and everything below; returns the pids that had to be killed. Gone already is fine.
+def remove_trees(roots: Sequence[str], *, seconds_max: float = REMOVE_S_MAX) -> set[int]:
+    """Remove the cgroups `roots` and everything below; returns the pids that had to be killed. Gone already is fine.
 
-    TargetError names the process or the reason that keeps it, once `seconds_max` have passed.
+    Give all hierarchies' roots of one sandbox together: a process that is frozen in one of them cannot leave the others.
+    TargetError names the process or the reason that keeps a cgroup, once `seconds_max` have passed.
     """
     deadline = time.monotonic() + seconds_max
     killed: set[int] = set()
+    left = list(roots)
     while True:
-        busy = _remove_once(root)
-        if busy is None:
+        outcomes = {root: _remove_once(root) for root in left}
+        left = [root for root, error in outcomes.items() if error is not None]
+        if not left:
             return killed
-        if busy.errno != errno.EBUSY:
-            raise TargetError(f"cannot remove the cgroup {root}: {busy.strerror}", hint="cgrace clean") from busy
-        thaw(root)
-        inside = processes_in(root)
+        for root in left:
+            thaw(root)
+        inside = set().union(*(processes_in(root) for root in left))
         killed |= kill_ours(inside, deadline)
-        if time.monotonic() > deadline:
-            others = sorted(pid for pid in inside if not is_ours(pid))
-            keeper = f"process {others[0]} is in it" if others else "the kernel says it is busy"
-            raise TargetError(
-                f"cannot remove the cgroup {root}: {keeper}",
-                hint="move that process to another cgroup, then run: cgrace clean" if others else "cgrace clean",
-            ) from busy
+        error = outcomes[left[0]]
+        if time.monotonic() > deadline or not all(_is_busy(outcomes[root]) for root in left):
+            raise _kept(left[0], error, inside) from error
         if not inside:
             threading.Event().wait(_RETRY_S)
+
+
+def _is_busy(error: OSError | None) -> bool:
+    return error is not None and error.errno == errno.EBUSY
+
+
+def _kept(root: str, error: OSError | None, inside: set[int]) -> TargetError:
+    others = sorted(pid for pid in inside if not is_ours(pid))
+    if others:
+        return TargetError(
+            f"cannot remove the cgroup {root}: process {others[0]} is in it",
+            hint="move that process to another cgroup, then run: cgrace clean",
+        )
+    why = error.strerror if error is not None else ""
+    return TargetError(f"cannot remove the cgroup {root}: {why}", hint="cgrace clean")
 
 
 def _remove_once(root: str) -> OSError | None:

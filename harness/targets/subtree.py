@@ -25,7 +25,7 @@ from cgrace.harness.targets.layout import (
     host_hierarchies,
     v1_controllers_free,
 )
-from cgrace.harness.targets.removal import remove_tree
+from cgrace.harness.targets.removal import remove_trees
 
 _CPUSET_FILES: Final = ("cpuset.cpus", "cpuset.mems")
 # What a cgroup's settings are. A root whose settings changed is not pristine; counters and lists of processes may change.
@@ -108,8 +108,7 @@ class Subtree:
         with contextlib.ExitStack() as last:
             for descriptor in (*self._locks, *(branch.mount for branch in self.branches)):
                 last.callback(os.close, descriptor)
-            for branch in self.branches:
-                last.callback(remove_tree, branch.path())
+            last.callback(remove_trees, [branch.path() for branch in self.branches])
             self._locks = ()
 
     def make_run(self, run: str) -> tuple[Hierarchy, ...]:
@@ -137,16 +136,15 @@ class Subtree:
 
     def remove_run(self, run: str) -> None:
         """Remove the root of one run and all below it, with the processes of its sandbox."""
-        for branch in self.branches:
-            remove_tree(branch.path(run))
+        remove_trees([branch.path(run) for branch in self.branches])
 
     def empty_run(self, run: str, keep: str) -> None:
         """Remove all cgroups below the run's roots, except `keep` ("" for none), where the sandbox's init sits."""
+        below: list[str] = []
         for branch in self.branches:
             with os.scandir(branch.path(run)) as entries:
-                below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name != keep]
-            for path in below:
-                remove_tree(path)
+                below += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name != keep]
+        remove_trees(below)
 
     def settings(self, run: str) -> dict[str, str]:
         """The settings of the run's roots, by "hierarchy/file": equal before and after a run that left them alone."""
@@ -221,7 +219,7 @@ def _prepare(path: str, *, hand_down: bool) -> None:
 
 def _remove_quietly(path: str) -> None:
     with contextlib.suppress(TargetError):
-        remove_tree(path)
+        remove_trees([path])
 
 
 def _read(path: str) -> str:

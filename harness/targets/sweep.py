@@ -7,13 +7,14 @@ such names can be and leaves every name alone whose process lives. A few ms when
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -21,10 +22,10 @@ from cgrace.harness.errors import TargetError
 from cgrace.harness.targets import owner
 from cgrace.harness.targets.layout import HostHierarchy, host_hierarchies
 from cgrace.harness.targets.linux import mount_detached
-from cgrace.harness.targets.removal import remove_tree
+from cgrace.harness.targets.removal import remove_trees
 
-PLACES_FILE: Final = "places.json"  # in a runtime folder: {hierarchy name: cgroup that the owner was in}
-_PLACES_BYTES_MAX: Final = 1 << 16
+OWNER_FILE: Final = "owner.json"  # in a runtime folder: what `record_owner` says
+_OWNER_BYTES_MAX: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,14 @@ class Swept:
     kind: str
     name: str
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Record:
+    """What an owner wrote down (see `record_owner`); all empty when that cannot be read."""
+
+    pid_namespace: str = ""
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,43 +61,59 @@ def sweep() -> list[Swept]:
     """
     with contextlib.ExitStack() as mounts:
         folders = list(_folders())
-        finds = [*folders, *_tracefs_instances(mounts), *_cgroups(mounts, [find.path for find in folders])]
+        records = {find.owner: _read_record(find.path) for find in folders}
+        finds = [*folders, *_tracefs_instances(mounts), *_cgroups(mounts, list(records.values()))]
         names = {find.owner for find in finds} - {owner.own_name()}
         dead = {name for name in names if not owner.process_lives(name)}
-        lockable = [find for find in finds if find.owner in dead and find.kind in ("cgroup", "folder")]
+        # In our own pid namespace the pid says it all. (A lock may outlive its owner by the moment that a child of it
+        # takes from fork to exec.) Elsewhere only the lock tells.
+        here = owner.pid_namespace()
+        foreign = {name for name in dead if name not in records or records[name].pid_namespace != here}
+        lockable = [find for find in finds if find.owner in foreign and find.kind in ("cgroup", "folder")]
         dead -= {find.owner for find in lockable if owner.is_locked(find.path)}
-        # Folders last: as long as something is left, the places that they name may be needed again.
-        order = {"cgroup": 0, "tracefs instance": 1, "folder": 2}
         swept: list[Swept] = []
-        for find in sorted((find for find in finds if find.owner in dead), key=lambda find: order[find.kind]):
-            swept += _remove(find)
+        for name in sorted(dead):
+            swept += _remove_owner([find for find in finds if find.owner == name])
         return swept
 
 
-def record_places(folder: Path) -> None:
-    """Write down in a runtime folder below which cgroups its owner may make its own (before it does)."""
+def record_owner(folder: Path) -> None:
+    """Write down in our runtime folder, before we make any cgroup, what a later sweep cannot know otherwise: our pid
+    namespace, and the cgroups below which we may make ours."""
     places = {hierarchy.name: hierarchy.own for hierarchy in host_hierarchies()}
-    (folder / PLACES_FILE).write_text(json.dumps(places), encoding="utf-8")
+    record = {"pid_namespace": owner.pid_namespace(), "places": places}
+    (folder / OWNER_FILE).write_text(json.dumps(record), encoding="utf-8")
 
 
-def _remove(find: _Find) -> list[Swept]:
+def _remove_owner(finds: list[_Find]) -> list[Swept]:
+    """Remove everything of one dead owner; its folder last, and only if nothing else stayed: it names the places."""
+    swept: list[Swept] = []
+    cgroups = [find for find in finds if find.kind == "cgroup"]
     try:
-        if find.kind == "cgroup":
-            killed = remove_tree(find.path)
-            return [
-                *(Swept(kind="process", name=str(pid)) for pid in sorted(killed)),
-                Swept(kind="cgroup", name=find.shown),
-            ]
-        if find.kind == "folder":
-            shutil.rmtree(find.path)
-        else:
-            Path(find.path).rmdir()
+        killed = remove_trees([find.path for find in cgroups])
+        swept += [Swept(kind="process", name=str(pid)) for pid in sorted(killed)]
+        swept += [Swept(kind="cgroup", name=find.shown) for find in cgroups]
     except TargetError as error:
-        return [Swept(kind=find.kind, name=find.shown, problem=error.message)]
+        swept += [
+            Swept(kind="cgroup", name=find.shown, problem=error.message if Path(find.path).exists() else "")
+            for find in cgroups
+        ]
+    for find in finds:
+        if find.kind == "tracefs instance":
+            swept += _remove(find, Path(find.path).rmdir)
+    for find in finds:
+        if find.kind == "folder" and not any(one.problem for one in swept):
+            swept += _remove(find, functools.partial(shutil.rmtree, find.path))
+    return swept
+
+
+def _remove(find: _Find, remove: Callable[[], None]) -> list[Swept]:
+    try:
+        remove()
     except FileNotFoundError:
         return []
     except OSError as error:
-        return [Swept(kind=find.kind, name=find.shown, problem=str(error.strerror))]
+        return [Swept(kind=find.kind, name=find.shown, problem=error.strerror or str(error))]
     return [Swept(kind=find.kind, name=find.shown)]
 
 
@@ -121,42 +146,43 @@ def _tracefs_instances(mounts: contextlib.ExitStack) -> Iterator[_Find]:
         yield _Find(kind="tracefs instance", owner=entry.name, path=entry.path, shown=entry.name)
 
 
-def _cgroups(mounts: contextlib.ExitStack, folders: list[str]) -> Iterator[_Find]:
-    recorded = [_read_places(folder) for folder in folders]
+def _cgroups(mounts: contextlib.ExitStack, records: list[_Record]) -> Iterator[_Find]:
     for hierarchy in host_hierarchies():
         try:
             fd = hierarchy.mount()
         except OSError:
             continue
         mounts.callback(os.close, fd)
-        for place in _places(hierarchy, recorded):
+        for place in _places(hierarchy, records):
             for entry in _named(f"/proc/self/fd/{fd}{place}"):
                 shown = f"{hierarchy.name}:{place}/{entry.name}"
                 yield _Find(kind="cgroup", owner=entry.name, path=entry.path, shown=shown)
 
 
-def _places(hierarchy: HostHierarchy, recorded: list[dict[str, str]]) -> Iterator[str]:
+def _places(hierarchy: HostHierarchy, records: list[_Record]) -> Iterator[str]:
     """Cgroups ("" for the root) below which owners' directories can be."""
     seen = {"", "/"}
     yield ""
-    for place in (hierarchy.own, *(places.get(hierarchy.name, "/") for places in recorded)):
+    for place in (hierarchy.own, *(record.places.get(hierarchy.name, "/") for record in records)):
         for above in (place, *map(str, Path(place).parents)):
             if above not in seen:
                 seen.add(above)
                 yield above
 
 
-def _read_places(folder: str) -> dict[str, str]:
-    """What `record_places` wrote; {} when it is not there or not of that form."""
+def _read_record(folder: str) -> _Record:
     try:
-        with Path(folder, PLACES_FILE).open(encoding="utf-8") as file:
-            places = json.loads(file.read(_PLACES_BYTES_MAX))
+        with Path(folder, OWNER_FILE).open(encoding="utf-8") as file:
+            record = json.loads(file.read(_OWNER_BYTES_MAX))
     except (OSError, ValueError):
-        return {}
-    if not isinstance(places, dict):
-        return {}
-    return {
-        name: place
-        for name, place in places.items()
-        if isinstance(place, str) and place.startswith("/") and ".." not in place.split("/")
-    }
+        return _Record()
+    match record:
+        case {"pid_namespace": str(namespace), "places": dict(places)}:
+            sound = {
+                name: place
+                for name, place in places.items()
+                if isinstance(place, str) and place.startswith("/") and ".." not in place.split("/")
+            }
+            return _Record(pid_namespace=namespace, places=sound)
+        case _:
+            return _Record()
