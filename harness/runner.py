@@ -21,13 +21,14 @@ from cgrace.harness.clock import now_ns
 from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
 from cgrace.harness.drivers.build import build
 from cgrace.harness.engine.run import Run
-from cgrace.harness.errors import CgraceError
+from cgrace.harness.errors import CgraceError, TargetError
 from cgrace.harness.scenario.data import to_data
 from cgrace.harness.scenario.model import Scenario, Setting
 from cgrace.harness.suite import Case, CaseResult
 from cgrace.harness.targets.fake import FakeTarget
 from cgrace.harness.trace import Head, Trace
 from cgrace.harness.verdict import Judgement, Outcome, judge
+from cgrace.harness.witnesses.inotify import InotifyWitness
 from cgrace.harness.witnesses.tracefs import KernelWitness
 
 JOBS_DEFAULT = 12
@@ -86,7 +87,7 @@ class Place:
     """What runs share: the target, the kernel's witness, the built drivers."""
 
     target: FakeTarget
-    kernel: KernelWitness | None
+    kernel: KernelWitness | InotifyWitness
     built: dict[str, BuiltDriver]
 
 
@@ -158,7 +159,8 @@ async def run_cases(
     results: dict[int, CaseResult] = {}
     gate = asyncio.Semaphore(jobs)
     async with AsyncExitStack() as stack:
-        kernel = stack.enter_context(KernelWitness.open())
+        kernel = _open_witness(on_event)
+        stack.callback(kernel.close)
         target = await stack.enter_async_context(FakeTarget.open(sorted({case.setting.layout for case in cases})))
         place = Place(target, kernel, built)
 
@@ -172,6 +174,15 @@ async def run_cases(
             for index, case in enumerate(cases):
                 tasks.create_task(one(index, case))
     return [results[index] for index in range(len(cases))]
+
+
+def _open_witness(say: Callable[[str], None]) -> KernelWitness | InotifyWitness:
+    """The kernel's tracefs; where it cannot be had, inotify, which does not see who did it."""
+    try:
+        return KernelWitness.open()
+    except TargetError as error:
+        say(f"{error.message}: falling back to inotify, which does not see who changes the cgroup tree")
+        return InotifyWitness()
 
 
 async def _run_twice(case: Case, place: Place, store: Path | None, expect_clean: bool) -> CaseResult:

@@ -31,6 +31,7 @@ from cgrace.harness.scenario.model import Scenario, Setting, Step
 from cgrace.harness.targets.base import Spawned
 from cgrace.harness.targets.sandbox import FakeSandbox
 from cgrace.harness.trace import Entry, Head, Recorder, Trace
+from cgrace.harness.witnesses.inotify import InotifyRun, InotifyWitness
 from cgrace.harness.witnesses.tracefs import KernelWitness, RunWitness
 from cgrace.harness.witnesses.world import Ours
 
@@ -63,7 +64,7 @@ class Run:
         setting: Setting,
         built: BuiltDriver,
         sandbox: FakeSandbox,
-        kernel: KernelWitness | None,
+        kernel: KernelWitness | InotifyWitness | None,
         head: Head,
         sink: TextIO | None,
     ) -> None:
@@ -86,7 +87,7 @@ class Run:
         self.progress_ns = now_ns()
         self._kernel = kernel
         self._socket = Path(sandbox.runtime_dir) / f"{sandbox.run}.bus"
-        self.witness: RunWitness | None = None
+        self.witness: RunWitness | InotifyRun | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._stopping = False
 
@@ -98,8 +99,8 @@ class Run:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.systemd.close)
             if self._kernel is not None:
-                self.witness = self._kernel.attach(self.sandbox, self.record)
-                stack.callback(self.witness.close)
+                self.witness = witness = self._kernel.attach(self.sandbox, self.record)
+                stack.callback(witness.close)
                 self.wire.before_driver = self.systemd.before_job = self._kernel.drain
             relay = Relay(self._socket, self.wire, self.systemd.backend)
             await stack.enter_async_context(relay)

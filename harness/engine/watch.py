@@ -72,6 +72,7 @@ class Watch:
         run = self._run
         processes = [p for p in run.processes.values() if p.ready and not p.gone]
         rests = [self._look_at(process) for process in processes]
+        run.drain()
         if not processes or any(rest is None for rest in rests) or run.over.is_set():
             return POLL_S_MAX
         if run.out():
@@ -86,8 +87,9 @@ class Watch:
         )
 
     def _look_at(self, process: DriverProcess) -> Rest | None:
+        """See whether the process is at rest, and tell what follows. What it leaves unread cannot wake it (witnesses/waits.py)."""
         run, seen = self._run, self._seen.setdefault(process.name, _Seen())
-        rest = self._watcher(process).look()
+        rest = self._watcher(process).look(unread_too=True)
         if rest is None:
             seen.rest = None
             return None
@@ -102,7 +104,8 @@ class Watch:
                 run.record(ev.StepWaits(step=step, bound_ns=rest.bound_ns))
         # From here on things may begin to move again: what was taken may let a step be called, patience may open a hold.
         before_ns = run.progress_ns
-        run.wire.taken(process.name)
+        if not run.wire.queues(process.name)[1]:
+            run.wire.taken(process.name)
         if process.out and run.progress_ns == before_ns:
             run.patience(rest.bound_ns)
         return rest if run.progress_ns == before_ns else None
@@ -155,7 +158,7 @@ class Watch:
                 )
             )
         for process in run.processes.values():
-            again = self._watcher(process).look()
+            again = self._watcher(process).look(unread_too=True)
             if again is None or _key(again) != self._seen[process.name].key:
                 return
         for event in looks:

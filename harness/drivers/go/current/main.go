@@ -80,6 +80,12 @@ func construct(cgroup *cgroups.Cgroup, unit shim.Unit, paths map[string]string) 
 
 func resources(unit shim.Unit) *cgroups.Resources {
 	r := &cgroups.Resources{}
+	if every := 0; kind == "cgroupfs" && unit.Resources.SkipDevices == nil {
+		// The plain manager makes no devices cgroup for a unit without device rules, and reports its path all the same.
+		limits := *unit.Resources
+		limits.SkipDevices = &every
+		unit.Resources = &limits
+	}
 	shim.Fill(r, unit)
 	return r
 }

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -102,7 +103,13 @@ func Main(driver Driver) {
 	}
 	s.say(said)
 
-	lines := bufio.NewReader(os.Stdin)
+	// Read through the runtime's poller: a blocking read(0) would keep a P in a system call, and the runtime's sysmon would
+	// poll on for some 10 ms before the process is seen at rest.
+	stdin := os.Stdin
+	if syscall.SetNonblock(0, true) == nil {
+		stdin = os.NewFile(0, "stdin")
+	}
+	lines := bufio.NewReader(stdin)
 	for {
 		line, err := lines.ReadBytes('\n')
 		if len(bytes.TrimSpace(line)) > 0 {
