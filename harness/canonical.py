@@ -14,11 +14,11 @@ split into lanes, and only the order within a lane is kept:
   job, unit U      the unit's jobs and states
   cgroup PATH      made, removed, entered, by whom
   look S           what the looks at a step's claims found; beside it, as sorted sets: leftovers, exits, match rules
-Renamed by first appearance: jobs (of a unit), connections (of a process). Replaced in texts:
-what looks like a time, pid, address, job or bus name.
-Dropped: times and durations, message ids and serials, stacks, waits and how often they were looked at, stderr and log lines,
-probes before the hello, what was held only behind another message, and whatever the harness did to tidy up after the run had
-stopped mattering.
+Renamed by first appearance: jobs (of a unit), connections (of a process). Replaced in texts: what looks like a time, pid,
+address, job or bus name. Dropped: times and durations, message ids and serials, stacks, waits and how often they were looked
+at, stderr and log lines, ends of connections (a fault's is in its lane), what was held only behind another message; the drivers' start-up probes (their messages, and units
+that were heard of before the first step and that no step names); cgroups that are neither a step's unit nor above or below
+one; and whatever the harness did to tidy up after the run had stopped mattering.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cgrace.harness import events as ev
@@ -77,6 +76,7 @@ class _Canon:
     sets: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     processes: dict[int, str] = field(default_factory=dict)
     messages: dict[int, tuple[str, str]] = field(default_factory=dict)
+    probed: frozenset[str] = frozenset()
     stopped: bool = False
 
     def feed(self, event: Event) -> None:
@@ -133,7 +133,7 @@ class _Canon:
         return True
 
     def _seen(self, message: ev.MessageSeen) -> None:
-        if message.probe or self.stopped:
+        if message.probe or self.stopped or message.unit in self.probed:
             return
         job = self._job(message.job, message.unit)
         words = (message.kind, message.member, message.unit, job, message.result, message.name, message.origin)
@@ -156,13 +156,13 @@ class _Canon:
 
     def _systemd(self, event: Event) -> bool:
         match event:
-            case ev.JobChanged():
-                if not self.stopped:
-                    name = self._job(event.job, event.unit)
-                    self.lanes[f"jobs {event.unit}"].append(f"{name} {event.type} {event.state} {event.result}".strip())
-            case ev.UnitChanged():
-                if not self.stopped:
-                    self.lanes[f"unit {event.unit}"].append(event.state)
+            case ev.JobChanged(unit=unit):
+                if not self.stopped and unit not in self.probed:
+                    name = self._job(event.job, unit)
+                    self.lanes[f"jobs {unit}"].append(f"{name} {event.type} {event.state} {event.result}".strip())
+            case ev.UnitChanged(unit=unit):
+                if not self.stopped and unit not in self.probed:
+                    self.lanes[f"unit {unit}"].append(event.state)
             case _:
                 return False
         return True
@@ -192,8 +192,6 @@ class _Canon:
                 self.sets["processes"].add(f"{process} ended {status}")
             case ev.MatchRule(rule=rule, added=added) if not self.stopped:
                 self.sets["match rules"].add(f"{'added' if added else 'removed'} {scrub(rule)}")
-            case ev.Disconnected(connection=connection, by=by) if not self.stopped:
-                self.lanes[f"{self.names.name('connection', connection)} closed"].append(f"by {by}")
             case _:
                 return False
         return True
@@ -204,22 +202,43 @@ class _Canon:
         return "".join(f"[{name}]\n" + "".join(f"{line}\n" for line in lanes[name]) for name in sorted(lanes))
 
 
-def _in_order(entries: tuple[Entry, ...]) -> list[Entry]:
-    """By time and not by index: kernel events are recorded when they are read."""
-    key: Callable[[Entry], tuple[int, int]] = lambda entry: (entry.t_ns, entry.index)  # noqa: E731
-    kernel = (ev.CgroupMade, ev.CgroupRemoved, ev.ProcessMoved)
-    told = [entry for entry in entries if not isinstance(entry.event, kernel)]
-    seen = sorted((entry for entry in entries if isinstance(entry.event, kernel)), key=key)
-    stop = next((e for e in told if isinstance(e.event, ev.StepNever | ev.RunEnded)), None)
-    before = [e for e in seen if stop is None or e.t_ns <= stop.t_ns]
-    return [*before, *told]
+_KERNEL = (ev.CgroupMade, ev.CgroupRemoved, ev.ProcessMoved)
+
+
+def _kernel_events(entries: tuple[Entry, ...], units: frozenset[str], since_ns: int) -> list[Entry]:
+    """Kernel events of the run about the steps' units: by time and not by index, for they are recorded when they are read."""
+    stop = next((e for e in entries if isinstance(e.event, ev.StepNever | ev.RunEnded)), None)
+    found: list[tuple[int, int, str, Entry]] = []
+    for entry in entries:
+        match entry.event:
+            case ev.CgroupMade(path=path) | ev.CgroupRemoved(path=path) | ev.ProcessMoved(path=path):
+                if since_ns <= entry.t_ns and (stop is None or entry.t_ns <= stop.t_ns):
+                    found.append((entry.t_ns, entry.index, path.rstrip("/") + "/", entry))
+    inside = {path for _, _, path, _ in found if units.intersection(path.split("/"))}
+    return [
+        entry
+        for _, _, path, entry in sorted(found, key=lambda item: item[:2])
+        if path in inside
+        or any(other.startswith(path) for other in inside)
+        or (isinstance(entry.event, ev.ProcessMoved) and entry.event.process)
+    ]
+
+
+def _unit_of(event: Event) -> str:
+    return event.unit if isinstance(event, ev.JobChanged | ev.UnitChanged | ev.MessageSeen) else ""
 
 
 def canonical(trace: Trace) -> str:
     """The canonical text of a trace (see the module for what it promises)."""
-    canon = _Canon()
-    for entry in _in_order(trace.entries):
+    units = frozenset(call.unit for _, call in trace.of(ev.StepCalled))
+    first = next((entry for entry, _ in trace.of(ev.StepCalled)), None)
+    before = trace.entries[: first.index] if first is not None else ()
+    canon = _Canon(probed=frozenset(unit for entry in before if (unit := _unit_of(entry.event)) and unit not in units))
+    for entry in _kernel_events(trace.entries, units, first.t_ns if first is not None else 0):
         canon.feed(entry.event)
+    for entry in trace.entries:
+        if not isinstance(entry.event, _KERNEL):
+            canon.feed(entry.event)
     return canon.text()
 
 

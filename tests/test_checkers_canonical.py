@@ -31,7 +31,7 @@ from cgrace.harness.events import Event, Grade
 from cgrace.harness.trace import Trace
 
 STEPS = [
-    [(10.0, called("first")), (60.0, ev.StepReturned(step="first", driver_ns=5 * MS))],
+    [(60.0, ev.StepReturned(step="first", driver_ns=5 * MS))],
     [(11.0, call(1, "late.slice")), (11.1, sent(1))],
     [(14.0, reply(2, 1, "late.slice")), (14.1, sent(2)), (15.0, removed(3, "late.slice")), (15.1, sent(3))],
     [(11.0, call(4, "other.slice")), (11.1, sent(4))],
@@ -56,7 +56,7 @@ def told(lanes: list[list[tuple[float, Event]]], shuffle: int | None = None, noi
         order.insert(i % len(order), (16.0, ev.DriverWaits(process="driver", bound_ns=i)))
         order.insert(i % len(order), (16.0, ev.StepWaits(step="first", bound_ns=i)))
     look = [(80.0, seen("first", "/late.slice", exists=False)), (90.0, ended())]
-    return trace(scenario(), *start(), *order, *look)
+    return trace(scenario(), *start(), (10, called("first")), *order, *look)
 
 
 @given(st.integers(0, 10_000), st.integers(0, 5))
@@ -93,9 +93,7 @@ def test_times_and_ids_do_not_matter(shift: int) -> None:
         lambda lanes: lanes[6].pop(),
         lambda lanes: lanes[6].append((31.0, made("/late.slice"))),
         lambda lanes: lanes[0].append((61.0, ev.FaultFired(fault="f", grade=Grade.LEGAL, what="x"))),
-        lambda lanes: lanes.__setitem__(
-            0, [(10.0, called("first")), (60.0, ev.StepReturned(step="first", error="no"))]
-        ),
+        lambda lanes: lanes.__setitem__(0, [(60.0, ev.StepReturned(step="first", error="no"))]),
     ],
 )
 def test_what_happened_matters(change: object) -> None:
@@ -117,3 +115,26 @@ def test_the_tidying_after_a_proof_does_not_matter() -> None:
     plain = trace(scenario(), *head, never, (160, ended("proved")))
     assert canonical(trace(scenario(), *head, never, *tidy, (160, ended("proved")))) == canonical(plain)
     assert "never (proved)" in canonical(plain)
+
+
+def test_start_up_probes_do_not_matter() -> None:
+    """Units that a driver tries before its hello carry its pid; they, and cgroups beside the steps' own, are left out."""
+
+    def run(pid: int) -> Trace:
+        unit = f"probe_{pid}.slice"
+        return trace(
+            scenario(),
+            (1, ev.JobChanged(job=f"/job/{pid}", unit=unit, type="start", state="queued")),
+            *start(),
+            (3, made(f"/{unit}")),
+            (10, called("first")),
+            (11, gone(f"/{unit}")),
+            (12, ev.UnitChanged(unit=unit, state="gone")),
+            (13, made("/cgrace.slice")),
+            (14, made("/cgrace.slice/late.slice")),
+            *([(15, made("/system.slice"))] if pid % 2 else []),
+            (20, ended()),
+        )
+
+    assert canonical(run(33)) == canonical(run(48))
+    assert "pids/cgrace.slice]" in canonical(run(33))

@@ -127,6 +127,7 @@ def test_what_a_look_lacks_is_named(spoiled: dict[str, Any], named: str) -> None
     [
         (1160, call(9, "other.slice")),
         (1160, made("/other.slice")),
+        (1160, ev.FaultFired(fault="late", grade=Grade.LEGAL, what="again")),
         (1149, call(9, "other.slice")),
     ],
 )

@@ -144,6 +144,14 @@ def test_a_run_that_ended_early_gave_it_no_chance() -> None:
     assert lone(fired.check(told)).verdict is Verdict.VIOLATED
 
 
+def test_a_fault_on_steps_that_failed_could_not_act() -> None:
+    """systemd refuses the unit: there is no job to keep; that the step failed is judged by what was expected."""
+    fault = JobStays(id="j", unit="late.slice", until=point("first ended"), patience_ns=None)
+    refused = (20.0, ev.StepReturned(step="first", error="Unit type does not support transient units"))
+    assert lone(fired.check(fault_run(fault, refused))).verdict is Verdict.HOLDS
+    assert lone(fired.check(fault_run(fault, (20, ev.StepReturned(step="first"))))).verdict is Verdict.VIOLATED
+
+
 def test_an_unmet_order_is_named() -> None:
     """A run that could not be what was asked for is not judged by its other findings."""
     told = trace(scenario(), *start(), (60, ev.RunEnded(why="unmet order", text="a before b")))

@@ -3,6 +3,10 @@
 Judged from looks (CgroupSeen), which are made only when all jobs have ended and the bus is idle. Kernel events say who
 did it and when; without them the verdict stands and only the evidence is poorer. Not lost is what the driver itself took
 away later (a destroy), what a fault of ours took away after the step had returned, and the place of a process that exited.
+
+A path that nobody ever made cannot be lost. A step without a process may report such a one (libcontainer's Apply(-1) with
+SkipDevices reports devices all the same; after a forged UnitExists nobody makes the unit's name=systemd): that holds, with a
+note. A process, though, must be in every reported cgroup, so there it is violated.
 """
 
 from __future__ import annotations
@@ -69,6 +73,10 @@ def _judge(run: Run, step: StepRun) -> Finding:
             losses.setdefault(seen.hierarchy, loss)
     if losses:
         return _lost(run, step, tuple(losses.values()))
+    phantoms = [seen.hierarchy for _, seen in looks if not seen.exists and _never_made(run, step, seen)]
+    if phantoms:
+        text = f"{step.title} reports {listed(sorted(set(phantoms)))}, which nobody ever made; it places no process"
+        return _quiet(step, Verdict.HOLDS, text)
     unseen = sorted(set(step.result.paths) - {(seen.hierarchy, seen.path) for _, seen in looks})
     if unseen and destroyed is None:
         names = listed([hierarchy for hierarchy, _ in unseen])
@@ -104,12 +112,21 @@ def _covers(parent: str, unit: str) -> bool:
     return parent == unit or (parent.endswith(".slice") and unit.endswith(".slice") and unit.startswith(stem + "-"))
 
 
+def _never_made(run: Run, step: StepRun, seen: ev.CgroupSeen) -> bool:
+    """Whether the kernel witness saw that other paths of this step were made, and never this one; with or without a process."""
+    assert step.result is not None
+    made = {(event.hierarchy, event.path) for _, event in run.trace.of(ev.CgroupMade)}
+    return (seen.hierarchy, seen.path) not in made and not made.isdisjoint(step.result.paths)
+
+
 def _loss(run: Run, step: StepRun, entry: Entry, seen: ev.CgroupSeen) -> _Loss | None:
     """What is wrong with one look, unless it is excused."""
     exited = step.workload in run.exited and run.exited[step.workload].t_ns <= entry.t_ns
     if not seen.exists:
         cause = _last_removal(run, seen, entry)
         moved = False
+        if not step.workload and cause is None and _never_made(run, step, seen):
+            return None
         if exited and step.unit.endswith(".scope"):
             return None  # an empty scope ends by itself
     elif seen.inside is False and not exited:
@@ -209,6 +226,9 @@ def _lost(run: Run, step: StepRun, losses: tuple[_Loss, ...]) -> Finding:
     did = f"moved its process to {first.look.actual or 'elsewhere'}" if first.moved else "removed it"
     if not first.moved and len(losses) > 1:
         did = "removed them"
+    story = f"{first.who} {did} {when}"
+    if first.cause is None and not first.moved and _never_made(run, step, first.look):
+        story = "nobody ever made what it reported"
     evidence: list[str] = []
     events = {step.called.index, step.ended.index}
     for loss in losses:
@@ -218,7 +238,7 @@ def _lost(run: Run, step: StepRun, losses: tuple[_Loss, ...]) -> Finding:
         invariant=INVARIANT,
         verdict=Verdict.VIOLATED,
         subject=step.id,
-        summary=f"LOST {listed(names)} of {step.id} ({step.unit}): {first.who} {did} {when}",
+        summary=f"LOST {listed(names)} of {step.id} ({step.unit}): {story}",
         short="LOST",
         explanation=explain.lost(step.title, names, first.who, when, moved=first.moved),
         evidence=tuple(evidence),

@@ -83,7 +83,8 @@ def _plain(step: StepRun, verdict: Verdict, summary: str, events: tuple[int, ...
 
 
 def last_progress(run: Run, process: str) -> Entry:
-    """The last thing that this process did or was given: a step, a message of its connections, a change of its cgroups.
+    """The last thing that this process did or was given: a step, a message of its connections, a change of its cgroups, or a
+    fault of ours that acted, on whomever.
 
     That it came to rest (MessageTaken, StepWaits) is an observation and no progress. Kernel events by a driver do not name
     which one it was: with several drivers they count for the one whose unit the path names, else for all.
@@ -97,6 +98,8 @@ def last_progress(run: Run, process: str) -> Entry:
                 return run.steps[step].process == process if step in run.steps else False
             case ev.MessageSeen(message=number) | ev.MessageSent(message=number):
                 return number in run.messages and run.messages[number].process in (process, "")
+            case ev.FaultFired():
+                return True
             case ev.CgroupMade(path=path, by=Actor.DRIVER) | ev.CgroupRemoved(path=path, by=Actor.DRIVER):
                 return units.get(path.rsplit("/", 1)[-1], process) == process
             case ev.ProcessMoved(path=path, by=Actor.DRIVER):
@@ -203,6 +206,8 @@ def describe(run: Run, entry: Entry) -> str:
             what = {"reply": "the reply to ", "error": "the error to ", "call": "its call "}.get(message.kind, "")
             to = "was delivered" if isinstance(entry.event, ev.MessageSent) else "was seen"
             return f"{what}{message.member}" + (f" of {message.unit}" if message.unit else "") + f" {to}"
+        case ev.FaultFired(fault=fault):
+            return f"the fault {fault} acted"
         case ev.CgroupMade(hierarchy=hierarchy, path=path):
             return f"the cgroup {hierarchy}{path} was made"
         case ev.CgroupRemoved(hierarchy=hierarchy, path=path):

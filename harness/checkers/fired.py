@@ -1,11 +1,13 @@
 """Every fault fired: a run in which a fault of its scenario never acted shows nothing, and must not pass.
 
 A fault acted when the trace has its FaultFired, or a message that it held, or its hold letting go before the run ended.
-Two kinds of silence are natural and hold, with the reason:
+Three kinds of silence are natural and hold, with the reason:
 
 * the driver uses no bus (the cgroupfs control group), and the fault is about messages, jobs or points of the bus;
 * the run ended early because of the driver (a proved hang, a wait not waited out, its death), and nothing about the fault's
-  unit had been on the bus, nor had the step been called that the fault waits for: it had no chance.
+  unit had been on the bus, nor had the step been called that the fault waits for: it had no chance;
+* every step on the fault's unit failed (systemd 219 refuses transient slices): what the fault waits for cannot come. That
+  the steps failed is judged against the scenario's expectations.
 
 An order that could not be met is reported here too: such a run is not the run that was asked for.
 """
@@ -16,7 +18,7 @@ from cgrace.harness import events as ev
 from cgrace.harness import faults as ft
 from cgrace.harness.checkers import explain
 from cgrace.harness.checkers.text import listed
-from cgrace.harness.checkers.view import EARLY_ENDS, MessageRun, Run, look
+from cgrace.harness.checkers.view import EARLY_ENDS, MessageRun, Run, StepRun, look
 from cgrace.harness.points import Point, PointKind
 from cgrace.harness.trace import Trace
 from cgrace.harness.verdict import Finding, Invariant, Verdict
@@ -77,6 +79,8 @@ def _judge(run: Run, fault: ft.Fault, acted: dict[str, int]) -> Finding:
         return _holds(fault, f"{fault.id} does not apply: the driver uses no bus")
     if run.ended_why in EARLY_ENDS and _had_no_chance(run, fault):
         return _holds(fault, f"{fault.id} had no chance to act: the run ended before ({run.ended_why})")
+    if (failed := _steps_failed(run, fault)) is not None:
+        return _holds(fault, f"{fault.id} had no chance to act: {failed.title} failed before")
     line = f" (line {fault.line} of the scenario)" if fault.line else ""
     hint = _hint(run, fault)
     return Finding(
@@ -111,15 +115,29 @@ def _needs_bus(fault: ft.Fault) -> bool:
 
 
 def _had_no_chance(run: Run, fault: ft.Fault) -> bool:
-    match, when = _match(fault), _when(fault)
+    when = _when(fault)
     if when is not None and when.kind is PointKind.STEP:
         return when.subject not in run.steps or when.stage in ("ended", "returned", "failed")
-    unit = match.unit if match is not None else getattr(fault, "unit", "")
-    if not unit and when is not None and when.kind in _BUS_POINTS:
-        unit = when.subject
+    unit = _unit(fault)
     if not unit:
         return False
     return not any(m.message.unit == unit and not m.message.probe for m in run.messages.values())
+
+
+def _unit(fault: ft.Fault) -> str:
+    """The unit that a fault is about, "" when it is about none."""
+    match, when = _match(fault), _when(fault)
+    unit = match.unit if match is not None else str(getattr(fault, "unit", ""))
+    return when.subject if not unit and when is not None and when.kind in _BUS_POINTS else unit
+
+
+def _steps_failed(run: Run, fault: ft.Fault) -> StepRun | None:
+    """The first of the steps on the fault's unit, when there are some and all of them ended with an error."""
+    unit = _unit(fault)
+    steps = [step for step in run.steps.values() if unit and step.unit == unit]
+    if steps and all(step.result is not None and step.result.error for step in steps):
+        return steps[0]
+    return None
 
 
 def _hint(run: Run, fault: ft.Fault) -> str:
