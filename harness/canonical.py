@@ -16,7 +16,8 @@ split into lanes, and only the order within a lane is kept:
   look S           what the looks at a step's claims found; beside it, as sorted sets: leftovers, exits, match rules
 Renamed by first appearance: jobs (of a unit), connections (of a process). Replaced in texts: what looks like a time, pid,
 address, job or bus name. Dropped: times and durations, message ids and serials, stacks, waits and how often they were looked
-at, stderr and log lines, ends of connections (a fault's is in its lane), what was held only behind another message; the drivers' start-up probes (their messages, and units
+at, stderr and log lines, ends of connections (a fault's is in its lane), what was held only behind another message;
+the drivers' start-up probes (their messages, and units
 that were heard of before the first step and that no step names); cgroups that are neither a step's unit nor above or below
 one; and whatever the harness did to tidy up after the run had stopped mattering.
 """
