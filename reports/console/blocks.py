@@ -12,16 +12,18 @@ from rich.text import Text
 
 from cgrace.harness.scenario.model import Scenario
 from cgrace.harness.suite import CaseResult
-from cgrace.harness.verdict import Finding, Judgement, Outcome, Verdict
+from cgrace.harness.verdict import Finding, Invariant, Judgement, Outcome, Verdict
 from cgrace.reports.console.matrix import Row, generations_of, rows_of
 from cgrace.reports.console.words import asked, place, rows_label, what_systemd_did
 
 EVIDENCE_LINES = 6  # in the overview; `report` shows all
+WRONG_MAX = 30  # named one by one at the end
 Did = Callable[[CaseResult], str]
 
 
 def finding_lines(finding: Finding, *, evidence_max: int | None = None) -> list[str]:
-    """A violated or unknown finding: the invariant and its summary with the grade, then its evidence and assumptions."""
+    """A violated or unknown finding: the invariant and its summary with the grade, then its evidence; without a limit on that also
+    what the proof takes for granted."""
     verdict = "violated" if finding.verdict is Verdict.VIOLATED else "unknown"
     summary = finding.summary or finding.subject or "no more is known"
     lines = [f"{finding.invariant} {verdict}: {summary}; grade: {finding.grade}"]
@@ -29,7 +31,7 @@ def finding_lines(finding: Finding, *, evidence_max: int | None = None) -> list[
     lines += [f"  {line}" for line in shown]
     if len(shown) < len(finding.evidence):
         lines.append(f"  ... {len(finding.evidence) - len(shown)} lines more")
-    if finding.assumptions:
+    if finding.assumptions and evidence_max is None:
         lines.append("  assuming: " + "; ".join(finding.assumptions))
     return lines
 
@@ -90,7 +92,11 @@ def _add_row(table: Table, row: Row, did: Did | None, evidence_max: int | None) 
         shown = alike[-1]
         names = ", ".join(dict.fromkeys(r.case.driver.name for r in alike))
         told = did(shown) if did is not None and not shown.error else ""
-        table.add_row("  driver", Text(f"{names}: {told}" if told else names))
+        if told and len(alike) > 1:
+            told = f"\n{shown.case.driver.name}: {told}"
+        elif told:
+            told = f": {told}"
+        table.add_row("  driver", Text(names + told))
         lines = result_lines(shown, evidence_max=evidence_max)
         table.add_row("", Text("\n".join(lines), style="" if shown.judgement.outcome.passes else "red"))
     quiet = [r for r in row.results if not _noteworthy(r)]
@@ -116,7 +122,8 @@ def _bad(finding: Finding) -> bool:
 def _history(row: Row) -> Text:
     wrong = [r for r in row.results if not r.judgement.outcome.passes]
     if not wrong:
-        notes = "; ".join(dict.fromkeys(e.note for e in row.scenario.expect if e.note))
+        applied = [e for r in row.results for e in row.scenario.expected(r.case.driver.generation, row.setting)]
+        notes = "; ".join(dict.fromkeys(e.note for e in applied if e.note))
         return Text("says the same" + (f" ({notes})" if notes else ""), style="green")
     names = ", ".join(dict.fromkeys(r.case.driver.name for r in wrong))
     return Text(f"says otherwise of {names}", style="bold red")
@@ -125,17 +132,25 @@ def _history(row: Row) -> Text:
 def closing(results: Sequence[CaseResult]) -> RenderableType:
     """The last lines: whether all is as history says, and where to read on."""
     wrong = [r for r in results if not r.judgement.outcome.passes]
-    row = next((_label(r.case.scenario) for r in (wrong or results) if r.judgement.violated or wrong), "")
-    more = f"  More: cgrace report last --row {row}" if row else "  More: cgrace report last"
+    telling = wrong or sorted((r for r in results if r.judgement.violated), key=_deadlock_last, reverse=True)
+    row = next((f" --row {_label(r.case.scenario)}" for r in telling), "")
+    more = f"  More: cgrace report last{row}"
     if not results:
         return Text("Nothing was run.", style="bold red")
     if not wrong:
         return Text("\nAll rows as history says.", style="bold green").append(more, style="not bold default")
     text = Text(f"\n{len(wrong)} of {len(results)} not as history says:\n", style="bold red")
-    for result in wrong:
+    for result in wrong[:WRONG_MAX]:
         reasons = [result.error] if result.error else list(result.judgement.reasons)
         text.append(f"  {result.case.id}: {result.judgement.outcome}: {'; '.join(reasons)}\n", style="not bold default")
+    if len(wrong) > WRONG_MAX:
+        text.append(f"  ... {len(wrong) - WRONG_MAX} more\n", style="not bold default")
     return text.append(more.strip(), style="not bold default")
+
+
+def _deadlock_last(result: CaseResult) -> bool:
+    """Sorts what hangs behind the rest: there the evidence says most."""
+    return any(f.invariant is Invariant.NO_DEADLOCK for f in result.judgement.violated)
 
 
 def _label(scenario: Scenario) -> str:

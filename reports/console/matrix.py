@@ -135,10 +135,13 @@ def matrix(results: Sequence[CaseResult]) -> RenderableType:
     table.add_column("what happens", min_width=24, ratio=1)
     for generation in generations:
         table.add_column(_HEADS.get(generation, generation), justify="center", no_wrap=True)
+    told: set[str] = set()  # a title is said once, at the first of a scenario's settings
     for label, row in zip(row_labels(rows), rows, strict=True):
         name = Text(label) if row.passes else Text(f"{label} !", style="bold red")
         cells = [_cell_text(row.of(generation)) for generation in generations]
-        table.add_row(name, Text(row.scenario.title), *cells)
+        title = "" if str(row.scenario.file) in told else row.scenario.title
+        told.add(str(row.scenario.file))
+        table.add_row(name, Text(title), *cells)
     return Group(Text(heading(results), style="bold"), table, Text(LEGEND, style="dim"))
 
 
