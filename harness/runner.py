@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
+import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib import metadata
@@ -22,6 +24,7 @@ from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
 from cgrace.harness.drivers.build import build
 from cgrace.harness.engine.run import Run
 from cgrace.harness.errors import CgraceError, TargetError
+from cgrace.harness.proc.workers import workers
 from cgrace.harness.scenario.data import to_data
 from cgrace.harness.scenario.model import Scenario, Setting
 from cgrace.harness.suite import Case, CaseResult
@@ -31,7 +34,9 @@ from cgrace.harness.verdict import Judgement, Outcome, judge
 from cgrace.harness.witnesses.inotify import InotifyWitness
 from cgrace.harness.witnesses.tracefs import KernelWitness
 
-JOBS_DEFAULT = 12
+JOBS_DEFAULT = 24
+CASES_FOR_WORKERS = 12  # fewer are done before a worker has started
+WORKERS_MAX = 16
 
 
 def fits(scenario: Scenario, setting: Setting, driver: DriverSpec) -> bool:
@@ -73,6 +78,7 @@ def judge_trace(trace: Trace, case: Case, *, expect_clean: bool = False) -> Judg
     )
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """What took part on our side."""
     return {
@@ -151,29 +157,46 @@ async def run_cases(
 ) -> list[CaseResult]:
     """Run cases side by side, `jobs` at once, and return their results in the order of the cases.
 
-    store: the folder for traces (None: kept nowhere). An inconclusive run is repeated once, and counted.
-    Raises DriverError or TargetError where nothing can run at all.
+    store: the folder for traces (None: kept nowhere). An inconclusive run is repeated once, and counted. Many cases are shared
+    out among worker processes, one for each core. Raises DriverError or TargetError where nothing can run at all.
     """
-    drivers = {case.driver.name: case.driver for case in cases}
-    built = await prepare(list(drivers.values()), on_event)
+    drivers = list({case.driver.name: case.driver for case in cases}.values())
+    built = await prepare(drivers, on_event)
+    layouts = sorted({case.setting.layout for case in cases})
+    cores = len(os.sched_getaffinity(0))
     results: dict[int, CaseResult] = {}
     gate = asyncio.Semaphore(jobs)
-    async with AsyncExitStack() as stack:
-        kernel = _open_witness(on_event)
-        stack.callback(kernel.close)
-        target = await stack.enter_async_context(FakeTarget.open(sorted({case.setting.layout for case in cases})))
-        place = Place(target, kernel, built)
 
+    async def run_all(run: Callable[[Case], Awaitable[CaseResult]]) -> None:
         async def one(index: int, case: Case) -> None:
             async with gate:
-                result = await _run_twice(case, place, store, expect_clean)
-            results[index] = result
-            on_result(result)
+                results[index] = await run(case)
+            on_result(results[index])
 
         async with asyncio.TaskGroup() as tasks:
             for index, case in enumerate(cases):
                 tasks.create_task(one(index, case))
+
+    if len(cases) < CASES_FOR_WORKERS or cores == 1:
+        async with open_place(built, layouts, on_event) as place:
+            await run_all(lambda case: run_twice(case, place, store, expect_clean))
+    else:
+        arguments = (str(store or ""), ",".join(layouts), ",".join(spec.name for spec in drivers))
+        async with workers("cgrace.harness.worker", min(cores, WORKERS_MAX), *arguments) as team:
+            await run_all(lambda case: min(team, key=lambda worker: worker.load).ask((case, expect_clean)))
     return [results[index] for index in range(len(cases))]
+
+
+@contextlib.asynccontextmanager
+async def open_place(
+    built: dict[str, BuiltDriver], layouts: Sequence[str], on_event: Callable[[str], None] = lambda _: None
+) -> AsyncIterator[Place]:
+    """Open what runs share; gone when the block ends."""
+    async with AsyncExitStack() as stack:
+        kernel = _open_witness(on_event)
+        stack.callback(kernel.close)
+        target = await stack.enter_async_context(FakeTarget.open(layouts))
+        yield Place(target, kernel, built)
 
 
 def _open_witness(say: Callable[[str], None]) -> KernelWitness | InotifyWitness:
@@ -185,7 +208,7 @@ def _open_witness(say: Callable[[str], None]) -> KernelWitness | InotifyWitness:
         return InotifyWitness()
 
 
-async def _run_twice(case: Case, place: Place, store: Path | None, expect_clean: bool) -> CaseResult:
+async def run_twice(case: Case, place: Place, store: Path | None, expect_clean: bool) -> CaseResult:
     """A run; once more if it was inconclusive."""
     result = await _run_safely(case, place, store, expect_clean)
     if result.judgement.outcome is Outcome.INCONCLUSIVE:
