@@ -142,8 +142,9 @@ async def run_case(case: Case, place: Place, store: Path | None, *, expect_clean
 
 
 def file_name(case: Case) -> str:
-    """A name for the case's trace that is safe as a file's, whatever the scenario calls itself."""
-    return re.sub(r"[^A-Za-z0-9_.@+-]+", "_", case.id)
+    """A name for the case's trace that is safe as a file's, whatever the scenario calls itself; repetitions have their own."""
+    name = re.sub(r"[^A-Za-z0-9_.@+-]+", "_", case.id)
+    return f"{name}.{case.turn + 1}" if case.turn else name
 
 
 async def run_cases(
