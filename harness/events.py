@@ -396,6 +396,19 @@ class StepWaits(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepWatched(Event):
+    """Recorded before a step's return: at its longest, `gap_ns` passed between two looks at its driver while it was out.
+
+    So a wait of the driver's own that was longer than that was seen (StepWaits), and what was not seen was no such wait.
+    """
+
+    KIND: ClassVar[str] = "step-watched"
+    step: str
+    looks: int
+    gap_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorldClosed(Event):
     """The look that a proof rests on: who could still wake this process?
 

@@ -36,7 +36,15 @@ from cgrace.harness.witnesses.tracefs import KernelWitness, RunWitness
 from cgrace.harness.witnesses.world import Ours
 
 # Not progress: what witnesses see without anything having happened on the wire, in the tree or in a step.
-_OBSERVATIONS = (ev.DriverWaits, ev.StepWaits, ev.WorldClosed, ev.CgroupSeen, ev.MessageTaken, ev.Stacks)
+_OBSERVATIONS = (
+    ev.DriverWaits,
+    ev.StepWaits,
+    ev.StepWatched,
+    ev.WorldClosed,
+    ev.CgroupSeen,
+    ev.MessageTaken,
+    ev.Stacks,
+)
 HELLO_S_MAX = 20.0
 IDLE_TURNS_MAX = 10_000
 
@@ -81,6 +89,7 @@ class Run:
         self.systemd = FakeSystemd(setting.profile, sandbox, self.record, self.plan)
         self.acts = Acts(self)
         self.looker = Looker(self)
+        self.watch = Watch(self)
         self.stir = asyncio.Event()
         self.over = asyncio.Event()
         self.ended: ev.RunEnded | None = None
@@ -115,7 +124,7 @@ class Run:
             async with asyncio.timeout(self.scenario.wall_ns / 1e9), asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
                 await self._start_processes()
-                watching = tasks.create_task(Watch(self).run())
+                watching = tasks.create_task(self.watch.run())
                 await self.over.wait()
                 watching.cancel()
                 for process in self.processes.values():
@@ -331,6 +340,7 @@ class Run:
         process = self.processes[step.process]
         self.looker.before(step)
         process.out[step.id] = step
+        self.watch.called(step.id)
         workload = self.workloads.get(step.workload)
         pid = workload.pid if workload is not None else -1
         request = {
@@ -359,6 +369,7 @@ class Run:
             return
         self.drain()
         del process.out[step.id]
+        self.record(self.watch.returned(step.id))
         paths = self.looker.resolve(answer.paths)
         self.record(
             ev.StepReturned(step=step.id, error=answer.error, driver_ns=answer.ns, paths=paths, value=answer.value)

@@ -36,12 +36,27 @@ class _Seen:
     told: set[str] = field(default_factory=set)
 
 
+@dataclass(slots=True)
+class _Looks:
+    """How closely a step was watched."""
+
+    last_ns: int
+    count: int = 0
+    gap_ns: int = 0
+
+    def look(self) -> None:
+        now = now_ns()
+        self.gap_ns = max(self.gap_ns, now - self.last_ns)
+        self.last_ns = now
+
+
 class Watch:
     """One run's watcher. Runs until it is cancelled or the run is over."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._seen: dict[str, _Seen] = {}
+        self._looks: dict[str, _Looks] = {}
         self._hung: tuple[list[DriverProcess], int | None, str] | None = None
 
     async def run(self) -> None:
@@ -80,6 +95,16 @@ class Watch:
         self._nothing_out()
         return POLL_S_MAX
 
+    def called(self, step: str) -> None:
+        """A step is out from now on."""
+        self._looks[step] = _Looks(now_ns())
+
+    def returned(self, step: str) -> ev.StepWatched:
+        """It is not any more: how closely it was watched."""
+        looks = self._looks.pop(step)
+        looks.look()
+        return ev.StepWatched(step=step, looks=looks.count, gap_ns=looks.gap_ns)
+
     def _watcher(self, process: DriverProcess) -> RestWatcher:
         run = self._run
         return RestWatcher(
@@ -90,6 +115,9 @@ class Watch:
         """See whether the process is at rest, and tell what follows. What it leaves unread cannot wake it (witnesses/waits.py)."""
         run, seen = self._run, self._seen.setdefault(process.name, _Seen())
         rest = self._watcher(process).look(unread_too=True)
+        for step in process.out:
+            self._looks[step].look()
+            self._looks[step].count += 1
         if rest is None:
             seen.rest = None
             return None

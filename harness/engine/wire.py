@@ -179,12 +179,12 @@ class Wire:
             self._record(ev.MessageDropped(message=seen.message, fault="the peer never answers again"))
             return
         for fault in self._plan.on_message(seen):
-            if not self._act(line, way, item, message, seen, fault):
+            if not self._act(line, way, item, message, seen, fault=fault):
                 return
         self._deliver(line, way, item)
 
     def _act(
-        self, line: Line, way: Direction, item: _Item, message: Message, seen: MessageSeen, fault: ft.Fault
+        self, line: Line, way: Direction, item: _Item, message: Message, seen: MessageSeen, *, fault: ft.Fault
     ) -> bool:
         """Carry out one fault on a message; whether the message still goes on by itself."""
         what = f"{seen.member} of {seen.unit}" if seen.unit else seen.member
