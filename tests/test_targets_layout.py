@@ -57,7 +57,7 @@ def test_v1_beside_v2_takes_only_what_v2_does_not_have() -> None:
     found = parse_hierarchies(V2_ONLY, "")
     chosen = choose("v1", found, v1_controllers_free(PROC_CGROUPS, found))
     assert [hierarchy.name for hierarchy in chosen] == ["devices", "freezer", "systemd"]
-    assert all(hierarchy.made for hierarchy in chosen)
+    assert not any(hierarchy.mounted for hierarchy in chosen)
 
 
 def test_v1_host_gets_nothing_added() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,8 @@ from pathlib import Path
 import pytest
 from test_targets_fake import traces_of
 
-from cgrace.harness.targets import owner, removal
-from cgrace.harness.targets.layout import host_hierarchies
+from cgrace.harness.targets import owner, removal, subtree
+from cgrace.harness.targets.layout import choose, host_hierarchies, v1_controllers_free
 from cgrace.harness.targets.linux import detached_mount
 from cgrace.harness.targets.sweep import Swept, sweep
 
@@ -245,3 +246,55 @@ def test_interrupt_during_a_run_leaves_nothing() -> None:
         assert not traces_of(name)
         wait_for_death(int(init))
         wait_for_death(int(victim))
+
+
+WITHOUT_SYSTEMD = """
+import asyncio, os
+from cgrace.harness.targets.fake import FakeTarget
+
+async def main():
+    async with FakeTarget.open(["v1"]) as target, target.sandbox("v1") as sandbox:
+        ended = asyncio.get_running_loop().create_future()
+        (sandbox.runtime_dir / "x").write_text("seen")
+        script = f"ls -A /run /run/systemd; cat /run/file /run/link /run/directory/file {sandbox.runtime_dir}/x"
+        nothing = os.open(os.devnull, os.O_RDWR)
+        await sandbox.spawn("sh", ["/bin/sh", "-c", script], env={"PATH": os.defpath}, stdin=nothing, stdout=1, stderr=1,
+                            role="driver", on_exit=ended.set_result)
+        assert await ended == 0
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare (util-linux) to hide /run/systemd")
+def test_run_without_systemd_is_masked_and_the_rest_stays() -> None:
+    """Where /run/systemd does not exist, inside it does, and everything else below /run is still there, sockets too."""
+    script = (
+        "mount -t tmpfs x /run && mkdir /run/directory /run/tmp && echo a > /run/file && ln -s file /run/link && "
+        'echo b > /run/directory/file && TMPDIR=/run/tmp exec "$0" -c "$1"'
+    )
+    argv = ["unshare", "--mount", "/bin/sh", "-c", script, sys.executable, WITHOUT_SYSTEMD]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 0, done.stderr
+    listing, _, rest = done.stdout.partition("/run/systemd:")
+    assert listing.split() == ["/run:", "directory", "file", "link", "systemd", "tmp"]
+    assert rest.split() == ["system", "a", "a", "b", "seen"]
+
+
+def test_hierarchies_that_only_we_mounted_end_with_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a host with v2 only gets for layout v1 is gone from the kernel afterwards."""
+    found = host_hierarchies()
+    free = v1_controllers_free(Path("/proc/cgroups").read_text(), found)
+    if not free:
+        pytest.skip("every v1-only controller is in use on this machine")
+    unified = tuple(hierarchy for hierarchy in found if hierarchy.is_v2)
+    monkeypatch.setattr(subtree, "choose", lambda layout, _, __: choose(layout, unified, free))
+    made = subtree.Subtree.open("v1", owner.own_name())
+    try:
+        assert {hierarchy.name for hierarchy in host_hierarchies()} >= set(free)
+        assert [hierarchy.controllers for hierarchy in made.make_run("r1") if hierarchy.controllers] == [
+            (name,) for name in free
+        ]
+    finally:
+        made.close()
+    assert not {hierarchy.name for hierarchy in host_hierarchies()} & set(free)

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,13 +25,14 @@ V1_ONLY: Final = ("devices", "freezer", "net_cls", "net_prio")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostHierarchy:
     """One hierarchy of the host. name: its mount's name; controllers: () for a named one; options: of a v1 mount;
-    own: the cgroup of this process in it, "/" when that lies outside our cgroup namespace; made: it does not exist yet."""
+    own: the cgroup of this process in it, "/" when that lies outside our cgroup namespace; mounted: somewhere in our mount
+    namespace. One that is not may be new, or another cgrace's, and is there only as long as somebody holds it."""
 
     name: str
     controllers: tuple[str, ...]
     options: tuple[tuple[str, str | None], ...]
     own: str
-    made: bool = False
+    mounted: bool = False
 
     @property
     def is_v2(self) -> bool:
@@ -50,7 +51,7 @@ class HostHierarchy:
 
 def parse_hierarchies(cgroup: str, mountinfo: str) -> tuple[HostHierarchy, ...]:
     """All live hierarchies from the texts of /proc/self/cgroup and /proc/self/mountinfo, v2 last."""
-    directories = dict(_v1_mounts(mountinfo))
+    mounts = list(_v1_mounts(mountinfo))
     found: list[HostHierarchy] = []
     for line in cgroup.splitlines():
         _, _, rest = line.partition(":")
@@ -59,30 +60,35 @@ def parse_hierarchies(cgroup: str, mountinfo: str) -> tuple[HostHierarchy, ...]:
             own = "/"
         own = own.removesuffix(" (deleted)")
         if not subsystems:
-            found.append(HostHierarchy(name=UNIFIED, controllers=(), options=(), own=own))
+            found.append(HostHierarchy(name=UNIFIED, controllers=(), options=(), own=own, mounted=True))
             continue
         words = subsystems.split(",")
         controllers = tuple(word for word in words if not word.startswith("name="))
         named = [word.removeprefix("name=") for word in words if word.startswith("name=")]
         options: list[tuple[str, str | None]] = [(word, None) for word in controllers or ("none",)]
         options += [("name", name) for name in named]
-        name = directories.get(frozenset(words)) or ",".join(controllers or named)
-        found.append(HostHierarchy(name=name, controllers=controllers, options=tuple(options), own=own))
+        directories = [name for carried, name in mounts if carried.issuperset(words)]
+        name = next((name for name in directories if _tells(name, words)), ",".join(controllers or named))
+        found.append(
+            HostHierarchy(
+                name=name, controllers=controllers, options=tuple(options), own=own, mounted=bool(directories)
+            )
+        )
     return tuple(sorted(found, key=lambda hierarchy: hierarchy.is_v2))
 
 
+def _tells(directory: str, words: Sequence[str]) -> bool:
+    """Whether a directory's name says all that its hierarchy carries, as the usual ones do."""
+    return set(directory.split(",")) == {word.removeprefix("name=") for word in words}
+
+
 def _v1_mounts(mountinfo: str) -> Iterator[tuple[frozenset[str], str]]:
-    """(controllers and names, directory name) of the v1 mounts whose directory name says what they carry."""
+    """(mount options, directory name) of each mount of cgroup v1."""
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         fields, source = before.split(), after.split()
-        if len(fields) < 5 or len(source) < 3 or source[0] != "cgroup":
-            continue
-        words = frozenset(source[2].split(","))
-        name = Path(fields[4]).name
-        if set(name.split(",")) <= words or f"name={name}" in words:
-            carried = frozenset(name.split(",")) if f"name={name}" not in words else frozenset({f"name={name}"})
-            yield carried, name
+        if len(fields) >= 5 and len(source) >= 3 and source[0] == "cgroup":
+            yield frozenset(source[2].split(",")), Path(fields[4]).name
 
 
 def host_hierarchies() -> tuple[HostHierarchy, ...]:
@@ -112,11 +118,10 @@ def choose(layout: str, found: tuple[HostHierarchy, ...], free: tuple[str, ...])
     if layout != "v1":
         raise TargetError(f"there is no cgroup layout {layout!r}", hint='layouts are "v1" and "v2"')
     v1 = [hierarchy for hierarchy in found if not hierarchy.is_v2]
-    if not any(hierarchy.controllers for hierarchy in v1):
-        v1 += [
-            HostHierarchy(name=name, controllers=(name,), options=((name, None),), own="/", made=True) for name in free
-        ]
+    # One that nobody has mounted is another cgrace's, and may end any moment.
+    if not any(hierarchy.controllers and hierarchy.mounted for hierarchy in v1):
+        v1 += [HostHierarchy(name=name, controllers=(name,), options=((name, None),), own="/") for name in free]
     if not any(("name", "systemd") in hierarchy.options for hierarchy in v1):
         options = (("none", None), ("name", "systemd"))
-        v1.append(HostHierarchy(name="systemd", controllers=(), options=options, own="/", made=True))
+        v1.append(HostHierarchy(name="systemd", controllers=(), options=options, own="/"))
     return tuple(v1)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +29,8 @@ from cgrace.harness.targets.layout import (
 )
 from cgrace.harness.targets.removal import remove_trees
 
+_END_S_MAX: Final = 0.5
+_END_RETRY_S: Final = 0.01
 _CPUSET_FILES: Final = ("cpuset.cpus", "cpuset.mems")
 # What a cgroup's settings are. A root whose settings changed is not pristine; counters and lists of processes may change.
 SETTINGS: Final = frozenset(
@@ -90,22 +94,27 @@ class Subtree:
             branches: list[Branch] = []
             locks: list[int] = []
             for host in choose(layout, found, free):
-                mount = _mount(host)
-                if mount is None:
-                    continue
-                undo.callback(os.close, mount)
-                branch = Branch(host=host, mount=mount, top=_make_top(host, mount, name))
-                undo.callback(_remove_quietly, branch.path())
-                _prepare(branch.path(), hand_down=True)
-                locks.append(owner.lock(branch.path()))
-                undo.callback(os.close, locks[-1])
+                try:
+                    branch, lock = _grow(host, name)
+                except TargetError:
+                    if host.mounted:
+                        raise
+                    continue  # ours to add, but not allowed here; or another cgrace's, just ending
+                undo.callback(_cut, branch, lock)
                 branches.append(branch)
+                locks.append(lock)
+            if not any(branch.host.is_v2 or branch.host.controllers for branch in branches):
+                raise TargetError(
+                    "layout v1 needs a cgroup v1 controller, and none can be had here",
+                    hint="use target vm:<suite>:v1, or boot with systemd.unified_cgroup_hierarchy=0",
+                )
             undo.pop_all()
         return cls(layout, name, tuple(branches), tuple(locks))
 
     def close(self) -> None:
         """Remove everything that is ours in these hierarchies, then let go of the mounts."""
         with contextlib.ExitStack() as last:
+            last.callback(_let_end, [branch.host for branch in self.branches if not branch.host.mounted])
             for descriptor in (*self._locks, *(branch.mount for branch in self.branches)):
                 last.callback(os.close, descriptor)
             last.callback(remove_trees, [branch.path() for branch in self.branches])
@@ -121,7 +130,10 @@ class Subtree:
                 except OSError as error:
                     raise TargetError(f"cannot make a cgroup in {branch.host.name}: {error.strerror}") from error
                 undo.callback(_remove_quietly, path)
-                _prepare(path, hand_down=False)
+                try:
+                    _prepare(path, hand_down=False)
+                except OSError as error:
+                    raise TargetError(f"cannot prepare a cgroup in {branch.host.name}: {error.strerror}") from error
             undo.pop_all()
         return tuple(self._hierarchy(branch, run) for branch in self.branches)
 
@@ -156,13 +168,33 @@ class Subtree:
         return found
 
 
-def _mount(host: HostHierarchy) -> int | None:
-    """The detached mount; None for a hierarchy that we would only have added (a container may not make any)."""
+def _grow(host: HostHierarchy, name: str) -> tuple[Branch, int]:
+    """Mount the hierarchy, make our directory in it and hold it; nothing is left when that fails."""
+    mount = _mount(host)
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.close, mount)
+        branch = Branch(host=host, mount=mount, top=_make_top(host, mount, name))
+        undo.callback(_remove_quietly, branch.path())
+        try:
+            _prepare(branch.path(), hand_down=True)
+            lock = owner.lock(branch.path())
+        except OSError as error:
+            raise TargetError(f"cannot use a cgroup of our own in {host.name}: {error.strerror}") from error
+        undo.pop_all()
+    return branch, lock
+
+
+def _cut(branch: Branch, lock: int) -> None:
+    """The inverse of `_grow`."""
+    _remove_quietly(branch.path())
+    os.close(lock)
+    os.close(branch.mount)
+
+
+def _mount(host: HostHierarchy) -> int:
     try:
         return host.mount()
     except OSError as error:
-        if host.made and error.errno in (errno.EPERM, errno.EBUSY, errno.EINVAL):
-            return None
         hint = "run as root (CAP_SYS_ADMIN over the cgroup namespace)"
         if error.errno == errno.ENOSYS:
             hint = "use Linux 5.2 or newer"
@@ -170,6 +202,24 @@ def _mount(host: HostHierarchy) -> int | None:
             f"target fake needs its own cgroups, but cannot mount the cgroup hierarchy {host.name}: {error.strerror}",
             hint=hint,
         ) from error
+
+
+def _let_end(hosts: list[HostHierarchy]) -> None:
+    """See hierarchies end that nobody mounted but us.
+
+    A v1 hierarchy ends with its last mount, but only if its cgroups are gone for good, which takes the kernel a moment
+    after the rmdir and is no event that one could wait for. Until then mounting it anew gives it another chance.
+    """
+    deadline = time.monotonic() + _END_S_MAX
+    while time.monotonic() < deadline:
+        alive = {hierarchy.option_text for hierarchy in host_hierarchies() if not hierarchy.mounted}
+        hosts = [host for host in hosts if host.option_text in alive]
+        if not hosts:
+            return
+        threading.Event().wait(_END_RETRY_S)
+        for host in hosts:
+            with contextlib.suppress(OSError):
+                os.close(host.mount())
 
 
 def _make_top(host: HostHierarchy, mount: int, name: str) -> str:
