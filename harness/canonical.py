@@ -1,7 +1,7 @@
 """The canonical trace: what two runs of one schedule have in common, as text and as a hash.
 
 Promise: when the same driver meets the same schedule, the text is the same, also on a busy machine and on another day. A change
-of what was asked, what was answered, in which order, what the faults did, which cgroups were made, removed or filled by
+of what was asked, what was answered, in which order, what the faults did, which cgroups were made, and removed or filled by
 whom, how each step and the run ended, changes it.
 
 Events of different witnesses, steps and units interleave as the machine pleases, unless the schedule orders them. So the trace is
@@ -12,14 +12,14 @@ split into lanes, and only the order within a lane is kept:
   P DIRECTION U sent|dropped by F|held by F   what became of those messages, in the order in which it did
   fault F          what it did, and how its hold let go
   job, unit U      the unit's jobs and states
-  cgroup PATH      made, removed, entered, by whom
+  cgroup PATH      of a step's unit or below: made, removed by whom, entered, moved by whom
   look S           what the looks at a step's claims found; beside it, as sorted sets: leftovers, exits, match rules
 Renamed by first appearance: jobs (of a unit), connections (of a process). Replaced in texts: what looks like a time, pid,
 address, job or bus name. Dropped: times and durations, message ids and serials, stacks, waits and how often they were looked
-at, stderr and log lines, ends of connections (a fault's is in its lane), what was held only behind another message;
-the drivers' start-up probes (their messages, and units
-that were heard of before the first step and that no step names); cgroups that are neither a step's unit nor above or below
-one; and whatever the harness did to tidy up after the run had stopped mattering.
+at, stderr and log lines, ends of connections (a fault's is in its lane), what was held only behind another message; the
+drivers' start-up probes (their messages, and units that were heard of before the first step and that no step names); who made
+a cgroup, and all of cgroups that are no step's (a parent slice's own job and the driver's `mkdir -p` race, and no schedule
+orders them); and whatever the harness did to tidy up after the run had stopped mattering.
 """
 
 from __future__ import annotations
@@ -170,8 +170,8 @@ class _Canon:
 
     def _kernel(self, event: Event) -> bool:
         match event:
-            case ev.CgroupMade(hierarchy=hierarchy, path=path, by=by):
-                line = f"made by {by}"
+            case ev.CgroupMade(hierarchy=hierarchy, path=path):
+                line = "made"  # where driver and systemd both make it, who comes first is nobody's order
             case ev.CgroupRemoved(hierarchy=hierarchy, path=path, by=by):
                 line = f"removed by {by}"
             case ev.ProcessMoved(hierarchy=hierarchy, path=path, by=by):
@@ -219,9 +219,7 @@ def _kernel_events(entries: tuple[Entry, ...], units: frozenset[str], since_ns: 
     return [
         entry
         for _, _, path, entry in sorted(found, key=lambda item: item[:2])
-        if path in inside
-        or any(other.startswith(path) for other in inside)
-        or (isinstance(entry.event, ev.ProcessMoved) and entry.event.process)
+        if path in inside or (isinstance(entry.event, ev.ProcessMoved) and entry.event.process)
     ]
 
 

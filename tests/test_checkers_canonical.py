@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from cgrace.harness import events as ev
 from cgrace.harness.canonical import canonical, canonical_hash
-from cgrace.harness.events import Event, Grade
+from cgrace.harness.events import Actor, Event, Grade
 from cgrace.harness.trace import Trace
 
 STEPS = [
@@ -130,11 +130,11 @@ def test_start_up_probes_do_not_matter() -> None:
             (10, called("first")),
             (11, gone(f"/{unit}")),
             (12, ev.UnitChanged(unit=unit, state="gone")),
-            (13, made("/cgrace.slice")),
-            (14, made("/cgrace.slice/late.slice")),
+            (13, made("/cgrace.slice", Actor.SYSTEMD if pid % 2 else Actor.DRIVER)),
+            (14, made("/cgrace.slice/late.slice", Actor.SYSTEMD if pid % 2 else Actor.DRIVER)),
             *([(15, made("/system.slice"))] if pid % 2 else []),
             (20, ended()),
         )
 
     assert canonical(run(33)) == canonical(run(48))
-    assert "pids/cgrace.slice]" in canonical(run(33))
+    assert "pids/cgrace.slice/late.slice]" in canonical(run(33))
