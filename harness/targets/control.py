@@ -185,11 +185,10 @@ class Control:
         A sandbox that is given up while it starts may have an init of which we have not read yet: it has to be reaped.
         """
         assert self.closed
-        with self._socket:
+        with self._socket, contextlib.suppress(OSError):
             self._socket.settimeout(seconds_max)
-            with contextlib.suppress(OSError):
-                while packet := self._socket.recv(_ANSWER_BYTES_MAX):
-                    self.init_pid = json.loads(packet).get("cloned", self.init_pid)
+            while packet := self._socket.recv(_ANSWER_BYTES_MAX):
+                self.init_pid = json.loads(packet).get("cloned", self.init_pid)
 
 
 def _resolve(future: asyncio.Future[T], value: T) -> None:

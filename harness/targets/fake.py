@@ -81,7 +81,7 @@ class FakeTarget:
                         pool.close()
         finally:
             FakeTarget._current = None
-            await target._tear_down()
+            await target._tear_down(failure)
         if failure is not None:
             raise failure
 
@@ -121,16 +121,20 @@ class FakeTarget:
         # In the thread: the subtree is known even when the caller was cancelled while it waited.
         self._subtrees.append(Subtree.open(layout, owner.own_name()))
 
-    async def _tear_down(self) -> None:
-        """End every cell that is left, remove every directory. Runs whole, even when we are cancelled meanwhile."""
+    async def _tear_down(self, failure: BaseException | None) -> None:
+        """End every cell that is left, remove every directory. Runs whole: when we are cancelled meanwhile, the event
+        loop's end waits for the thread. What cannot be removed is raised, or noted on the failure that came first."""
         for pool in self._pools.values():
             pool.abandon()
         try:
-            await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.executor, self._remove_all))
-        finally:
-            self.executor.shutdown(wait=True)
+            await asyncio.shield(asyncio.to_thread(self._remove_all))
+        except CgraceError as error:
+            if failure is None:
+                raise
+            failure.add_note(str(error))
 
     def _remove_all(self) -> None:
+        self.executor.shutdown(wait=True)  # nothing is being made any more
         with contextlib.ExitStack() as last:
             if self._lock is not None:
                 last.callback(os.close, self._lock)
