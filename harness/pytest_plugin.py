@@ -5,7 +5,7 @@ like ours, or that were named on the command line. In anybody else's test run it
 no more than the name, and imports nothing.
 
 All selected items of a file run side by side at the first of them; each then reports its own result. A failure is told as the
-finding that made it, never as a traceback. Items can be picked by -k and -m: `issue`, `row`, `driver`, `layout` are markers.
+finding that made it, never as a traceback. Items can be picked by -k (driver, generation) and -m: `row(name="7b")`, and so `issue`, `driver`, `layout`.
 """
 
 from __future__ import annotations
@@ -128,11 +128,11 @@ class ScenarioItem(pytest.Item):
         self.case = case
         scenario = case.scenario
         if scenario.issue:
-            self.add_marker(pytest.mark.issue(scenario.issue))
+            self.add_marker(pytest.mark.issue(name=scenario.issue))
         for row in scenario.rows:
-            self.add_marker(pytest.mark.row(row))
-        self.add_marker(pytest.mark.driver(case.driver.name))
-        self.add_marker(pytest.mark.layout(case.setting.layout))
+            self.add_marker(pytest.mark.row(name=row))
+        self.add_marker(pytest.mark.driver(name=case.driver.name))
+        self.add_marker(pytest.mark.layout(name=case.setting.layout))
         self.extra_keyword_matches.update({case.driver.name, case.driver.generation, *scenario.markers})
 
     def runtest(self) -> None:
