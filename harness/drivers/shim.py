@@ -20,6 +20,7 @@ STDERR_BYTES_MAX = 1 << 16  # a line of stderr is cut there
 BABBLE_CHARS_MAX = 400  # of a line that is not the protocol, that much is kept
 BABBLE_LINES_MAX = 1000  # then nobody listens any more
 STDERR_LINES_MAX = 10_000  # then the rest is dropped, and one line says so
+_NO_ANSWER = "its answer is not the protocol"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +206,9 @@ class Shim:
             return False
         answer = _answer(data)
         if not future.done():
-            future.set_result(answer or ShimGone(id=str(number), why="its answer is not the protocol"))
+            future.set_result(answer or ShimGone(id=str(number), why=_NO_ANSWER))
+        if answer is None:  # whoever garbles one answer is not believed in the next
+            self._lost(_NO_ANSWER)
         return answer is not None
 
     def _said(self, line: bytes, cut: bool) -> None:

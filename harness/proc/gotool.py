@@ -5,7 +5,6 @@ No process is started for it: a Go root states its version in its file VERSION.
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 from cgrace.harness.errors import DriverError
 
 MINIMUM = (1, 24)  # the `go` line of harness/drivers/go/*/go.mod, which is what opencontainers/cgroups needs
+USUAL_PLACES = ("/usr/local/go/bin", "/usr/lib/go/bin")  # where installers put it without touching PATH
 _VERSION = re.compile(r"^go(?P<major>[0-9]+)\.(?P<minor>[0-9]+)(?P<rest>[0-9a-z.]*)")
 
 
@@ -31,14 +31,8 @@ class GoTool:
 
 def find_go() -> GoTool:
     """The first `go` that is new enough; DriverError with the command that installs one when there is none."""
-    path = os.environ.get("PATH", os.defpath)
-    return _find(path)
-
-
-@functools.lru_cache(maxsize=4)
-def _find(path: str) -> GoTool:
     seen = []
-    for candidate in _candidates(path):
+    for candidate in _candidates(os.environ.get("PATH", os.defpath)):
         version = _version_of(candidate)
         if version is None:
             seen.append(f"{candidate}: no Go root around it")
@@ -59,7 +53,7 @@ def _candidates(path: str) -> Iterator[Path]:
     """Every `go` in order of preference: PATH, the usual place, then the virtual env's wheel."""
     seen = set()
     script = Path(sysconfig.get_path("scripts")) / "go"  # the wheel's Python script: slower than what it starts
-    for folder in [*path.split(os.pathsep), "/usr/local/go/bin", "/usr/lib/go/bin"]:
+    for folder in [*path.split(os.pathsep), *USUAL_PLACES]:
         found = shutil.which("go", path=folder) if folder else None
         if found and Path(found) != script and (real := Path(found).resolve()) not in seen:
             seen.add(real)

@@ -92,15 +92,7 @@ async def run(
         return Completed(argv=words, status=status, stdout=out, stderr=err, cwd=cwd, env=added, timed_out=late)
 
     try:
-        process = await asyncio.create_subprocess_exec(
-            *words,
-            cwd=cwd,
-            env={**os.environ, **dict(added)} if added else None,
-            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+        process = await _start(words, cwd, {**os.environ, **dict(added)} if added else None, piped=bool(stdin))
     except OSError as error:
         return completed(NOT_FOUND_STATUS, b"", f"{words[0]}: {error.strerror}".encode())
     # One task reads to the end: on a timeout it still holds what was said until then.
@@ -121,6 +113,38 @@ async def run(
         await _settle(talk, process)
         raise
     return completed(-9 if late else process.returncode or 0, out, err, late=late)
+
+
+async def _start(
+    words: Sequence[str], cwd: Path | None, env: Mapping[str, str] | None, *, piped: bool
+) -> asyncio.subprocess.Process:
+    """Start a process that leads a group of its own.
+
+    Cancelled meanwhile, asyncio would kill the leader alone and then wait for whoever else holds its pipes: so a start always
+    comes to its end, and the group is ended after it.
+    """
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *words,
+            cwd=cwd,
+            env=env,
+            stdin=asyncio.subprocess.PIPE if piped else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        while not starting.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({starting})
+        if starting.exception() is None:
+            process = starting.result()
+            kill_group(process.pid)
+            await _settle(asyncio.ensure_future(process.communicate()), process)
+        raise
 
 
 async def run_ok(
