@@ -5,7 +5,8 @@ like ours, or that were named on the command line. In anybody else's test run it
 no more than the name, and imports nothing.
 
 All selected items of a file run side by side at the first of them; each then reports its own result. A failure is told as the
-finding that made it, never as a traceback. Items can be picked by -k (driver, generation) and -m: `row(name="7b")`, and so `issue`, `driver`, `layout`.
+finding that made it, never as a traceback.
+Items can be picked by -k (driver, generation) and -m: `row(name="7b")`, and so `issue`, `driver`, `layout`.
 """
 
 from __future__ import annotations
