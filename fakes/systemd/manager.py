@@ -204,6 +204,10 @@ class Manager:
         """Every job that has not ended, as "start of a.slice"."""
         return tuple(f"{job.kind} of {job.unit.name}" for job in self._core.jobs.by_id.values())
 
+    def job_ids(self) -> tuple[int, ...]:
+        """The ids of these jobs."""
+        return tuple(self._core.jobs.by_id)
+
     def held_jobs(self) -> tuple[str, ...]:
         """The units whose jobs a gate holds."""
         return tuple(job.unit.name for job in self._core.jobs.by_id.values() if job.held)
@@ -223,6 +227,10 @@ class Manager:
     def unit(self, name: str) -> Unit | None:
         """A loaded unit."""
         return self._core.units.get(name)
+
+    def loaded_units(self) -> tuple[str, ...]:
+        """Every loaded unit."""
+        return tuple(unit.name for unit in self._core.units)
 
     def transient_units(self) -> tuple[str, ...]:
         """Units that somebody made and that are still loaded."""

@@ -19,6 +19,7 @@ from cgrace.fakes.systemd.units import Unit, forget_masks
 INFINITY = 2**64 - 1
 FIELDS_OF_UNIT = frozenset(("PIDs", "PIDFDs", "Slice", "AddRef"))
 """Properties that are no settings: they are carried out where they are applied."""
+_NEVER_WRITTEN = frozenset(("PIDs", "PIDFDs", "AddRef"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +220,7 @@ def apply(unit: Unit, changes: Iterable[Change]) -> bool:
     """The second pass, for settings. True when one was about the cgroup."""
     touched = False
     for change in changes:
+        unit.dropins |= change.name not in _NEVER_WRITTEN
         if change.name in FIELDS_OF_UNIT:
             continue
         setting = SETTINGS[change.name]
@@ -229,7 +231,6 @@ def apply(unit: Unit, changes: Iterable[Change]) -> bool:
         if change.name == "DelegateControllers":
             unit.settings["Delegate"] = True
         touched |= setting.where == "cgroup"
-        unit.dropins = True
     if touched:
         forget_masks(unit)
     return touched

@@ -295,9 +295,8 @@ class Realiser:
                 pass
             else:
                 return
+        # Where nothing up to the root is realised it is the root: seen on a real 247, cpu and blkio of an undelegated scope.
         to = self._realised_path(unit, known)
-        if not any(known.controllers & at.realised_mask for at in _upwards(unit)):
-            return
         self._tree.attach(known.name, to, pid)
         if to != unit.cgroup:
             self._said(f"put its process into {known.name}{to or '/'}: not realised further down", unit.name)
@@ -346,13 +345,6 @@ class Realiser:
             self._tree.rmdir(known.name, unit.cgroup)
         if gone or self._profile.forgets_busy:
             unit.realised, unit.realised_mask, unit.enabled_mask, unit.invalid = False, NOTHING, NOTHING, True
-
-
-def _upwards(unit: Unit) -> Iterable[Unit]:
-    at: Unit | None = unit
-    while at is not None:
-        yield at
-        at = at.slice
 
 
 INFINITY = 2**64 - 1
