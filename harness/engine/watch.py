@@ -85,6 +85,8 @@ class Watch:
     def _look(self) -> float:
         """One look at every process; returns the longest sensible pause until the next one, in seconds."""
         run = self._run
+        if run.systemd.busy():  # what is on its way inside us is owed to the driver: its wait is ours, not its own
+            return POLL_S_FIRST
         processes = [p for p in run.processes.values() if p.ready and not p.gone]
         rests = [self._look_at(process) for process in processes]
         run.drain()
