@@ -39,7 +39,7 @@ def _ladder(name: str) -> DriverSpec:
         module=RUNC,
         version=f"v1.0.0-{rung.base}",
         family="A",
-        rung="" if released else rung.base,
+        rung="rc5" if name == "rc5" else "" if released else rung.base,
         note=f"{note}; cut from {cut}" if cut else note,
     )
 
