@@ -172,8 +172,12 @@ class Shim:
                     continue
             self._fds = ()
         for pipe in self._pipes:
-            # abort: a shim that does not read must not keep our end open.
-            pipe.abort() if isinstance(pipe, asyncio.WriteTransport) else pipe.close()
+            if pipe.is_closing():
+                continue
+            if isinstance(pipe, asyncio.WriteTransport):
+                pipe.abort()  # a shim that does not read must not keep our end open
+            else:
+                pipe.close()
         self._end("cgrace closed its pipes")
 
     # ---- what comes in
