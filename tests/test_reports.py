@@ -15,6 +15,7 @@ from rich.console import Console, RenderableType
 from cgrace.harness import events, faults
 from cgrace.harness.errors import CgraceError
 from cgrace.harness.points import parse_point
+from cgrace.harness.trace import Entry
 from cgrace.reports import machine
 from cgrace.reports.console import words
 from cgrace.reports.console.blocks import blocks, closing, finding_lines
@@ -141,6 +142,18 @@ def test_the_timeline_hides_probes_and_marks_evidence() -> None:
     assert not any("ListUnits" in line for line in shown)
     assert [line for line in shown if line.startswith(">")] == [">    3     750.00 ms  step first returned"]
     assert any("ListUnits" in line for line in timeline(handmade.trace(), probes=True))
+
+
+def test_hierarchies_of_one_path_are_one_line() -> None:
+    """A cgroup made in every hierarchy is told once, with its hierarchies; another path or hand is another line."""
+    made = [
+        events.CgroupMade(hierarchy=name, path=path, by=events.Actor.SYSTEMD)
+        for path in ("/a.slice", "/b.slice")
+        for name in ("cpu", "pids")
+    ]
+    trace = dataclasses.replace(handmade.trace(), entries=tuple(Entry(i, 0, event) for i, event in enumerate(made)))
+    told = [line.split("ms  ")[1] for line in timeline(trace)]
+    assert told == ["systemd makes /a.slice in cpu pids", "systemd makes /b.slice in cpu pids"]
 
 
 def test_every_event_can_be_told() -> None:

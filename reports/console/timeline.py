@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from cgrace.harness import events as ev
 from cgrace.harness.clock import NS_PER_MS
-from cgrace.harness.events import Event
-from cgrace.harness.trace import Trace
+from cgrace.harness.events import DriverReady, Event
+from cgrace.harness.trace import Entry, Trace
 from cgrace.reports.console.words import span
 
 
@@ -26,22 +28,53 @@ def ends(trace: Trace) -> str:
 def timeline(trace: Trace, marked: frozenset[int] = frozenset(), *, probes: bool = False) -> list[str]:
     """One line an event, with its index, the milliseconds since the first, and ">" at the marked ones.
 
-    What a driver asks before its hello is left out unless `probes`; so are looks that found nothing new.
+    What happened before the driver was ready (its own probes) is left out unless `probes`; so are looks that found nothing new.
+    The same cgroup made or removed in several hierarchies at one go is one line.
     """
-    hidden = {
-        event.message for _, event in trace.of(ev.MessageSeen) if event.probe and not probes
-    }  # about ten calls of every old driver
+    ready = trace.first(DriverReady)
+    first = 0 if probes or ready is None else ready[0].index
+    hidden = {event.message for _, event in trace.of(ev.MessageSeen) if event.probe and not probes}
     start = trace.entries[0].t_ns if trace.entries else 0
     lines = []
-    for entry in trace.entries:
+    for group in _groups(entry for entry in trace.entries if entry.index >= first):
+        entry = group[0]
         if getattr(entry.event, "message", 0) in hidden:
             continue
-        text = tell(entry.event)
-        if text or entry.index in marked:
-            mark = ">" if entry.index in marked else " "
+        evidence = bool(marked & {one.index for one in group})
+        text = tell(entry.event) if len(group) == 1 else _tell_group(group)
+        if text or evidence:
             at = (entry.t_ns - start) / NS_PER_MS
-            lines.append(f"{mark}{entry.index:>5} {at:>10.2f} ms  {text or entry.event.KIND}")
+            lines.append(f"{'>' if evidence else ' '}{entry.index:>5} {at:>10.2f} ms  {text or entry.event.KIND}")
     return lines
+
+
+def _groups(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Entries one by one, but what was done to one path in several hierarchies together."""
+    group: list[Entry] = []
+    for entry in entries:
+        if group and _alike(group[-1].event, entry.event):
+            group.append(entry)
+            continue
+        if group:
+            yield group
+        group = [entry]
+    if group:
+        yield group
+
+
+def _alike(one: Event, other: Event) -> bool:
+    """Whether both make, or both remove, the same path, by the same hand."""
+    if not isinstance(one, ev.CgroupMade | ev.CgroupRemoved) or not isinstance(other, ev.CgroupMade | ev.CgroupRemoved):
+        return False
+    return (one.KIND, one.by, one.path) == (other.KIND, other.by, other.path)
+
+
+def _tell_group(group: list[Entry]) -> str:
+    event = group[0].event
+    assert isinstance(event, ev.CgroupMade | ev.CgroupRemoved)
+    what = "makes" if isinstance(event, ev.CgroupMade) else "removes"
+    where = " ".join(e.event.hierarchy for e in group if isinstance(e.event, ev.CgroupMade | ev.CgroupRemoved))
+    return f"{event.by} {what} {event.path} in {where}"
 
 
 def tell(event: Event) -> str:
