@@ -63,8 +63,9 @@ class BusDriver:
             body, before = method.call(self, peer, *message.body)
         except Refusal as refusal:
             return self._bus.refuse(peer, message, refusal.name, str(refusal))
-        reply = self._reply(peer, message, method.returns, body)
-        return reply + before if message.member == "Hello" else before + reply
+        if message.member == "Hello":
+            return self._reply(peer, message, method.returns, body) + self._named(peer)
+        return before + self._reply(peer, message, method.returns, body)
 
     def _unknown(self, peer: Peer, message: Message, name: str) -> list[Outgoing]:
         return self._bus.refuse(peer, message, name, f"{BUS_NAME} does not understand message {message.member}")
@@ -82,8 +83,12 @@ class BusDriver:
             raise Refusal("Failed", "Already handled an Hello message")
         peer.name = self._bus.new_unique_name()
         self._bus.register(peer)
+        return (peer.name,), []
+
+    def _named(self, peer: Peer) -> list[Outgoing]:
+        """After the answer to Hello: tell of the new name."""
         _, changes = self._bus.names.request(peer.name, peer.name, 0)
-        return (peer.name,), [out for change in changes for out in self._bus.owner_changed(change)]
+        return [out for change in changes for out in self._bus.owner_changed(change)]
 
     def request_name(self, peer: Peer, name: str, flags: int) -> Answer:
         """Own a well-known name, or wait for it."""
