@@ -298,3 +298,24 @@ def test_hierarchies_that_only_we_mounted_end_with_us(monkeypatch: pytest.Monkey
     finally:
         made.close()
     assert not {hierarchy.name for hierarchy in host_hierarchies()} & set(free)
+
+
+FORKED = CHILD.replace(
+    "        await asyncio.Event().wait()",
+    """        if os.fork() == 0:
+            import signal
+            while True:
+                signal.pause()
+        os.kill(os.getpid(), 9)""",
+)
+
+
+def test_init_dies_even_if_a_fork_of_cgrace_holds_its_socket() -> None:
+    """The end of the control socket may be delayed by whoever inherited it; the death signal of the parent is not."""
+    with child_of(FORKED, "THAWED") as (child, (name, init, victim)):
+        child.wait()
+        wait_for_death(int(init))
+        wait_for_death(int(victim))
+        os.killpg(child.pid, signal.SIGKILL)
+        sweep()
+        assert not traces_of(name)
