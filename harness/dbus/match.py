@@ -165,7 +165,7 @@ def _arg_key(key: str) -> tuple[int, str]:
     if rest not in ("", "path") and (rest, index) != ("namespace", 0):
         raise MatchRuleError(
             f"Key '{key}' in match rule contains junk after argument number ({index}). "
-            "Only 'arg1path' (for example) or 'arg0namespace' are valid"
+            f"Only 'arg{index}path' (for example) or 'arg0namespace' are valid"
         )
     if index > ARG_MAX:
         raise MatchRuleError(f"Key '{key}' in match rule has arg number {index} but the maximum is {ARG_MAX}.\n")
