@@ -4,9 +4,8 @@ Judged from looks (CgroupSeen), which are made only when all jobs have ended and
 did it and when; without them the verdict stands and only the evidence is poorer. Not lost is what the driver itself took
 away later (a destroy), what a fault of ours took away after the step had returned, and the place of a process that exited.
 
-A path that nobody ever made cannot be lost. A step without a process may report such a one (libcontainer's Apply(-1) with
-SkipDevices reports devices all the same; after a forged UnitExists nobody makes the unit's name=systemd): that holds, with a
-note. A process, though, must be in every reported cgroup, so there it is violated.
+A reported path that nobody ever made is violated too: whoever relies on the report finds nothing there (libcontainer's plain
+manager with SkipDevices reports devices all the same; after a forged UnitExists nobody makes the unit's name=systemd).
 """
 
 from __future__ import annotations
@@ -73,10 +72,6 @@ def _judge(run: Run, step: StepRun) -> Finding:
             losses.setdefault(seen.hierarchy, loss)
     if losses:
         return _lost(run, step, tuple(losses.values()))
-    phantoms = [seen.hierarchy for _, seen in looks if not seen.exists and _never_made(run, step, seen)]
-    if phantoms:
-        text = f"{step.title} reports {listed(sorted(set(phantoms)))}, which nobody ever made; it places no process"
-        return _quiet(step, Verdict.HOLDS, text)
     unseen = sorted(set(step.result.paths) - {(seen.hierarchy, seen.path) for _, seen in looks})
     if unseen and destroyed is None:
         names = listed([hierarchy for hierarchy, _ in unseen])
@@ -125,8 +120,6 @@ def _loss(run: Run, step: StepRun, entry: Entry, seen: ev.CgroupSeen) -> _Loss |
     if not seen.exists:
         cause = _last_removal(run, seen, entry)
         moved = False
-        if not step.workload and cause is None and _never_made(run, step, seen):
-            return None
         if exited and step.unit.endswith(".scope"):
             return None  # an empty scope ends by itself
     elif seen.inside is False and not exited:

@@ -20,6 +20,7 @@ from cgrace.harness.checkers import explain
 from cgrace.harness.checkers.text import listed
 from cgrace.harness.checkers.view import EARLY_ENDS, MessageRun, Run, StepRun, look
 from cgrace.harness.points import Point, PointKind
+from cgrace.harness.scenario.units import ancestors
 from cgrace.harness.trace import Trace
 from cgrace.harness.verdict import Finding, Invariant, Verdict
 
@@ -132,9 +133,10 @@ def _unit(fault: ft.Fault) -> str:
 
 
 def _steps_failed(run: Run, fault: ft.Fault) -> StepRun | None:
-    """The first of the steps on the fault's unit, when there are some and all of them ended with an error."""
+    """The first of the steps on the fault's unit or below it, when there are some and all of them ended with an error."""
     unit = _unit(fault)
-    steps = [step for step in run.steps.values() if unit and step.unit == unit]
+    parents = {step.id: (step.unit, step.parent, *ancestors(step.parent)) for step in run.scenario.steps}
+    steps = [step for step in run.steps.values() if unit and unit in parents.get(step.id, ())]
     if steps and all(step.result is not None and step.result.error for step in steps):
         return steps[0]
     return None

@@ -33,7 +33,9 @@ from cgrace.harness.verdict import Finding, Invariant, Verdict
 
 INVARIANT = Invariant.BOUNDED_LATENCY
 Span = tuple[int, int]
-PARKING_NS = 100_000_000  # so long after its last thread fell asleep at most, Go's sysmon has parked and a look sees the rest
+PARKING_NS = (
+    100_000_000  # so long after its last thread fell asleep at most, Go's sysmon has parked and a look sees the rest
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
+import sys
+import termios
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +21,7 @@ from typing import TextIO
 from cgrace.harness import events as ev
 from cgrace.harness import faults as ft
 from cgrace.harness.clock import now_ns
-from cgrace.harness.drivers.base import BuiltDriver
+from cgrace.harness.drivers.base import Answer, BuiltDriver
 from cgrace.harness.drivers.shim import Shim, ShimGone
 from cgrace.harness.engine.acts import Acts
 from cgrace.harness.engine.look import Looker
@@ -60,6 +63,14 @@ class DriverProcess:
     out: dict[str, Step] = field(default_factory=dict)
     gone: bool = False
     ready: bool = False
+    stdout: int = -1
+    answers: dict[str, asyncio.Future[Answer | ShimGone]] = field(default_factory=dict)
+
+    def has_said(self) -> bool:
+        """Whether it has said something that has not been recorded yet: in its pipe, or read and not yet taken up."""
+        if any(answer.done() for answer in self.answers.values()):
+            return True
+        return not self.gone and not self.shim.gone and bool(pipe_bytes(self.stdout))
 
 
 class Run:
@@ -221,7 +232,7 @@ class Run:
             on_babble=lambda line: self._said(name, line, babble=True),
             on_stderr=lambda line: self._said(name, line, babble=False),
         )
-        process = DriverProcess(name, spawned, shim, pipes)
+        process = DriverProcess(name, spawned, shim, pipes, stdout=ours[1])
         self.processes[name] = process
         self.acts.started(name)
         await shim.start()
@@ -362,13 +373,14 @@ class Run:
         self._tasks.create_task(self._ask(process, step, request))
 
     async def _ask(self, process: DriverProcess, step: Step, request: dict[str, object]) -> None:
-        answer = await process.shim.call(request)
+        process.answers[step.id] = process.shim.send(request)
+        answer = await process.answers[step.id]
         if isinstance(answer, ShimGone):
             if process.shim.gone and not process.gone and self.ended is None:
                 self.finish("driver died", f"{process.name} can no longer be understood: {answer.why}")
             return
         self.drain()
-        del process.out[step.id]
+        del process.out[step.id], process.answers[step.id]
         self.record(self.watch.returned(step.id))
         paths = self.looker.resolve(answer.paths)
         self.record(
@@ -385,6 +397,14 @@ class Run:
     def out(self) -> dict[str, Step]:
         """Steps that have been called and have not ended."""
         return {name: step for process in self.processes.values() for name, step in process.out.items()}
+
+
+def pipe_bytes(descriptor: int) -> int:
+    """Bytes that lie in a pipe; 0 when it is closed."""
+    try:
+        return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 @contextlib.asynccontextmanager

@@ -116,7 +116,11 @@ class Watch:
     def _look_at(self, process: DriverProcess) -> Rest | None:
         """See whether the process is at rest, and tell what follows. What it leaves unread cannot wake it (witnesses/waits.py)."""
         run, seen = self._run, self._seen.setdefault(process.name, _Seen())
-        rest = self._watcher(process).look(unread_too=True)
+        rest = None if process.has_said() else self._watcher(process).look(unread_too=True)
+        if (
+            process.has_said()
+        ):  # it may have answered before we looked and gone idle: then its rest is no wait of a step
+            rest = None
         for step in process.out:
             self._looks[step].look()
             self._looks[step].count += 1
@@ -189,7 +193,7 @@ class Watch:
             )
         for process in run.processes.values():
             again = self._watcher(process).look(unread_too=True)
-            if again is None or _key(again) != self._seen[process.name].key:
+            if again is None or process.has_said() or _key(again) != self._seen[process.name].key:
                 return
         for event in looks:
             run.record(event)
