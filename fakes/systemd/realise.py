@@ -74,12 +74,17 @@ class Realiser:
         if unit.load is not Load.LOADED or unit.type not in ("scope", "slice", "service"):
             return NOTHING
         mask = set(unit.needs | self._profile.accounting)
-        for controller, settings in (_NEEDS_V2 if self.is_v2 else _NEEDS_V1).items():
-            for name in settings:
-                if _is_set(name, unit.settings.get(name)):
-                    mask.add(controller)
-                elif name in unit.settings and name.endswith("Accounting"):
-                    mask.discard(controller)
+        controllers = _CONTROLLER_V2 if self.is_v2 else _CONTROLLER_V1
+        wanted = set()
+        for name, value in unit.settings.items():
+            controller = controllers.get(name)
+            if controller is None:
+                continue
+            if _is_set(name, value):
+                wanted.add(controller)
+            elif name.endswith("Accounting"):
+                mask.discard(controller)
+        mask |= wanted
         if unit.delegate:
             mask |= self.delegated
         if {"cpu", "cpuacct"} & mask and not self.is_v2:
@@ -126,9 +131,13 @@ class Realiser:
         at: Unit | None = above
         family = self._profile.family_on_free
         while at is not None:
-            for member in at.children.values():
-                if not member.is_down and not member.phantom and (member.realised or not family):
-                    self._queue_if_changed(member)
+            # What a member must have is what the slice's members need: while that stands, so does each of them.
+            mask = self.members(at)
+            if mask != at.family_mask:
+                at.family_mask = mask
+                for member in at.children.values():
+                    if not member.is_down and not member.phantom and (member.realised or not family):
+                        self._queue_if_changed(member)
             if family and at.realised:
                 self._queue_if_changed(at)
             at = at.slice
@@ -375,6 +384,8 @@ _NEEDS_V2 = {
     "memory": _NEEDS_V1["memory"],
     "pids": _NEEDS_V1["pids"],
 }
+_CONTROLLER_V1 = {name: controller for controller, names in _NEEDS_V1.items() for name in names}
+_CONTROLLER_V2 = {name: controller for controller, names in _NEEDS_V2.items() for name in names}
 
 
 def _is_set(name: str, value: object) -> bool:

@@ -41,6 +41,7 @@ def _lose_pids(core: Core) -> None:
 
 def _void_realisation(core: Core, rule: str) -> None:
     for unit in core.units:
+        unit.family_mask = None
         if unit.phantom or unit.is_down or not unit.realised:
             continue
         if rule == "unrealise":

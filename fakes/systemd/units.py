@@ -56,7 +56,7 @@ class Unit:
 
     realised_mask: controllers whose cgroup systemd believes to have made; enabled_mask: its subtree_control (v2) as systemd
     remembers it. refs: how often each bus client holds it. deadline_ns: when its stop times out.
-    own_mask, members_mask: caches, None when not valid.
+    own_mask, members_mask: caches, None when not valid; family_mask: what a slice's members were last realised for.
     """
 
     name: str
@@ -83,6 +83,7 @@ class Unit:
     invalid: bool = True
     own_mask: frozenset[str] | None = None
     members_mask: frozenset[str] | None = None
+    family_mask: frozenset[str] | None = None
     result: str = "success"
     was_active: bool = False
     announced: bool = False
