@@ -64,12 +64,13 @@ def test_whoever_is_second_takes_what_is_there() -> None:
 
 
 def test_a_cancelled_build_leaves_no_workshop(own_cache: Path) -> None:
-    """Interrupted work is removed at once; a failed build's is kept for its command to be run again."""
+    """Interrupted work is removed at once; the last failed build's is kept for its command to be run again."""
     with pytest.raises(KeyboardInterrupt), cache.workshop():
         raise KeyboardInterrupt
     assert list((own_cache / "work").iterdir()) == []
-    with pytest.raises(DriverError), cache.workshop():
-        raise DriverError("it cannot be built")
+    for _ in range(2):
+        with pytest.raises(DriverError), cache.workshop():
+            raise DriverError("it cannot be built")
     assert len(list((own_cache / "work").iterdir())) == 1
 
 

@@ -83,9 +83,9 @@ def test_the_catalogue_finds_each_name_and_guesses_near_ones() -> None:
 
 
 def test_generations_are_those_that_expectations_name() -> None:
-    """A release is of the generation whose rung it is, and each cut of a rung of the same generation."""
+    """A release is of the generation whose rung it is, and runs where that rung runs; so does each cut of a rung."""
     generations = {spec.name: (spec.generation, spec.rung) for spec in CATALOGUE}
-    assert generations["rc5"] == ("wait-forever", "")
+    assert generations["rc5"] == ("wait-forever", "rc5")
     assert generations["rc6"] == ("buffered", "")
     assert generations["timeout"] == ("timeout", "rc5")
     assert generations["timeout@rc6"] == ("timeout", "rc6")

@@ -17,12 +17,13 @@ from typing import Any
 
 from cgrace.harness.drivers import cache, ladder
 from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
-from cgrace.harness.drivers.gobuild import BUILD_FLAGS, build_go_program, go, try_find_go
+from cgrace.harness.drivers.gobuild import BUILD_FLAGS, ENVIRONMENT, build_go_program, go, try_find_go
 from cgrace.harness.drivers.recipe import GO_FOLDER, Recipe, recipe
 from cgrace.harness.drivers.source import copy_checkout
 from cgrace.harness.drivers.sysmon import sysmon_note
 from cgrace.harness.errors import CgraceError, DriverError
 from cgrace.harness.proc.gotool import GoTool, find_go
+from cgrace.harness.proc.run import run
 
 __all__ = ["build", "build_go_program"]
 
@@ -124,12 +125,15 @@ class _Bench:
             return
         self._say(f"downloading runc {', '.join(wanted)}")
         modules = [f"{_RUNC}@v1.0.0-{release}" for release in wanted]
-        done = await go(
-            self._tool,
-            ["mod", "download", "-json", *modules],
-            cwd=self._folder / "go" / "ladder",
-            what="the runc releases cannot be downloaded",
-        )
+        where = self._folder / "go" / "ladder"
+        done = await run([self._tool.path, "mod", "download", "-json", *modules], cwd=where, env=ENVIRONMENT)
+        if not done.ok:
+            told = [str(one["Error"]) for one in _json_values(done.text) if "Error" in one]
+            raise DriverError(
+                "the runc releases that the ladder is cut from cannot be downloaded",
+                hint=f"{done.command_line}    (once they are built, no network is needed)",
+                detail="\n".join(told) or done.tail,
+            )
         for found in _json_values(done.text):
             release = str(found["Version"]).removeprefix("v1.0.0-")
             source = Path(found["Dir"])

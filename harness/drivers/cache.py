@@ -25,6 +25,7 @@ from cgrace.harness.errors import DriverError
 
 NOTE_FILE = "build.json"
 FORMAT = 1  # of an entry; a change makes every key new
+_FAILED = "failed"  # marks a workshop that was left for a person to look at
 _SWEEP_AGE_S = 3600.0  # younger workshops may not be locked yet, or hold a failure that a person looks at
 
 
@@ -128,8 +129,8 @@ def _into_place(whole: Path, folder: Path, name: str, key: str) -> None:
 
 @contextlib.contextmanager
 def workshop() -> Iterator[Path]:
-    """A locked folder to build in, on the cache's own file system; gone afterwards. Only what a DriverError tells of is left for
-    a while, so that its command can be run again."""
+    """A locked folder to build in, on the cache's own file system; gone afterwards. Only what the last DriverError tells of is left
+    for a while, so that its command can be run again."""
     base = cache_root() / "work"
     try:
         base.mkdir(parents=True, exist_ok=True)
@@ -142,6 +143,9 @@ def workshop() -> Iterator[Path]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield folder
     except DriverError:
+        for other in base.glob(f"*/{_FAILED}"):
+            shutil.rmtree(other.parent, ignore_errors=True)
+        (folder / _FAILED).touch()
         raise
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

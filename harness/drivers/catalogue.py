@@ -31,7 +31,6 @@ _NOTES = {
 def _ladder(name: str) -> DriverSpec:
     rung = RUNGS[name]
     step, _, cut = name.partition("@")
-    released = name in ("rc4", "rc5", "rc6")
     note = _NOTES[step]
     return DriverSpec(
         name=name,
@@ -39,7 +38,8 @@ def _ladder(name: str) -> DriverSpec:
         module=RUNC,
         version=f"v1.0.0-{rung.base}",
         family="A",
-        rung="rc5" if name == "rc5" else "" if released else rung.base,
+        # rc4 and rc5 ask for Delegate on slices, as the rungs cut from rc5 do: they run where those run.
+        rung={"rc4": "rc5", "rc5": "rc5", "rc6": ""}.get(name, rung.base),
         note=f"{note}; cut from {cut}" if cut else note,
     )
 
