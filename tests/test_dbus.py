@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-CALM = settings(deadline=None, max_examples=60)  # a busy machine is no failure
-
 from cgrace.harness.dbus import codec
 from cgrace.harness.dbus.auth import ClientAuth, ServerAuth
 from cgrace.harness.dbus.codec import decode, decode_header, encode, rewrite_serial
@@ -20,6 +18,8 @@ from cgrace.harness.dbus.frames import Frame, Framer
 from cgrace.harness.dbus.message import Message, MessageFlag, MessageType, Variant
 from cgrace.harness.dbus.signature import Node, parse_signature, split_signature
 from cgrace.harness.errors import ProtocolError
+
+CALM = settings(deadline=None, max_examples=60)  # a busy machine is no failure
 
 # ---- messages of random signatures
 

@@ -12,8 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-CALM = settings(deadline=None, max_examples=60)  # a busy machine is no failure
-
 from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.auth import ClientAuth
 from cgrace.harness.dbus.bus import PENDING_REPLIES_MAX, EmbeddedBus
@@ -24,6 +22,8 @@ from cgrace.harness.dbus.message import Message, MessageFlag, MessageType, Varia
 from cgrace.harness.dbus.roster import Outgoing
 from cgrace.harness.dbus.systemd1 import BUS_NAME, MANAGER, NAME, PATH, view
 from cgrace.harness.errors import ProtocolError
+
+CALM = settings(deadline=None, max_examples=60)  # a busy machine is no failure
 
 
 class Silent:

@@ -72,16 +72,19 @@ def _variant_writer(order: str) -> Writer:
     def write(out: bytearray, value: Any) -> None:
         if not isinstance(value, Variant):
             raise TypeError(f"{value!r:.80} is not a Variant")
-        content = _variant_content(value.signature, order)
-        _write_signature(out, value.signature)
+        start, content = _variant_content(value.signature, order)
+        out += start
         content(out, value.value)
 
     return write
 
 
 @lru_cache(maxsize=4096)
-def _variant_content(signature: str, order: str) -> Writer:
-    return writer(single_type(signature), order)
+def _variant_content(signature: str, order: str) -> tuple[bytes, Writer]:
+    """A variant's signature as bytes, and the writer of its content."""
+    start = bytearray()
+    _write_signature(start, signature)
+    return bytes(start), writer(single_type(signature), order)
 
 
 def _array_writer(node: Node, order: str) -> Writer:
