@@ -19,7 +19,7 @@ from cgrace.harness.drivers.gobuild import try_find_go
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("harness", "fakes", "reports", "tests", "bench", "scenarios", "src")
-FILE_LINES_MAX = 460
+FILE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
 
 # Imports point only downwards: a module may import its own layer and those below (README, architecture).
@@ -28,7 +28,7 @@ LAYERS = {
     1: {"faults", "orders", "dbus", "scenario", "checkers", "canonical"},
     2: {"proc"},
     3: {"targets", "drivers", "relay", "witnesses"},
-    4: {"engine", "store", "suite", "runner", "explore", "rejudge"},
+    4: {"engine", "store", "suite", "runner", "worker", "explore", "rejudge"},
     5: {"cli", "commands", "pytest_plugin", "doctor"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
@@ -150,8 +150,8 @@ def test_imports_point_downwards() -> None:
     wrong = []
     for path in HARNESS:
         name = path.parts[1].removesuffix(".py")
-        if name == "__init__":
-            continue
+        if name not in LAYER_OF and name not in ALONE:
+            continue  # the test above names it
         for module in imported(path):
             parts = module.split(".")
             if parts[0] != "cgrace" or len(parts) < 3:
