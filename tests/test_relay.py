@@ -8,13 +8,14 @@ import socket
 from pathlib import Path
 
 import pytest
-from relay_kit import AUTH, Client, Recording, embedded, run, until
+from relay_kit import AUTH, Client, Echo, Recording, embedded, run, until
 
 from cgrace.harness.dbus import systemd1
+from cgrace.harness.dbus.bus import EmbeddedBus
 from cgrace.harness.dbus.frames import Frame
 from cgrace.harness.dbus.message import Message, MessageType
 from cgrace.harness.events import Actor
-from cgrace.harness.relay import Connection, Limits
+from cgrace.harness.relay import Connection, Embedded, Limits, Relay
 
 
 @pytest.fixture
@@ -235,6 +236,27 @@ def test_cut_by_the_handler_is_told_once(tmp_path: Path, handler: Recording) -> 
 
     run(main())
     assert handler.ended == [(1, Actor.CGRACE, "fault 1")]
+
+
+def test_a_service_that_stops_for_a_while(tmp_path: Path, handler: Recording) -> None:
+    """What is said to a paused service is kept and comes in order; a driver that left meanwhile does no harm."""
+
+    async def main() -> None:
+        backend = Embedded(EmbeddedBus({systemd1.NAME: Echo()}))
+        async with Relay(tmp_path / "bus", handler, backend):
+            stays, leaves = [await Client.connect(tmp_path / "bus") for _ in range(2)]
+            backend.pause()
+            for client in (leaves, stays):
+                await client.send(client.make("Echo", "s", "kept", to=systemd1.NAME))
+            assert (await stays.call("NameHasOwner", "s", systemd1.NAME)).body == (True,)
+            await until(lambda: [m.member for _, m in handler.seen].count("Echo") == 2)
+            leaves.sock.close()
+            await until(lambda: bool(handler.ended))
+            backend.resume()
+            message = await stays.next()
+            assert message is not None and message.body == ("kept",)
+
+    run(main())
 
 
 def test_raw_bytes_reach_the_driver_as_they_are(tmp_path: Path, handler: Recording) -> None:
