@@ -47,14 +47,14 @@ def processes_in(root: str) -> set[int]:
     return pids
 
 
-def is_ours(pid: int) -> bool:
-    """Whether the process is one of a sandbox's: an init of ours, or in a pid namespace below ours."""
+def is_ours(pid: int) -> bool | None:
+    """Whether the process is one of a sandbox's: an init of ours, or in a pid namespace below ours. None: it is gone."""
     try:
         if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0", 1)[0] == INIT_NAME:
             return True
         return Path(f"/proc/{pid}/ns/pid").readlink() != Path("/proc/self/ns/pid").readlink()
     except OSError:
-        return False
+        return None
 
 
 def thaw(root: str) -> None:
@@ -101,7 +101,7 @@ def remove_trees(roots: Sequence[str], *, seconds_max: float = REMOVE_S_MAX) -> 
     """Remove the cgroups `roots` and everything below; returns the pids that had to be killed. Gone already is fine.
 
     Give all hierarchies' roots of one sandbox together: a process that is frozen in one of them cannot leave the others.
-    TargetError names the process or the reason that keeps a cgroup, once `seconds_max` have passed.
+    TargetError names the process that keeps a cgroup, at once if it is not ours, else the reason after `seconds_max`.
     """
     deadline = time.monotonic() + seconds_max
     killed: set[int] = set()
@@ -116,8 +116,10 @@ def remove_trees(roots: Sequence[str], *, seconds_max: float = REMOVE_S_MAX) -> 
         inside = set().union(*(processes_in(root) for root in left))
         killed |= kill_ours(inside, deadline)
         error = outcomes[left[0]]
-        if time.monotonic() > deadline or not all(_is_busy(outcomes[root]) for root in left):
-            raise _kept(left[0], error, inside) from error
+        strangers = sorted(pid for pid in inside if is_ours(pid) is False)
+        hopeless = strangers or not all(_is_busy(outcomes[root]) for root in left)
+        if hopeless or time.monotonic() > deadline:
+            raise _kept(left[0], error, strangers) from error
         if not inside:
             threading.Event().wait(_RETRY_S)
 
@@ -126,11 +128,10 @@ def _is_busy(error: OSError | None) -> bool:
     return error is not None and error.errno == errno.EBUSY
 
 
-def _kept(root: str, error: OSError | None, inside: set[int]) -> TargetError:
-    others = sorted(pid for pid in inside if not is_ours(pid))
-    if others:
+def _kept(root: str, error: OSError | None, strangers: list[int]) -> TargetError:
+    if strangers:
         return TargetError(
-            f"cannot remove the cgroup {root}: process {others[0]} is in it",
+            f"cannot remove the cgroup {root}: process {strangers[0]} is in it",
             hint="move that process to another cgroup, then run: cgrace clean",
         )
     why = error.strerror if error is not None else ""
