@@ -58,6 +58,7 @@ class Plan:
         self.job_faults = tuple(f for f in faults if isinstance(f, ft.JobStays | ft.JobEnds))
         self.keeps = {f.id: Keep(f) for f in faults if isinstance(f, ft.Hold | ft.JobStays)}
         self._acts = {f.id: f for f in faults if not isinstance(f, (*MESSAGE_FAULTS, ft.JobStays, ft.JobEnds))}
+        self.acted: set[str] = set()
         self._counts: dict[str, int] = {}
         self.waived: list[tuple[str, Point]] = []
         self._waiting = {s.id: _Waiting(s, set(s.after) | more.get(s.id, set())) for s in scenario.steps}
@@ -93,7 +94,12 @@ class Plan:
         points = [k.fault.until for k in self.keeps.values() if not k.open]
         points += [p for w in self._waiting.values() for p in w.points]
         points += [p for f in self._acts.values() if (p := getattr(f, "when", None)) is not None]
+        points += [f.until for f in self._acts.values() if isinstance(f, ft.StopReading) and f.until is not None]
         return points
+
+    def to_come(self) -> tuple[ft.Fault, ...]:
+        """Faults that act at a point, and have not yet."""
+        return tuple(fault for name, fault in self._acts.items() if name not in self.acted)
 
     def on_event(self, event: Event) -> Due:
         """Note an event; say what is due now. A process's steps are called once it is ready and their points are reached."""
@@ -106,6 +112,7 @@ class Plan:
         opened = [k for k in self.keeps.values() if not k.open and k.fault.until in self.watch.reached]
         acts = [f for f in self._acts.values() if getattr(f, "when", None) in reached]
         acts += [f for f in self._acts.values() if isinstance(f, ft.StopReading) and f.until in reached]
+        self.acted.update(fault.id for fault in acts)
         return Due(open=tuple(opened), act=tuple(acts), steps=self._due_steps())
 
     def _due_steps(self) -> tuple[Step, ...]:

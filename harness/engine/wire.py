@@ -1,13 +1,12 @@
 """The wire between driver and bus: names every message, asks the plan what acts on it, keeps back and lets go.
 
-One lane for each direction of each connection keeps its order: what is held holds all behind it, unless it is to be
-overtaken. The relay moves bytes; only this file touches messages.
+One lane for each direction of each connection keeps its order (lanes.py): what is held holds all behind it, unless it is to
+be overtaken. The relay moves bytes; only this file touches messages.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,7 +15,9 @@ from cgrace.harness import faults as ft
 from cgrace.harness.dbus.frames import Frame
 from cgrace.harness.dbus.message import Message, MessageType
 from cgrace.harness.dbus.systemd1 import view
+from cgrace.harness.engine.lanes import Item, Lane
 from cgrace.harness.engine.plan import Keep, Plan
+from cgrace.harness.errors import ProtocolError
 from cgrace.harness.events import Actor, Direction, Event, MessageSeen
 from cgrace.harness.relay.connection import Connection
 
@@ -26,33 +27,20 @@ BUS_NAME = "org.freedesktop.DBus"
 
 
 @dataclass(slots=True)
-class _Item:
-    message: int
-    frame: Frame
-    keep: Keep | None = None
-
-
-@dataclass(slots=True)
-class _Lane:
-    queue: deque[_Item] = field(default_factory=deque)
-    overtaken: list[_Item] = field(default_factory=list)  # held alone, others pass
-    after_next: list[_Item] = field(default_factory=list)  # reordered: sent right after the next other one
-
-
-@dataclass(slots=True)
 class Line:
     """One driver connection as the wire knows it."""
 
     connection: Connection
     number: int
     process: str
-    lanes: dict[Direction, _Lane]
     calls: dict[int, Message] = field(default_factory=dict)
     swallow: set[int] = field(default_factory=set)
     rules: list[str] = field(default_factory=list)
+    lanes: dict[Direction, Lane] = field(default_factory=dict)
     untaken: list[int] = field(default_factory=list)
     own_serial: int = OWN_SERIALS_FROM
     mute: bool = False
+    unread: bool = False  # a fault has it that nothing more is read from the driver
     is_open: bool = True
 
     @property
@@ -65,15 +53,18 @@ class Wire:
     """Handler of a relay. `record` appends to the trace; `process_of` names the process behind an outer pid.
 
     before_driver: called before a message of the driver's is recorded, so that what the kernel saw before it stands before it.
+    failed: called with a fault that cannot be carried out, and why.
     """
 
     def __init__(self, plan: Plan, record: Callable[[Event], object], process_of: Callable[[int], str]) -> None:
         self._plan = plan
         self._record = record
         self.before_driver: Callable[[], None] = lambda: None
+        self.failed: Callable[[ft.Fault, str], None] = lambda fault, why: None
         self._process_of = process_of
         self._messages = 0
         self.lines: dict[int, Line] = {}
+        self._stalled = False
         self.ready: set[str] = set()
 
     # ---- called by the relay
@@ -82,8 +73,10 @@ class Wire:
         """A driver connected and said who it is."""
         number = len(self.lines) + 1
         process = self._process_of(conn.pid)
-        lanes = {direction: _Lane() for direction in Direction}
-        self.lines[conn.id] = Line(conn, number, process, lanes)
+        line = self.lines[conn.id] = Line(conn, number, process)
+        for way in Direction:
+            line.lanes[way] = lane = Lane(self._writer(line, way), self._swapped)
+            lane.stalled = self._stalled
         self._record(ev.Connected(connection=number, process=process))
 
     def disconnected(self, conn: Connection, by: Actor, why: str) -> None:
@@ -93,6 +86,7 @@ class Wire:
             line.is_open = False
             line.untaken.clear()
             self._record(ev.Disconnected(connection=line.number, by=by, why=why))
+            self._lose(line)
 
     def from_driver(self, conn: Connection, frame: Frame) -> None:
         """A message for systemd or the bus."""
@@ -116,27 +110,49 @@ class Wire:
     # ---- called by the engine
 
     def let_go(self, keep: Keep) -> None:
-        """Send what the keep holds back, and what waited behind it."""
-        for line in self.lines.values():
-            for direction, lane in line.lanes.items():
-                freed = [item for item in lane.overtaken if item.keep is keep]
-                lane.overtaken = [item for item in lane.overtaken if item.keep is not keep]
-                for item in freed:
-                    self._send(line, direction, item)
-                self._flush(line, direction)
+        """Send what the keep, which is open now, held back, and what waited behind it."""
+        for line in tuple(self.lines.values()):
+            for lane in line.lanes.values():
+                if any(keep in item.keeps for item in lane.held()):
+                    lane.flush()
+
+    def stall(self, on: bool) -> None:
+        """The bus stops, or goes on: nothing passes in either direction, on connections to come neither."""
+        self._stalled = on
+        for line in tuple(self.lines.values()):
+            for lane in line.lanes.values():
+                lane.stalled = on
+                lane.flush()
+
+    def give_up_swaps(self) -> None:
+        """Nothing more comes: what was to follow the next message goes without one, and its fault has not acted."""
+        for line in tuple(self.lines.values()):
+            for lane in line.lanes.values():
+                if (item := lane.give_up_swap()) is not None and item.swap is not None:
+                    self._record(
+                        ev.HoldLetGo(hold=item.swap.id, why="end", cause="no message came that it could follow")
+                    )
 
     def held_process(self, keep: Keep) -> str:
         """The process whose message the keep holds back ("" where it holds none)."""
         for line in self.lines.values():
             for lane in line.lanes.values():
-                if any(item.keep is keep for item in (*lane.queue, *lane.overtaken)):
+                if any(keep in item.keeps for item in lane.held()):
                     return line.process
         return ""
 
     def queues(self, process: str) -> tuple[int, int]:
-        """Bytes that lie in the sockets of a process's connections: (not read by the relay, not read by the driver)."""
-        pairs = [line.connection.queues() for line in self.lines.values() if line.process == process and line.is_open]
-        return sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+        """Bytes that lie in the sockets of a process's connections: (not read by the relay, not read by the driver).
+
+        What is not to be read, or is half a message for which the driver owes the rest, is no movement and does not count.
+        """
+        bytes_in = bytes_out = 0
+        for line in self.lines.values():
+            if line.process == process and line.is_open:
+                unread, unsent = line.connection.queues()
+                bytes_in += 0 if line.unread else max(unread - line.connection.unfinished, 0)
+                bytes_out += unsent
+        return bytes_in, bytes_out
 
     def taken(self, process: str) -> None:
         """The process came to rest with nothing left in its sockets: it has taken all that was sent."""
@@ -168,24 +184,22 @@ class Wire:
         frame = Frame.of(made)
         number = self._seen(line, Direction.TO_DRIVER, frame.raw, made, None, origin="fault").message
         self._fired(fault, f"{message.member or message.error_name} made up", number)
-        self._deliver(line, Direction.TO_DRIVER, _Item(number, frame))
+        self._deliver(line, Direction.TO_DRIVER, Item(number, frame))
 
     # ---- a message's way
 
     def _arrived(self, line: Line, way: Direction, frame: Frame, message: Message, call: Message | None) -> None:
         seen = self._seen(line, way, frame.raw, message, call, fds=len(frame.fds))
-        item = _Item(seen.message, frame)
+        item = Item(seen.message, frame)
         if line.mute:
             self._record(ev.MessageDropped(message=seen.message, fault="the peer never answers again"))
             return
         for fault in self._plan.on_message(seen):
-            if not self._act(line, way, item, message, seen, fault=fault):
+            if not self._act(line, way, item, seen, fault=fault):
                 return
         self._deliver(line, way, item)
 
-    def _act(
-        self, line: Line, way: Direction, item: _Item, message: Message, seen: MessageSeen, *, fault: ft.Fault
-    ) -> bool:
+    def _act(self, line: Line, way: Direction, item: Item, seen: MessageSeen, *, fault: ft.Fault) -> bool:
         """Carry out one fault on a message; whether the message still goes on by itself."""
         what = f"{seen.member} of {seen.unit}" if seen.unit else seen.member
         match fault:
@@ -193,7 +207,8 @@ class Wire:
                 keep = self._plan.keeps[fault.id]
                 self._fired(fault, f"{what} held until {fault.until}", seen.message)
                 if not keep.open:
-                    keep.keeps, item.keep = True, keep
+                    keep.keeps = True
+                    item.keeps.append(keep)
                     self._record(ev.MessageHeld(message=seen.message, hold=fault.id))
                 return True
             case ft.Drop():
@@ -202,27 +217,38 @@ class Wire:
                 return False
             case ft.Duplicate():
                 self._fired(fault, f"{what} sent twice", seen.message)
-                self._deliver(line, way, item)
-                item.frame = self._twin(line, way, message, item.frame)
+                self._deliver(line, way, Item(item.message, item.frame, list(item.keeps)))
+                item.frame = self._twin(line, way, item.frame)
                 return True
             case ft.Reorder():
-                self._fired(fault, f"{what} sent after the next message", seen.message)
-                line.lanes[way].after_next.append(item)
-                return False
+                item.swap = fault
+                return True
             case ft.AnswerError():
-                self._answer(line, way, message, seen, fault)
+                self._answer(line, way, item.frame.message, seen, fault)
                 return False
             case ft.Amend():
-                self._fired(fault, f"{what} amended", seen.message)
-                body = list(message.body)
-                for index, value in fault.values:
-                    body[index] = value
-                item.frame = Frame.of(dataclasses.replace(message, body=tuple(body)), item.frame.fds)
+                self._amend(item, what, fault)
                 return True
         return True
 
-    def _twin(self, line: Line, way: Direction, message: Message, frame: Frame) -> Frame:
+    def _amend(self, item: Item, what: str, fault: ft.Amend) -> None:
+        message = item.frame.message
+        body = list(message.body)
+        try:
+            for index, value in fault.values:
+                body[index] = value
+            frame = Frame.of(dataclasses.replace(message, body=tuple(body)), item.frame.fds)
+        except IndexError:
+            self.failed(fault, f"{what} has {len(body)} arguments ('{message.signature}'), counted from 0")
+        except ProtocolError as error:
+            self.failed(fault, f"the arguments of {what} are '{message.signature}': {error.message}")
+        else:
+            item.frame = frame
+            self._fired(fault, f"{what} amended", item.message)
+
+    def _twin(self, line: Line, way: Direction, frame: Frame) -> Frame:
         """The second of two: a call needs a serial of its own, and its extra reply is swallowed."""
+        message = frame.message
         if way is Direction.TO_DRIVER or message.type is not MessageType.CALL:
             return frame
         line.own_serial += 1
@@ -243,39 +269,41 @@ class Wire:
         )
         self.forge(line, answer, fault)
 
-    def _deliver(self, line: Line, way: Direction, item: _Item) -> None:
-        lane = line.lanes[way]
-        if item.keep is not None and item.keep.closed:
-            if isinstance(item.keep.fault, ft.Hold) and item.keep.fault.overtake:
-                lane.overtaken.append(item)
-                return
-            lane.queue.append(item)
-        elif lane.queue:
-            first = next(i.keep for i in lane.queue if i.keep is not None)
-            self._record(ev.MessageHeld(message=item.message, hold=first.fault.id, behind=True))
-            lane.queue.append(item)
-        else:
-            self._send(line, way, item)
-
-    def _flush(self, line: Line, way: Direction) -> None:
-        queue = line.lanes[way].queue
-        while queue and not (queue[0].keep is not None and queue[0].keep.closed):
-            self._send(line, way, queue.popleft())
-
-    def _send(self, line: Line, way: Direction, item: _Item) -> None:
+    def _deliver(self, line: Line, way: Direction, item: Item) -> None:
         if not line.is_open:
             self._record(ev.MessageDropped(message=item.message, fault="the connection is closed"))
             return
-        self._record(ev.MessageSent(message=item.message))
-        if way is Direction.TO_DRIVER:
-            line.untaken.append(item.message)
-            line.connection.to_driver(item.frame)
-        else:
-            line.connection.to_systemd(item.frame)
-        lane = line.lanes[way]
-        waiting, lane.after_next = lane.after_next, []
-        for other in waiting:
-            self._send(line, way, other)
+        behind = line.lanes[way].put(item)
+        if behind is not None:
+            self._record(ev.MessageHeld(message=item.message, hold=behind.fault.id, behind=True))
+
+    def _writer(self, line: Line, way: Direction) -> Callable[[Item], None]:
+        def write(item: Item) -> None:
+            if line.mute:
+                self._record(ev.MessageDropped(message=item.message, fault="the peer never answers again"))
+                return
+            self._record(ev.MessageSent(message=item.message))
+            if way is Direction.TO_DRIVER:
+                line.untaken.append(item.message)
+                line.connection.to_driver(item.frame)
+            else:
+                line.connection.to_systemd(item.frame)
+
+        return write
+
+    def _swapped(self, item: Item, after: int) -> None:
+        assert item.swap is not None
+        seen = self._plan.watch.message(item.message)
+        what = f"{seen.member} of {seen.unit}" if seen is not None and seen.unit else seen.member if seen else "message"
+        self._fired(item.swap, f"{what} sent after message {after}", item.message)
+
+    def _lose(self, line: Line) -> None:
+        """The connection ended: what is kept back for it goes nowhere, and a keep that held nothing else is empty."""
+        lost = [item for lane in line.lanes.values() for item in lane.drop()]
+        for item in lost:
+            self._record(ev.MessageDropped(message=item.message, fault="the connection is closed"))
+            for keep in item.keeps:
+                keep.keeps = bool(self.held_process(keep))
 
     # ---- records
 

@@ -112,6 +112,11 @@ class Connection:
         bytes_in += self._framer.pending + sum(len(frame.raw) for frame in self._inbox)
         return bytes_in, bytes_out + self._wire.unsent
 
+    @property
+    def unfinished(self) -> int:
+        """Of the first of `queues`: bytes of a message whose rest the driver has not sent."""
+        return self._framer.pending
+
     def systemd_queues(self) -> tuple[int, int]:
         """(bytes from systemd that no handler has seen, bytes to systemd that it has not read); 0 is exact."""
         return self._link.queues() if self._link is not None and not self._ended else (0, 0)
