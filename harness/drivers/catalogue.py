@@ -38,8 +38,8 @@ def _ladder(name: str) -> DriverSpec:
         module=RUNC,
         version=f"v1.0.0-{rung.base}",
         family="A",
-        # rc4 and rc5 ask for Delegate on slices, as the rungs cut from rc5 do: they run where those run.
-        rung={"rc4": "rc5", "rc5": "rc5", "rc6": ""}.get(name, rung.base),
+        # rc5 runs where its rungs run. rc4 has no cut of its own for systemds that refuse Delegate on slices: it fails there.
+        rung={"rc4": "", "rc5": "rc5", "rc6": ""}.get(name, rung.base),
         note=f"{note}; cut from {cut}" if cut else note,
     )
 
@@ -66,8 +66,9 @@ CATALOGUE: tuple[DriverSpec, ...] = (
         note="released 2026-08: what the kubelet and runc link; 30 s for a job, no limit for a call",
     ),
 )
-# What a run takes when nobody names drivers: a column for each generation. rc4, rc5 and rc6 behave as rungs that are there.
-_DEFAULT = ("cgroupfs", "async", "wait-forever", "timeout", "err-nil", "err-nil-delegate", "buffered", "today")
+# What a run takes when nobody names drivers: a column for each generation. The releases rc5 and rc6 are the rungs wait-forever
+# and buffered to the byte, so they have no column of their own.
+_DEFAULT = ("cgroupfs", "rc4", "async", "wait-forever", "timeout", "err-nil", "err-nil-delegate", "buffered", "today")
 
 
 @functools.lru_cache(maxsize=1)
