@@ -92,7 +92,8 @@ class Wire:
         """A message for systemd or the bus."""
         line = self.lines[conn.id]
         message = frame.message
-        self.before_driver()
+        if line.process in self.ready:
+            self.before_driver()
         if message.type is MessageType.CALL:
             line.calls[message.serial] = message
         self._note_rule(line, message)
