@@ -9,7 +9,8 @@ Three kinds of silence are natural and hold, with the reason:
 * every step on the fault's unit failed (systemd 219 refuses transient slices): what the fault waits for cannot come. That
   the steps failed is judged against the scenario's expectations.
 
-An order that could not be met is reported here too: such a run is not the run that was asked for.
+An order that could not be met is reported here too, and a fault that could not be carried out: such a run is not the run
+that was asked for.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def findings(run: Run) -> tuple[Finding, ...]:
     """`check` of a joined trace."""
     acted = _acted(run)
     found = [_judge(run, fault, acted) for fault in run.scenario.faults]
-    if run.ended_why == "unmet order" and run.end is not None:
+    if run.ended_why in ("unmet order", "error") and run.end is not None:
         text = run.ended_text or "an order of the scenario"
         found.append(
             Finding(

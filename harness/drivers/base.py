@@ -44,7 +44,8 @@ class DriverSpec:
 class BuiltDriver:
     """A driver's binary. proof: what shows that it is what it claims ("apply_systemd.go = git blob 5471ebbff9e5...");
     build_id: content hash of everything that went in; cached: nothing had to be compiled; sysmon_note: address range
-    (start, end) of the Go runtime's sysmon note (runtime.sched.sysmonnote) in the unstripped binary, if found."""
+    (start, end) of the Go runtime's sysmon note (runtime.sched.sysmonnote) in the unstripped binary, if found; argv: the
+    interpreter and its options, which stand before the binary where it needs some."""
 
     spec: DriverSpec
     binary: Path
@@ -52,6 +53,7 @@ class BuiltDriver:
     proof: str = ""
     cached: bool = False
     sysmon_note: tuple[int, int] | None = None
+    argv: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,12 @@ from cgrace.harness.targets.base import Hierarchy
 
 if TYPE_CHECKING:
     from cgrace.harness.engine.run import Run
+    from cgrace.harness.engine.wire import Line
 
 MANAGER_PATH = "/org/freedesktop/systemd1"
 MANAGER_INTERFACE = "org.freedesktop.systemd1.Manager"
 REAP_S_MAX = 5.0
+_SIGNALS = {"pause": signal.SIGSTOP, "resume": signal.SIGCONT, "kill": signal.SIGKILL}
 # A little-endian method call that claims a body of 100 bytes and ends in the middle of its header.
 _HALF_A_MESSAGE = b"l\x01\x00\x01\x64\x00\x00\x00\x01\x00\x00\x00\x80\x00"
 _GARBAGE = {
@@ -38,6 +40,7 @@ class Acts:
     def __init__(self, run: Run) -> None:
         self._run = run
         self.killed: set[str] = set()
+        self._paused: set[str] = set()
         self._alive: set[str] = set()
         self._none_alive = asyncio.Event()
         self._none_alive.set()
@@ -85,9 +88,10 @@ class Acts:
             case ft.Forge():
                 self._forge(fault)
             case ft.Disconnect():
-                for line in self._run.wire.choose(fault.which):
+                if lines := self._lines(fault, fault.which):
+                    self._fired(fault, f"{fault.which} connections cut")
+                for line in lines:
                     line.connection.close("cut by the scenario")
-                self._fired(fault, f"{fault.which} connections cut")
             case ft.StopReading():
                 self._stop_reading(fault)
             case ft.Garbage():
@@ -98,26 +102,26 @@ class Acts:
     def _fired(self, fault: ft.Fault, what: str) -> None:
         self._run.record(ev.FaultFired(fault=fault.id, grade=ft.grade(fault), what=what))
 
-    def _failed(self, fault: ft.Fault, why: str) -> None:
+    def failed(self, fault: ft.Fault, why: str) -> None:
+        """A fault cannot be carried out: this is not the run that was asked for."""
         self._run.finish("error", f"fault '{fault.id}' could not be carried out: {why}")
 
     # ---- the cgroup tree
 
-    def _tree(self, fault: ft.Fault, what: str, do: object) -> None:
-        assert callable(do)
+    def _tree(self, fault: ft.Fault, what: str, do: Callable[[Hierarchy], object]) -> None:
         wanted = getattr(fault, "hierarchy", "") or ("unified" if self._run.setting.layout == "v2" else "freezer")
         if isinstance(fault, ft.DisableController):
             wanted = "unified"
         hierarchy = self._hierarchy(wanted)
         if hierarchy is None:
-            self._failed(fault, f"this run has no hierarchy '{wanted}'")
+            self.failed(fault, f"this run has no hierarchy '{wanted}'")
             return
         self._fired(fault, what)
         try:
             with self.acting():
                 do(hierarchy)
         except OSError as error:
-            self._failed(fault, str(error))
+            self.failed(fault, str(error))
 
     @contextlib.contextmanager
     def acting(self) -> Iterator[None]:
@@ -136,6 +140,8 @@ class Acts:
 
     def _delete(self, hierarchy: Hierarchy, path: str) -> None:
         top = Path(f"{hierarchy.root}{path}")
+        if not top.is_dir():
+            raise FileNotFoundError(f"there is no cgroup {hierarchy.name}{path}")
         for folder, _, _ in os.walk(top, topdown=False):
             for pid in _pids(Path(folder)):
                 with contextlib.suppress(ProcessLookupError):
@@ -167,29 +173,33 @@ class Acts:
             signature="uoss",
             body=(number, job or f"{MANAGER_PATH}/job/0", fault.unit, fault.result),
         )
-        lines = self._run.wire.choose("signals")
-        if not lines:
-            self._failed(fault, "no connection of the driver listens to signals")
-        for line in lines:
+        for line in self._lines(fault, "signals"):
             self._run.wire.forge(line, message, fault)
+
+    def _lines(self, fault: ft.Fault, which: str) -> list[Line]:
+        """The connections that a fault is about; where a driver that uses the bus has none, that ends the run."""
+        lines = self._run.wire.choose(which)
+        if not lines and self._run.built.spec.uses_bus:
+            kind = {"calls": "calls alone", "signals": "signals"}.get(which, "anything")
+            self.failed(fault, f"the driver has no connection for {kind}")
+        return lines
 
     def _stop_reading(self, fault: ft.StopReading) -> None:
         ends = fault.until is not None and fault.until in self._run.plan.watch.reached
-        for line in self._run.wire.choose("all"):
-            if ends:
-                line.connection.resume_reading()
-            else:
-                line.connection.pause_reading()
         if not ends:
             self._fired(fault, "the bus reads nothing more")
+        self._run.wire.read(ends)
 
     def _garbage(self, fault: ft.Garbage) -> None:
-        for line in self._run.wire.choose(fault.which):
+        lines = self._lines(fault, fault.which)
+        if lines:
+            what = "no more answers" if fault.what == "nothing" else f"{fault.what} sent"
+            self._fired(fault, f"{what} on {fault.which} connections")
+        for line in lines:
             if fault.what == "nothing":
                 line.mute = True
             else:
                 line.connection.send_raw(_GARBAGE[fault.what])
-        self._fired(fault, f"{fault.what} sent on {fault.which} connections")
 
     # ---- peers
 
@@ -197,22 +207,54 @@ class Acts:
         run = self._run
         known = {**{n: p.spawned.pid for n, p in run.processes.items()}, **{n: w.pid for n, w in run.workloads.items()}}
         if fault.peer in known:
-            numbers = {"pause": signal.SIGSTOP, "resume": signal.SIGCONT, "kill": signal.SIGKILL}
-            if fault.do not in numbers:
-                self._failed(fault, f"'{fault.do}' cannot be done to a process")
+            number = _SIGNALS.get(fault.do)
+            if number is None:
+                self.failed(fault, f"'{fault.do}' cannot be done to a process")
                 return
             if fault.do == "kill":
                 self.killed.add(fault.peer)
-            self._fired(fault, f"{fault.peer} {fault.do}")
-            run.sandbox.signal(known[fault.peer], numbers[fault.do])
+            self._note_peer(fault)
+            run.sandbox.signal(known[fault.peer], number)
         elif fault.peer == "bus":
-            self._fired(fault, f"bus {fault.do}")
-            for line in run.wire.choose("all"):
-                line.connection.close("the bus went away")
+            self._note_peer(fault)
+            self._bus(fault.do)
         else:
-            self._fired(fault, f"systemd {fault.do}")
+            self._note_peer(fault)
             if not run.systemd.do(fault.do):
-                self._failed(fault, f"the fake systemd cannot '{fault.do}'")
+                self.failed(fault, f"the fake systemd cannot '{fault.do}'")
+
+    def _note_peer(self, fault: ft.Peer) -> None:
+        self._fired(fault, f"{fault.peer} {fault.do}")
+        if fault.do == "pause":
+            self._paused.add(fault.peer)
+        else:
+            self._paused.discard(fault.peer)
+
+    def _bus(self, do: str) -> None:
+        wire = self._run.wire
+        if do in ("pause", "resume"):
+            wire.stall(do == "pause")
+        else:
+            wire.stall(False)
+            wire.down(True)
+            if do == "restart":
+                wire.down(False)
+
+    def suspended(self) -> str:
+        """What we made to stop, and would make to go on at a point that has not come; "" for nothing.
+
+        What no fault of the scenario sets going again has stopped for good, as the scenario wants it.
+        """
+        plan = self._run.plan
+        for fault in self._run.scenario.faults:
+            if not isinstance(fault, ft.StopReading) or fault.id not in plan.acted:
+                continue
+            if fault.until is not None and fault.until not in plan.watch.reached:
+                return f"'{fault.until}' cannot come, and until then the bus reads nothing"
+        for fault in plan.to_come():
+            if isinstance(fault, ft.Peer) and fault.peer in self._paused and fault.do in ("resume", "restart"):
+                return f"'{fault.when}' cannot come, and until then {fault.peer} is paused"
+        return ""
 
 
 def _pids(folder: Path) -> list[int]:

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 from cgrace.harness import events as ev
 from cgrace.harness.scenario.model import Step
 from cgrace.harness.targets.base import Hierarchy
+from cgrace.harness.targets.namespaces import descendants
 
 if TYPE_CHECKING:
     from cgrace.harness.engine.run import Run
+
+GENERATIONS_MAX = 64  # of processes below a driver, to find whose they are
 
 
 @dataclass(slots=True)
@@ -33,6 +36,7 @@ class Looker:
         self._run = run
         self._claims: dict[str, _Claim] = {}
         self._destroyed: dict[str, str] = {}
+        self._promised: dict[str, set[tuple[str, str]]] = {}
         self._steps = {step.id: step for step in run.scenario.steps}
         run.recorder.listen(self._note)
 
@@ -69,6 +73,7 @@ class Looker:
             return
         if step.do == "apply":
             self._claims[step.id] = _Claim(step, event.paths)
+            self._promised.setdefault(step.unit, set()).update(event.paths)
         elif step.do == "destroy":
             self._destroyed[step.unit] = step.id
 
@@ -129,15 +134,54 @@ class Looker:
         return full[at + len(prefix) :] or "/"
 
     def leftovers(self) -> None:
-        """Record what is still there of units whose destroy has returned."""
+        """Record what is still there of units whose destroy has returned, and processes that drivers left running."""
         loaded = set(self._run.systemd.loaded())
         for unit, step in self._destroyed.items():
             if unit in loaded:
                 self._run.record(ev.Leftover(kind="unit", name=unit, step=step))
-            path = self._run.systemd.cgroup_of(unit)
-            for hierarchy in self._run.sandbox.hierarchies:
-                if path and Path(f"{hierarchy.root}{path}").is_dir():
-                    self._run.record(ev.Leftover(kind="cgroup", name=hierarchy.name + path, step=step))
+            own = self._run.systemd.cgroup_of(unit)
+            places = {(h.name, own) for h in self._run.sandbox.hierarchies if own} | self._promised.get(unit, set())
+            roots = {h.name: h.root for h in self._run.sandbox.hierarchies}
+            for name, path in sorted(places):
+                if path.endswith(f"/{unit}") and Path(f"{roots[name]}{path}").is_dir():
+                    self._run.record(ev.Leftover(kind="cgroup", name=name + path, step=step))
+        for process in self._strays():
+            self._run.record(ev.Leftover(kind="process", name=process))
+
+    def _strays(self) -> list[str]:
+        """Processes of the sandbox that are neither its init nor what we started: children of drivers, or orphans."""
+        sandbox = self._run.sandbox
+        ours = {p.spawned.pid_outer: p.name for p in self._run.processes.values()}
+        ours |= {workload.pid_outer: name for name, workload in self._run.workloads.items()}
+        found = []
+        for pid in descendants(sandbox.init_pid_outer):
+            if pid in ours or pid == sandbox.init_pid_outer:
+                continue
+            said = _stat(pid)
+            if said is not None and said[1] not in "ZX":
+                found.append(f"{said[0]}, {_origin(pid, ours)}")
+        return sorted(found)
+
+
+def _stat(pid: int) -> tuple[str, str, int] | None:
+    """(command, state, parent) of /proc/PID/stat; None when the process is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    before, _, after = text.rpartition(")")
+    return before.partition("(")[2], after.split()[0], int(after.split()[1])
+
+
+def _origin(pid: int, ours: dict[int, str]) -> str:
+    """Below which of our processes it hangs."""
+    at: int | None = pid
+    for _ in range(GENERATIONS_MAX):
+        said = _stat(at) if at else None
+        at = said[2] if said is not None else None
+        if at in ours:
+            return f"started by {ours[at]}"
+    return "an orphan"
 
 
 def process_cgroups(pid_outer: int) -> dict[str, str]:

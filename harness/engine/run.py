@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
-import sys
-import termios
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 from cgrace.harness import events as ev
 from cgrace.harness import faults as ft
 from cgrace.harness.clock import now_ns
-from cgrace.harness.drivers.base import Answer, BuiltDriver
+from cgrace.harness.drivers.base import BuiltDriver
 from cgrace.harness.drivers.shim import Shim, ShimGone
 from cgrace.harness.engine.acts import Acts
 from cgrace.harness.engine.look import Looker
 from cgrace.harness.engine.manager import FakeSystemd
 from cgrace.harness.engine.plan import Due, Keep, Plan
+from cgrace.harness.engine.process import DriverProcess, pipes
 from cgrace.harness.engine.watch import Watch
 from cgrace.harness.engine.wire import Wire
 from cgrace.harness.relay.relay import Relay
@@ -49,28 +45,9 @@ _OBSERVATIONS = (
     ev.Stacks,
 )
 HELLO_S_MAX = 20.0
+EXIT_S_MAX = 1.0  # a driver whose stdout ended has so long to end itself, which says more
+MESSAGES_MAX = 50_000  # of one run; a driver that says more floods the bus
 IDLE_TURNS_MAX = 10_000
-
-
-@dataclass(slots=True)
-class DriverProcess:
-    """One driver process of a run. `out` are its steps that have been called and have not ended."""
-
-    name: str
-    spawned: Spawned
-    shim: Shim
-    pipes: frozenset[int] = frozenset()
-    out: dict[str, Step] = field(default_factory=dict)
-    gone: bool = False
-    ready: bool = False
-    stdout: int = -1
-    answers: dict[str, asyncio.Future[Answer | ShimGone]] = field(default_factory=dict)
-
-    def has_said(self) -> bool:
-        """Whether it has said something that has not been recorded yet: in its pipe, or read and not yet taken up."""
-        if any(answer.done() for answer in self.answers.values()):
-            return True
-        return not self.gone and not self.shim.gone and bool(pipe_bytes(self.stdout))
 
 
 class Run:
@@ -99,6 +76,7 @@ class Run:
         self.wire = Wire(self.plan, self.record, self._process_of)
         self.systemd = FakeSystemd(setting.profile, sandbox, self.record, self.plan)
         self.acts = Acts(self)
+        self.wire.failed = self.acts.failed
         self.looker = Looker(self)
         self.watch = Watch(self)
         self.stir = asyncio.Event()
@@ -109,6 +87,7 @@ class Run:
         self._socket = Path(sandbox.runtime_dir) / f"{sandbox.run}.bus"
         self.witness: RunWitness | InotifyRun | None = None
         self._tasks: asyncio.TaskGroup | None = None
+        self._partings: list[asyncio.Task[None]] = []
         self._stopping = False
 
     # ---- life
@@ -137,7 +116,8 @@ class Run:
                 await self._start_processes()
                 watching = tasks.create_task(self.watch.run())
                 await self.over.wait()
-                watching.cancel()
+                for task in (watching, *self._partings):
+                    task.cancel()
                 for process in self.processes.values():
                     process.shim.close()
         except TimeoutError:
@@ -215,11 +195,11 @@ class Run:
         self._started(ev.ProcessStarted(process=name, role="workload", pid=spawned.pid, pid_outer=spawned.pid_outer))
 
     async def _start_driver(self, name: str) -> None:
-        async with _pipes() as (ours, theirs):
-            pipes = frozenset(os.fstat(fd).st_ino for fd in ours)
+        async with pipes() as (ours, theirs):
+            inodes = frozenset(os.fstat(fd).st_ino for fd in ours)
             spawned = await self.sandbox.spawn(
                 name,
-                [str(self.built.binary), *self.driver_args()],
+                [*self.built.argv, str(self.built.binary), *self.driver_args()],
                 env=self.driver_env(),
                 stdin=theirs[0],
                 stdout=theirs[1],
@@ -231,12 +211,13 @@ class Run:
             *ours,
             on_babble=lambda line: self._said(name, line, babble=True),
             on_stderr=lambda line: self._said(name, line, babble=False),
+            on_gone=lambda: self._lost(process),
         )
-        process = DriverProcess(name, spawned, shim, pipes, stdout=ours[1])
+        process = DriverProcess(name, spawned, shim, inodes, stdout=ours[1])
         self.processes[name] = process
         self.acts.started(name)
-        await shim.start()
         self._started(ev.ProcessStarted(process=name, role="driver", pid=spawned.pid, pid_outer=spawned.pid_outer))
+        await shim.start()
         assert self._tasks is not None
         self._tasks.create_task(self._greet(process))
 
@@ -280,18 +261,32 @@ class Run:
         if not self._stopping:
             self.record(ev.DriverSaid(process=name, text=line[:2000], babble=babble))
 
+    def _lost(self, process: DriverProcess) -> None:
+        """Its stdout ended, or cannot be understood any more."""
+        if self._tasks is not None and self.ended is None:
+            self._partings.append(self._tasks.create_task(self._part(process)))
+
+    async def _part(self, process: DriverProcess) -> None:
+        """Its exit comes behind the end of its stdout, and says more; one that lives on is of no use any more."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EXIT_S_MAX):
+                await process.exited.wait()
+        if not process.gone:
+            self.finish("driver died", f"{process.name} can no longer be understood: {process.shim.gone}")
+
     def _exited(self, name: str, status: int) -> None:
         self.acts.exited(name)
         if self._stopping:
             return
         self.systemd.process_ended()
         expected = name in self.acts.killed
-        self.record(ev.ProcessExited(process=name, status=status, expected=expected))
         process = self.processes.get(name)
         if process is not None:
             process.gone = True
-            if not expected:
-                self.finish("driver died", f"{name} ended with status {status}")
+            process.exited.set()
+        self.record(ev.ProcessExited(process=name, status=status, expected=expected))
+        if process is not None and not expected:
+            self.finish("driver died", f"{name} ended with status {status}")
 
     def _process_of(self, pid_outer: int) -> str:
         """The name of the driver process behind a connection; a child of it counts as it."""
@@ -311,6 +306,10 @@ class Run:
 
     def _on_entry(self, entry: Entry) -> None:
         event = entry.event
+        if isinstance(event, ev.MessageSeen) and event.message > MESSAGES_MAX:
+            self.finish(
+                "bound", f"more than {MESSAGES_MAX} messages, the last {event.member} of {event.unit or 'no unit'}"
+            )
         if not isinstance(event, _OBSERVATIONS):
             self.progress_ns = now_ns()
             self.stir.set()
@@ -376,8 +375,6 @@ class Run:
         process.answers[step.id] = process.shim.send(request)
         answer = await process.answers[step.id]
         if isinstance(answer, ShimGone):
-            if process.shim.gone and not process.gone and self.ended is None:
-                self.finish("driver died", f"{process.name} can no longer be understood: {answer.why}")
             return
         self.drain()
         del process.out[step.id], process.answers[step.id]
@@ -388,35 +385,15 @@ class Run:
         )
 
     def _maybe_complete(self) -> None:
-        """All steps ended and none waits: the run is complete once nothing is on its way any more."""
-        ready = [p for p in self.processes.values() if p.ready]
-        if len(ready) < len(self.scenario.processes) or self.out() or self.plan.steps_waiting():
+        """All steps ended and none waits: the run is complete. What the scenario killed has no more steps."""
+        alive = {name: process for name, process in self.processes.items() if not process.gone}
+        if len(self.processes) < len(self.scenario.processes) or not all(p.ready for p in alive.values()):
+            return
+        if self.out() or any(step.process in alive for step, _ in self.plan.steps_waiting()):
             return
         self.finish("complete")
 
     def out(self) -> dict[str, Step]:
-        """Steps that have been called and have not ended."""
-        return {name: step for process in self.processes.values() for name, step in process.out.items()}
-
-
-def pipe_bytes(descriptor: int) -> int:
-    """Bytes that lie in a pipe; 0 when it is closed."""
-    try:
-        return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
-    except OSError:
-        return 0
-
-
-@contextlib.asynccontextmanager
-async def _pipes() -> AsyncIterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
-    """Three pipes: our ends (write stdin, read stdout, read stderr), the driver's ends. Theirs are closed on leaving."""
-    stdin, stdout, stderr = os.pipe(), os.pipe(), os.pipe()
-    try:
-        yield (stdin[1], stdout[0], stderr[0]), (stdin[0], stdout[1], stderr[1])
-    except BaseException:
-        for fd in (stdin[1], stdout[0], stderr[0]):
-            os.close(fd)
-        raise
-    finally:
-        for fd in (stdin[0], stdout[1], stderr[1]):
-            os.close(fd)
+        """Steps that have been called and can still end."""
+        alive = (process for process in self.processes.values() if not process.gone)
+        return {name: step for process in alive for name, step in process.out.items()}

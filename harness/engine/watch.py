@@ -17,13 +17,16 @@ from cgrace.harness.witnesses.waits import ProcessGone, Rest
 from cgrace.harness.witnesses.world import look
 
 if TYPE_CHECKING:
-    from cgrace.harness.engine.run import DriverProcess, Run
+    from cgrace.harness.engine.process import DriverProcess
+    from cgrace.harness.engine.run import Run
 
 POLL_S_FIRST = 0.002
 POLL_S_MAX = 0.020
 POLL_S_TIMED_MAX = 0.2  # while a driver sits in a timed wait that is waited out
 QUIET_NS_MIN = 50 * NS_PER_MS  # asleep at least so long, without a context switch, before a proof is attempted
 STACKS_S_MAX = 3.0
+HELLO_QUIET_NS_MIN = 500 * NS_PER_MS  # asleep so long without a limit, and no hello: it says none any more
+TICKS_MIN = 3  # a driver that woke so often by itself, and did nothing, has a ticker
 
 
 @dataclass(slots=True)
@@ -34,6 +37,12 @@ class _Seen:
     since_ns: int = 0
     rest: Rest | None = None
     told: set[str] = field(default_factory=set)
+    ticks: int = 0  # how often it was seen at rest anew since it, or anybody, made progress at `progress_ns`
+    progress_ns: int = 0
+
+    def note_ticks(self, progress_ns: int) -> None:
+        self.ticks = self.ticks + 1 if progress_ns == self.progress_ns else 0
+        self.progress_ns = progress_ns
 
 
 @dataclass(slots=True)
@@ -87,15 +96,28 @@ class Watch:
         run = self._run
         if run.systemd.busy():  # what is on its way inside us is owed to the driver: its wait is ours, not its own
             return POLL_S_FIRST
-        processes = [p for p in run.processes.values() if p.ready and not p.gone]
+        processes = [p for p in run.processes.values() if not p.gone]
         rests = [self._look_at(process) for process in processes]
         run.drain()
         if not processes or any(rest is None for rest in rests) or run.over.is_set():
             return POLL_S_MAX
+        if self._quiet_ns(processes) >= QUIET_NS_MIN and not run.plan.closed():
+            run.wire.give_up_swaps()
+        if not all(process.ready for process in processes):
+            return self._no_hello(processes)
         if run.out():
             return self._decide(processes)
-        self._nothing_out()
+        self._nothing_out(processes)
         return POLL_S_MAX
+
+    def _quiet_ns(self, processes: list[DriverProcess]) -> int:
+        """How long nothing has happened and nobody has moved."""
+        return now_ns() - max(self._run.progress_ns, *(self._seen[p.name].since_ns for p in processes))
+
+    def _bounds(self, processes: list[DriverProcess]) -> list[int]:
+        """The limits of the processes' waits, of those that have one."""
+        rests = [self._seen[process.name].rest for process in processes]
+        return [rest.bound_ns for rest in rests if rest is not None and rest.bound_ns is not None]
 
     def called(self, step: str) -> None:
         """A step is out from now on."""
@@ -130,6 +152,7 @@ class Watch:
         key = _key(rest)
         if key != seen.key or seen.rest is None:
             seen.key, seen.since_ns, seen.told = key, now_ns(), set()
+            seen.note_ticks(run.progress_ns)
             run.record(ev.DriverWaits(process=process.name, bound_ns=rest.bound_ns, threads=rest.threads))
         seen.rest = rest
         for step in list(process.out):
@@ -140,7 +163,7 @@ class Watch:
         before_ns = run.progress_ns
         if not run.wire.queues(process.name)[1]:
             run.wire.taken(process.name)
-        if process.out and run.progress_ns == before_ns:
+        if (process.out or not process.ready) and run.progress_ns == before_ns:
             run.patience(rest.bound_ns)
         return rest if run.progress_ns == before_ns else None
 
@@ -150,14 +173,18 @@ class Watch:
         if run.stir.is_set():
             return POLL_S_FIRST
         out = [p for p in processes if p.out]
-        bounds = [seen.rest.bound_ns for p in processes if (seen := self._seen[p.name]).rest is not None]
-        limited = [bound for bound in bounds if bound is not None]
-        quiet_ns = now_ns() - max(run.progress_ns, *(self._seen[p.name].since_ns for p in processes))
+        limited = self._bounds(processes)
+        quiet_ns = self._quiet_ns(processes)
         if limited and min(limited) <= run.scenario.patience_ns:
+            if self._only_ticks(processes, min(limited)):
+                self._close_world(out, quiet_ns, ticking=True)
             return POLL_S_TIMED_MAX
         if quiet_ns < QUIET_NS_MIN:
             return max((QUIET_NS_MIN - quiet_ns) / 1e9, POLL_S_FIRST)
         if run.systemd.busy():
+            return POLL_S_MAX
+        if suspended := run.acts.suspended():
+            run.finish("unmet order", suspended)
             return POLL_S_MAX
         closed = run.plan.closed()
         if closed:
@@ -167,7 +194,29 @@ class Watch:
         self._close_world(out, quiet_ns)
         return POLL_S_MAX
 
-    def _close_world(self, out: list[DriverProcess], quiet_ns: int) -> None:
+    def _only_ticks(self, processes: list[DriverProcess], bound_ns: int) -> bool:
+        """Whether all that still happens is that a driver wakes by its own timer, again and again, and nothing comes of it."""
+        waited_ns = now_ns() - self._run.progress_ns
+        ticks = max(self._seen[process.name].ticks for process in processes)
+        return ticks >= TICKS_MIN and waited_ns > self._run.scenario.patience_ns + 2 * bound_ns
+
+    def _no_hello(self, processes: list[DriverProcess]) -> float:
+        """Every process is at rest, and one has not said that it is ready: does it still come?"""
+        run = self._run
+        limited, quiet_ns = self._bounds(processes), self._quiet_ns(processes)
+        if limited or run.stir.is_set() or run.systemd.busy():
+            return POLL_S_MAX
+        if quiet_ns < HELLO_QUIET_NS_MIN:
+            return max((HELLO_QUIET_NS_MIN - quiet_ns) / 1e9, POLL_S_FIRST)
+        late = next(process.name for process in processes if not process.ready)
+        kept = run.acts.suspended() or ", ".join(f"'{keep.fault.until}' cannot come" for keep in run.plan.closed())
+        if kept:
+            run.finish("unmet order", f"{kept}: {late} waits and has not said that it is ready")
+        else:
+            run.finish("driver died", f"{late}: no hello, it waits without limit, and nothing of ours can end that")
+        return POLL_S_MAX
+
+    def _close_world(self, out: list[DriverProcess], quiet_ns: int, *, ticking: bool = False) -> None:
         """Record the looks that a proof rests on, one for each process with a step out, made while all of them slept on."""
         run = self._run
         looks = []
@@ -182,7 +231,7 @@ class Watch:
                 ev.WorldClosed(
                     process=process.name,
                     bound_ns=least(rest.bound_ns, world.bound_ns),
-                    bytes_in=world.bytes_in,
+                    bytes_in=0 if run.wire.is_unread(process.name) else world.bytes_in,
                     bytes_out=world.bytes_out,
                     holds=tuple(k.fault.id for k in run.plan.closed()),
                     jobs=run.systemd.queued(),
@@ -199,7 +248,7 @@ class Watch:
             run.record(event)
         bounds = [event.bound_ns for event in looks if event.bound_ns is not None]
         open_to = [what for event in looks for what in event.unaccounted]
-        why = "open world" if open_to else "own wait" if bounds else "proved"
+        why = "bound" if ticking else "open world" if open_to else "own wait" if bounds else "proved"
         self._hung = (out, min(bounds, default=None), why)
 
     async def _tell_hang(self, out: list[DriverProcess], bound_ns: int | None, why: str) -> None:
@@ -210,14 +259,16 @@ class Watch:
                 self._run.record(ev.Stacks(process=process.name, text=text))
         steps = ", ".join(self._run.out())
         limit = "without limit" if bound_ns is None else f"for up to {bound_ns / 1e9:.3f} s"
+        if why == "bound":
+            limit += ", again and again"
         self._run.finish(why, f"{steps} waits {limit}, and nothing of ours can end that")
 
-    def _nothing_out(self) -> None:
+    def _nothing_out(self, processes: list[DriverProcess]) -> None:
         """No step is out, yet some wait for a point: with everything at rest it cannot come."""
         run = self._run
-        waiting = run.plan.steps_waiting()
-        quiet_ns = now_ns() - max(run.progress_ns, *(seen.since_ns for seen in self._seen.values()))
-        if not waiting or run.stir.is_set() or quiet_ns < QUIET_NS_MIN or run.systemd.busy():
+        alive = {process.name for process in processes}
+        waiting = [(step, points) for step, points in run.plan.steps_waiting() if step.process in alive]
+        if not waiting or run.stir.is_set() or self._quiet_ns(processes) < QUIET_NS_MIN or run.systemd.busy():
             return
         step, points = waiting[0]
         names = ", ".join(f"'{point}'" for point in points)

@@ -65,6 +65,8 @@ class Wire:
         self._messages = 0
         self.lines: dict[int, Line] = {}
         self._stalled = False
+        self._unread = False
+        self._down = False
         self.ready: set[str] = set()
 
     # ---- called by the relay
@@ -77,6 +79,11 @@ class Wire:
         for way in Direction:
             line.lanes[way] = lane = Lane(self._writer(line, way), self._swapped)
             lane.stalled = self._stalled
+        line.unread = self._unread
+        if self._unread:
+            conn.pause_reading()
+        if self._down:
+            conn.close("there is no bus")
         self._record(ev.Connected(connection=number, process=process))
 
     def disconnected(self, conn: Connection, by: Actor, why: str) -> None:
@@ -125,6 +132,20 @@ class Wire:
                 lane.stalled = on
                 lane.flush()
 
+    def read(self, on: bool) -> None:
+        """Read what drivers say, or not any more, on connections to come neither."""
+        self._unread = not on
+        for line in tuple(self.lines.values()):
+            line.unread = not on
+            if line.is_open:
+                line.connection.resume_reading() if on else line.connection.pause_reading()
+
+    def down(self, on: bool) -> None:
+        """The bus ends, and every connection with it; or it can be had again."""
+        self._down = on
+        for line in self.choose("all"):
+            line.connection.close("the bus went away")
+
     def give_up_swaps(self) -> None:
         """Nothing more comes: what was to follow the next message goes without one, and its fault has not acted."""
         for line in tuple(self.lines.values()):
@@ -154,6 +175,10 @@ class Wire:
                 bytes_in += 0 if line.unread else max(unread - line.connection.unfinished, 0)
                 bytes_out += unsent
         return bytes_in, bytes_out
+
+    def is_unread(self, process: str) -> bool:
+        """Whether a fault has it that nothing is read from the process any more."""
+        return any(line.unread for line in self.lines.values() if line.process == process and line.is_open)
 
     def taken(self, process: str) -> None:
         """The process came to rest with nothing left in its sockets: it has taken all that was sent."""

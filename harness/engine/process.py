@@ -1,0 +1,62 @@
+"""A driver's process as a run knows it, and the pipes to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sys
+import termios
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from cgrace.harness.drivers.base import Answer
+from cgrace.harness.drivers.shim import Shim, ShimGone
+from cgrace.harness.scenario.model import Step
+from cgrace.harness.targets.base import Spawned
+
+
+@dataclass(slots=True)
+class DriverProcess:
+    """One driver process of a run. `out` are its steps that have been called and have not ended."""
+
+    name: str
+    spawned: Spawned
+    shim: Shim
+    pipes: frozenset[int] = frozenset()
+    out: dict[str, Step] = field(default_factory=dict)
+    gone: bool = False
+    ready: bool = False
+    stdout: int = -1
+    answers: dict[str, asyncio.Future[Answer | ShimGone]] = field(default_factory=dict)
+    exited: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def has_said(self) -> bool:
+        """Whether it has said something that has not been recorded yet: in its pipe, or read and not yet taken up."""
+        if any(answer.done() for answer in self.answers.values()):
+            return True
+        return not self.gone and not self.shim.gone and bool(pipe_bytes(self.stdout))
+
+
+def pipe_bytes(descriptor: int) -> int:
+    """Bytes that lie in a pipe; 0 when it is closed."""
+    try:
+        return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
+
+
+@contextlib.asynccontextmanager
+async def pipes() -> AsyncIterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
+    """Three pipes: our ends (write stdin, read stdout, read stderr), the driver's ends. Theirs are closed on leaving."""
+    stdin, stdout, stderr = os.pipe(), os.pipe(), os.pipe()
+    try:
+        yield (stdin[1], stdout[0], stderr[0]), (stdin[0], stdout[1], stderr[1])
+    except BaseException:
+        for fd in (stdin[1], stdout[0], stderr[0]):
+            os.close(fd)
+        raise
+    finally:
+        for fd in (stdin[0], stdout[1], stderr[1]):
+            os.close(fd)
