@@ -11,6 +11,7 @@ split into lanes, and only the order within a lane is kept:
   P DIRECTION U    what arrived at the relay from or for process P about unit U, on whichever of its connections
   P DIRECTION U sent|dropped by F|held by F   what became of those messages, in the order in which it did
   fault F          what it did, and how its hold let go
+  P opens CGROUP   its calls that open the cgroup's list of processes, and what held them (in runs that watch them)
   job, unit U      the unit's jobs and states
   cgroup PATH      of a step's unit or below: made, removed by whom, entered, moved by whom
   look S           what the looks at a step's claims found; beside it, as sorted sets: leftovers, exits, match rules
@@ -127,6 +128,10 @@ class _Canon:
                 self.lanes[f"fault {fault}"].append(
                     "fired" + (f" on {self.messages[number][1]}" if number in self.messages else "")
                 )
+            case ev.DriverOpens(hierarchy=hierarchy, path=path):
+                if not self.stopped:
+                    held = f", held by {event.hold}" if event.hold else ""
+                    self.lanes[f"{event.process} opens {hierarchy}{path}"].append(f"{event.file}{held}")
             case ev.HoldLetGo(hold=hold, why=why):
                 self.lanes[f"fault {hold}"].append(f"let go: {why}")
             case _:

@@ -207,7 +207,8 @@ class MessageHeld(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldLetGo(Event):
-    """A hold (of a message or a job) let go: `why` is "point", "patience" or "end" (the run ended); `cause` tells more."""
+    """A hold (of a message, a job, or a call to the kernel) let go: `why` is "point", "patience" or "end" (the run ended);
+    `cause` tells more."""
 
     KIND: ClassVar[str] = "hold-let-go"
     hold: str
@@ -330,6 +331,22 @@ class ProcessMoved(Event):
     pid: int
     by: Actor
     via: str = "tracefs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverOpens(Event):
+    """A driver asks the kernel to open a cgroup's `file` ("cgroup.procs" or "tasks") for writing; its thread waits for it.
+
+    Seen only in runs whose scenario holds or names such a moment. `hold` is the fault that keeps the call back, "" for none:
+    then the kernel carries it out now; else at the hold's HoldLetGo.
+    """
+
+    KIND: ClassVar[str] = "driver-opens"
+    process: str
+    hierarchy: str
+    path: str
+    file: str
+    hold: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

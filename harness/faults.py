@@ -140,6 +140,20 @@ class JobStays(Fault):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HoldOpen(Fault):
+    """cgrace: when a driver opens this cgroup's cgroup.procs or tasks for writing, its call waits until the point.
+
+    It is what a scheduler may do to any process between two system calls. nth: which such call, from 1. It has no patience:
+    a driver that we stopped waits for nothing of its own, and a point that cannot come any more is an unmet order.
+    """
+
+    hierarchy: str
+    path: str
+    until: Point
+    nth: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobEnds(Fault):
     """systemd: the unit's job ends with this result and does nothing ("failed", "timeout", "canceled", ...)."""
 
@@ -210,6 +224,7 @@ class Order:
 
 _GRADES: dict[type[Fault], Grade] = {
     JobStays: Grade.NATURAL,
+    HoldOpen: Grade.NATURAL,
     JobEnds: Grade.LEGAL,
     Hold: Grade.LEGAL,
     AnswerError: Grade.LEGAL,

@@ -8,11 +8,13 @@ The words (anything in <> is a name; `[nth N]` may follow a message or cgroup po
     job of <unit> queued | blocked | started | ended
     cgroup made: <hierarchy>/<path> ; cgroup removed: <hierarchy>/<path>
     process moved: <name> to <hierarchy>/<path>
+    driver opens: <hierarchy>/<path>
     fault <id> fired
     driver ready
 
 seen: it reached the relay. sent: the relay wrote it to its receiver. delivered (the default): the driver has read it and
-come to rest; for a message to systemd, the same as sent. A message point may leave out `of <unit>`.
+come to rest; for a message to systemd, the same as sent. A message point may leave out `of <unit>`. driver opens: it asks the
+kernel to open that cgroup's cgroup.procs or tasks for writing, and the kernel has not done it yet.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class PointKind(StrEnum):
     JOB = "job"
     CGROUP = "cgroup"
     MOVED = "moved"
+    OPENS = "opens"
     FAULT = "fault"
     READY = "ready"
 
@@ -63,6 +66,7 @@ _PATTERNS: tuple[tuple[PointKind, re.Pattern[str]], ...] = (
     (PointKind.FAULT, re.compile(r"^fault (?P<subject>[\w.-]+) fired$")),
     (PointKind.CGROUP, re.compile(r"^cgroup (?P<stage>made|removed):\s*(?P<subject>[\w,=.-]+/\S+)$")),
     (PointKind.MOVED, re.compile(r"^process moved: (?P<member>[\w.-]+) to (?P<subject>[\w,=.-]+/\S*)$")),
+    (PointKind.OPENS, re.compile(r"^driver opens:\s*(?P<subject>[\w,=.-]+/\S+)$")),
     (PointKind.JOB, re.compile(r"^job of (?P<subject>\S+) (?P<stage>queued|blocked|started|ended)$")),
     (
         PointKind.REPLY,
@@ -77,7 +81,8 @@ _PATTERNS: tuple[tuple[PointKind, re.Pattern[str]], ...] = (
 EXPECTED = (
     "expected one of: '<step> called|returned|failed|ended|waits', '<Member> of <unit> seen|sent|delivered', "
     "'reply to <Member> of <unit> ...', 'job of <unit> queued|blocked|started|ended', "
-    "'cgroup made|removed: <hierarchy>/<path>', 'process moved: <name> to <hierarchy>/<path>', 'fault <id> fired', 'driver ready'"
+    "'cgroup made|removed: <hierarchy>/<path>', 'process moved: <name> to <hierarchy>/<path>', 'driver opens: <hierarchy>/<path>', "
+    "'fault <id> fired', 'driver ready'"
 )
 
 
@@ -151,6 +156,8 @@ class PointWatch:
                     and event.process == point.member
                     and event.hierarchy + event.path == point.subject
                 )
+            case PointKind.OPENS:
+                return isinstance(event, ev.DriverOpens) and event.hierarchy + event.path == point.subject
             case PointKind.FAULT:
                 return isinstance(event, ev.FaultFired) and event.fault == point.subject
             case PointKind.READY:

@@ -124,6 +124,17 @@ FAULTS: list[tuple[str, f.Fault]] = [
         f.FreezeCgroup(id="fault 1", line=8, when=ENDED, path="/x.slice", thaw=True),
     ),
     (
+        'hold_open = "pids of cgrace-a.slice", until = "job of cgrace-a.slice ended", nth = 2',
+        f.HoldOpen(
+            id="fault 1",
+            line=8,
+            hierarchy="pids",
+            path=A,
+            until=parse_point("job of cgrace-a.slice ended"),
+            nth=2,
+        ),
+    ),
+    (
         'peer = "systemd", do = "reload", when = "first ended"',
         f.Peer(id="fault 1", line=8, when=ENDED, peer="systemd", do="reload"),
     ),

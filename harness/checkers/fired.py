@@ -112,7 +112,7 @@ def _when(fault: ft.Fault) -> Point | None:
 
 
 def _needs_bus(fault: ft.Fault) -> bool:
-    when = _when(fault)
+    when = fault.until if isinstance(fault, ft.HoldOpen) else _when(fault)
     return isinstance(fault, _BUS_FAULTS) or (when is not None and when.kind in _BUS_POINTS)
 
 
@@ -129,6 +129,8 @@ def _had_no_chance(run: Run, fault: ft.Fault) -> bool:
 def _unit(fault: ft.Fault) -> str:
     """The unit that a fault is about, "" when it is about none."""
     match, when = _match(fault), _when(fault)
+    if isinstance(fault, ft.HoldOpen):
+        return fault.path.rsplit("/", 1)[-1]
     unit = match.unit if match is not None else str(getattr(fault, "unit", ""))
     return when.subject if not unit and when is not None and when.kind in _BUS_POINTS else unit
 
@@ -153,9 +155,19 @@ def _hint(run: Run, fault: ft.Fault) -> str:
         if fault.unit in units:
             return f"{fault.unit} had a job, but not number {fault.nth}"
         return f"{fault.unit} never had a job" + (f", only {listed(units)}" if units else "")
+    if isinstance(fault, ft.HoldOpen):
+        return _near_open(run, fault)
     if when is not None:
         return f"its point '{when}' was not reached"
     return "nothing matched it"
+
+
+def _near_open(run: Run, fault: ft.HoldOpen) -> str:
+    opened = [event.hierarchy + event.path for _, event in run.trace.of(ev.DriverOpens)]
+    wanted = fault.hierarchy + fault.path
+    if wanted in opened:
+        return f"the driver opened {wanted} {opened.count(wanted)} times, the fault waits for number {fault.nth}"
+    return f"the driver never opened {wanted}" + (f", only {listed(list(dict.fromkeys(opened)))}" if opened else "")
 
 
 def _near(run: Run, match: ft.Match) -> str:

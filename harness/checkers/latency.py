@@ -240,7 +240,8 @@ def _last_thing_before(run: Run, step: StepRun, rest: Entry) -> int:
 
 
 def held_spans(run: Run, step: StepRun) -> list[Span]:
-    """When we kept back something that the step may wait for: a message of its process about its unit, its job, or a peer."""
+    """When we kept back something that the step may wait for: a message of its process about its unit, its job, a peer, or
+    its process itself."""
     start, end = step.called.t_ns, step.ended.t_ns if step.ended is not None else run.stop_ns
     spans = [
         (m.held.t_ns, m.gone.t_ns if m.gone is not None else end)
@@ -257,7 +258,18 @@ def held_spans(run: Run, step: StepRun) -> list[Span]:
             spans.append((blocked.pop(job.job), entry.t_ns))
     spans += [(since, end) for since in blocked.values()]
     spans += _paused_spans(run)
+    spans += _stopped_spans(run, step.process, end)
     return [(max(a, start), min(b, end)) for a, b in spans if min(b, end) > max(a, start)]
+
+
+def _stopped_spans(run: Run, process: str, end_ns: int) -> list[Span]:
+    """When we held a call of the process to the kernel."""
+    released = {hold.hold: entry.t_ns for entry, hold in run.trace.of(ev.HoldLetGo)}
+    return [
+        (entry.t_ns, released.get(opens.hold, end_ns))
+        for entry, opens in run.trace.of(ev.DriverOpens)
+        if opens.hold and opens.process == process
+    ]
 
 
 def _paused_spans(run: Run) -> list[Span]:

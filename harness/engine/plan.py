@@ -16,13 +16,16 @@ from cgrace.harness.points import Point, PointKind, PointWatch
 from cgrace.harness.scenario.model import Scenario, Step
 
 MESSAGE_FAULTS = (ft.Hold, ft.Drop, ft.Duplicate, ft.Reorder, ft.AnswerError, ft.Amend)
+# The manager's and the supervisor's: like those on messages, they wait for what they act on.
+OTHERS_FAULTS = (ft.JobStays, ft.JobEnds, ft.HoldOpen)
+BUS_POINTS = (PointKind.MESSAGE, PointKind.REPLY, PointKind.JOB)
 
 
 @dataclass(slots=True)
 class Keep:
     """A hold or job gate: closed while it keeps something back. `open` for good once its point was reached or it gave up."""
 
-    fault: ft.Hold | ft.JobStays
+    fault: ft.Hold | ft.JobStays | ft.HoldOpen
     open: bool = False
     keeps: bool = False
 
@@ -30,6 +33,11 @@ class Keep:
     def closed(self) -> bool:
         """Whether it keeps something back at this moment."""
         return self.keeps and not self.open
+
+    @property
+    def patience_ns(self) -> int | None:
+        """How long a wait of the driver's own it outlasts; None: any."""
+        return None if isinstance(self.fault, ft.HoldOpen) else self.fault.patience_ns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,17 +64,16 @@ class Plan:
         faults, more = _compile(scenario)
         self.message_faults = tuple(f for f in faults if isinstance(f, MESSAGE_FAULTS))
         self.job_faults = tuple(f for f in faults if isinstance(f, ft.JobStays | ft.JobEnds))
-        self.keeps = {f.id: Keep(f) for f in faults if isinstance(f, ft.Hold | ft.JobStays)}
-        self._acts = {f.id: f for f in faults if not isinstance(f, (*MESSAGE_FAULTS, ft.JobStays, ft.JobEnds))}
+        self.open_faults = tuple(f for f in faults if isinstance(f, ft.HoldOpen))
+        self.keeps = {f.id: Keep(f) for f in faults if isinstance(f, ft.Hold | ft.JobStays | ft.HoldOpen)}
+        self._acts = {f.id: f for f in faults if not isinstance(f, (*MESSAGE_FAULTS, *OTHERS_FAULTS))}
         self.acted: set[str] = set()
         self._counts: dict[str, int] = {}
         self.waived: list[tuple[str, Point]] = []
         self._waiting = {s.id: _Waiting(s, set(s.after) | more.get(s.id, set())) for s in scenario.steps}
         self._ready: set[str] = set()
         if not uses_bus:
-            self._waive(
-                lambda p: p.kind in (PointKind.MESSAGE, PointKind.REPLY, PointKind.JOB), "the driver uses no bus"
-            )
+            self._waive(lambda p: p.kind in BUS_POINTS, "the driver uses no bus")
         self._watch_points()
 
     # ---- points
@@ -76,6 +83,7 @@ class Plan:
         points += [p for w in self._waiting.values() for p in w.points]
         for fault in self._acts.values():
             points += [p for p in (getattr(fault, "when", None), getattr(fault, "until", None)) if p is not None]
+        self._points = tuple(points)
         for point in points:
             self.watch.add(point)
 
@@ -85,6 +93,16 @@ class Plan:
             gone = {p for p in waiting.points if which(p)}
             waiting.points -= gone
             self.waived += [(waiting.step.id, p) for p in gone]
+        for fault in self.open_faults:  # other keeps of such points have nothing to keep: no message comes, no job
+            self.keeps[fault.id].open = which(fault.until)
+
+    def is_ready(self, process: str) -> bool:
+        """Whether a driver process has said hello: before that no fault acts on what it does."""
+        return process in self._ready
+
+    def wants_opens(self) -> bool:
+        """Whether the run has to know what its drivers open."""
+        return bool(self.open_faults) or any(point.kind is PointKind.OPENS for point in self._points)
 
     def wants_taken(self) -> bool:
         """Whether any point still waited for needs to know that a message was taken (stage "delivered")."""
@@ -135,7 +153,7 @@ class Plan:
         return tuple(
             k
             for k in self.keeps.values()
-            if k.closed and k.fault.patience_ns is not None and (bound_ns is None or bound_ns > k.fault.patience_ns)
+            if k.closed and k.patience_ns is not None and (bound_ns is None or bound_ns > k.patience_ns)
         )
 
     def closed(self) -> tuple[Keep, ...]:

@@ -21,6 +21,7 @@ from cgrace.harness.drivers.shim import Shim, ShimGone
 from cgrace.harness.engine.acts import Acts
 from cgrace.harness.engine.look import Looker
 from cgrace.harness.engine.manager import FakeSystemd
+from cgrace.harness.engine.opens import Opens
 from cgrace.harness.engine.plan import Due, Keep, Plan
 from cgrace.harness.engine.process import DriverProcess, pipes
 from cgrace.harness.engine.watch import Watch
@@ -75,6 +76,7 @@ class Run:
         self.workloads: dict[str, Spawned] = {}
         self.wire = Wire(self.plan, self.record, self._process_of)
         self.systemd = FakeSystemd(setting.profile, sandbox, self.record, self.plan)
+        self.opens = Opens(self.plan, sandbox.hierarchies, self.record)
         self.acts = Acts(self)
         self.wire.failed = self.acts.failed
         self.looker = Looker(self)
@@ -97,10 +99,11 @@ class Run:
         self.recorder.listen(self._on_entry)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.systemd.close)
+            stack.callback(self.opens.close)
             if self._kernel is not None:
                 self.witness = witness = self._kernel.attach(self.sandbox, self.record)
                 stack.callback(witness.close)
-                self.wire.before_driver = self.systemd.before_job = self._kernel.drain
+                self.wire.before_driver = self.systemd.before_job = self.opens.before = self._kernel.drain
             relay = Relay(self._socket, self.wire, self.systemd.backend)
             await stack.enter_async_context(relay)
             try:
@@ -195,7 +198,7 @@ class Run:
         self._started(ev.ProcessStarted(process=name, role="workload", pid=spawned.pid, pid_outer=spawned.pid_outer))
 
     async def _start_driver(self, name: str) -> None:
-        async with pipes() as (ours, theirs):
+        async with pipes() as (ours, theirs), self.opens.supervised(name) as listener:
             inodes = frozenset(os.fstat(fd).st_ino for fd in ours)
             spawned = await self.sandbox.spawn(
                 name,
@@ -206,6 +209,7 @@ class Run:
                 stderr=theirs[2],
                 role="driver",
                 on_exit=lambda status: self._exited(name, status),
+                listener=listener,
             )
         shim = Shim(
             *ours,
@@ -276,6 +280,7 @@ class Run:
 
     def _exited(self, name: str, status: int) -> None:
         self.acts.exited(name)
+        self.opens.exited(name)
         if self._stopping:
             return
         self.systemd.process_ended()
@@ -333,6 +338,8 @@ class Run:
             self.record(ev.HoldLetGo(hold=keep.fault.id, why=why, cause=cause))
         if isinstance(keep.fault, ft.JobStays):
             self.systemd.let_go(keep.fault)
+        elif isinstance(keep.fault, ft.HoldOpen):
+            self.opens.let_go(keep)
         else:
             self.wire.let_go(keep)
 

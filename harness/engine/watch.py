@@ -135,13 +135,15 @@ class Watch:
             process.spawned.pid_outer, run.built.sysmon_note, queues=lambda: run.wire.queues(process.name)
         )
 
+    def _has_news(self, process: DriverProcess) -> bool:
+        """Whether it has answered a step, or waits for us in a call that we have not taken up."""
+        return process.has_said() or self._run.opens.asks(process.name)
+
     def _look_at(self, process: DriverProcess) -> Rest | None:
         """See whether the process is at rest, and tell what follows. What it leaves unread cannot wake it (witnesses/waits.py)."""
         run, seen = self._run, self._seen.setdefault(process.name, _Seen())
-        rest = None if process.has_said() else self._watcher(process).look(unread_too=True)
-        if (
-            process.has_said()
-        ):  # it may have answered before we looked and gone idle: then its rest is no wait of a step
+        rest = None if self._has_news(process) else self._watcher(process).look(unread_too=True)
+        if self._has_news(process):  # it may have answered before we looked, and its rest is then no wait of a step
             rest = None
         for step in process.out:
             self._looks[step].look()
@@ -163,7 +165,7 @@ class Watch:
         before_ns = run.progress_ns
         if not run.wire.queues(process.name)[1]:
             run.wire.taken(process.name)
-        if (process.out or not process.ready) and run.progress_ns == before_ns:
+        if (process.out or not process.ready) and run.progress_ns == before_ns and not run.opens.holds(process.name):
             run.patience(rest.bound_ns)
         return rest if run.progress_ns == before_ns else None
 
@@ -235,15 +237,17 @@ class Watch:
                     bytes_out=world.bytes_out,
                     holds=tuple(k.fault.id for k in run.plan.closed()),
                     jobs=run.systemd.queued(),
-                    unaccounted=(*world.unaccounted, *rest.unjudged),
+                    unaccounted=(*world.unaccounted, *rest.unjudged, *run.systemd.unaccounted()),
                     threads=rest.threads,
                     quiet_ns=quiet_ns,
                 )
             )
         for process in run.processes.values():
             again = self._watcher(process).look(unread_too=True)
-            if again is None or process.has_said() or _key(again) != self._seen[process.name].key:
+            if again is None or self._has_news(process) or _key(again) != self._seen[process.name].key:
                 return
+        if run.systemd.busy():
+            return
         for event in looks:
             run.record(event)
         bounds = [event.bound_ns for event in looks if event.bound_ns is not None]

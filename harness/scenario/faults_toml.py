@@ -140,6 +140,14 @@ def _job(section: Section, names: Names, identity: str) -> f.Fault | None:
     return f.JobStays(id=identity, line=section.place.line, unit=unit, until=until, patience_ns=patience_ns, nth=nth)
 
 
+def _hold_open(section: Section, names: Names, identity: str) -> f.Fault | None:
+    until, found = _point(section, names, "until"), names.cgroup(section.get("hold_open"), section.at("hold_open"))
+    if until is None or found is None:
+        return None
+    nth = section.get("nth", 1)
+    return f.HoldOpen(id=identity, line=section.place.line, hierarchy=found[0], path=found[1], until=until, nth=nth)
+
+
 def _delete(section: Section, names: Names, identity: str) -> f.Fault | None:
     when, found = _point(section, names, "when"), names.cgroup(section.get("delete"), section.at("delete"))
     if found is not None and found[1] == "/":
@@ -203,6 +211,7 @@ _BUILDERS: dict[str, Builder] = {
     "stop_reading": _stop_reading,
     "garbage": _garbage,
     "job": _job,
+    "hold_open": _hold_open,
     "delete": _delete,
     "move": _move,
     "disable": _disable,

@@ -146,6 +146,18 @@ FAULT = Verbs(
                 one_of=("stays_queued_until", "ends"),
             ),
         ),
+        (
+            "hold_open",
+            Table(
+                "a fault 'hold_open'",
+                (
+                    Key("hold_open", CGROUP, "stop a driver where it opens this cgroup's cgroup.procs", required=True),
+                    Key("until", POINT, "the point at which it goes on", required=True),
+                    Key("nth", Number(1), "which such call; 1 (the default) is the first"),
+                    _ID,
+                ),
+            ),
+        ),
         _at_point("delete", Key("delete", CGROUP, "remove this directory and what is below", required=True)),
         _at_point(
             "move",

@@ -15,7 +15,7 @@ from cgrace.harness.scenario.units import ancestors, cgroup_of, unit_problem
 
 STAGES_STEP = ("called", "returned", "failed", "ended", "waits")
 
-_OF_UNIT = re.compile(r"^(?P<before>(?:cgroup (?:made|removed): |process moved: \S+ to )?)(?P<hierarchy>[\w,=.-]+) of (?P<unit>\S+)$")  # fmt: skip  # noqa: E501
+_OF_UNIT = re.compile(r"^(?P<before>(?:cgroup (?:made|removed): |process moved: \S+ to |driver opens: )?)(?P<hierarchy>[\w,=.-]+) of (?P<unit>\S+)$")  # fmt: skip  # noqa: E501
 _MESSAGES = re.compile(r"^(?P<reply>reply to )?(?P<member>[A-Za-z]\w*)(?: of (?P<unit>\S+))?$")
 _STEP_LIKE = re.compile(r"^(?:step )?(?P<step>[\w-]+) (?P<stage>\w+)$")
 
@@ -134,7 +134,7 @@ class Names:
             case PointKind.FAULT:
                 hint = "give the fault an id"
                 return _one_of(point.subject, self.faults, "fault with the id", place, hint=hint)
-            case PointKind.CGROUP | PointKind.MOVED:
+            case PointKind.CGROUP | PointKind.MOVED | PointKind.OPENS:
                 moved = point.kind is PointKind.MOVED
                 if moved and not _one_of(point.member, (*self.workloads, *self.processes), "workload", place):
                     return False
@@ -165,7 +165,7 @@ class Names:
             "write '<step> called|returned|failed|ended|waits', '<Member> of <unit> seen|sent|delivered', "
             "'reply to <Member> of <unit>', 'job of <unit> queued|blocked|started|ended', "
             "'cgroup made|removed: <hierarchy> of <unit>', 'process moved: <workload> to <hierarchy> of <unit>', "
-            "'fault <id> fired' or 'driver ready'"
+            "'driver opens: <hierarchy> of <unit>', 'fault <id> fired' or 'driver ready'"
         )
 
 

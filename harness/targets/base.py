@@ -54,8 +54,12 @@ class Sandbox(Protocol):
         stderr: int,
         role: str,
         on_exit: Callable[[int], None],
+        listener: int | None = None,
     ) -> Spawned:
-        """Start a child of the sandbox's init with these descriptors; `on_exit` gets its decoded wait status."""
+        """Start a child of the sandbox's init with these descriptors; `on_exit` gets its decoded wait status.
+
+        listener: a socket; the child then runs under the filter of targets/notify.py, whose listener comes there.
+        """
         ...
 
     def signal(self, pid: int, number: int) -> None:

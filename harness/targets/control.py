@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from cgrace.harness.errors import TargetError
+from cgrace.harness.targets import notify
 
 REQUEST_BYTES_MAX: Final = 150_000  # one packet must fit into a socket buffer of the default size
 _ANSWER_BYTES_MAX: Final = 1 << 16
@@ -61,14 +62,20 @@ class Control:
         argv: Sequence[str],
         env: Mapping[str, str],
         *,
-        descriptors: tuple[int, int, int],
+        descriptors: tuple[int, ...],
         on_exit: Callable[[int], None],
         cwd: str = "/",
     ) -> tuple[int, int]:
-        """Start a child of init: (inner pid, outer pid). `on_exit` is not called before this returned."""
+        """Start a child of init: (inner pid, outer pid). `on_exit` is not called before this returned.
+
+        descriptors: its first three; a fourth is the socket for the listener of the filter that it then runs under (notify.py).
+        """
         answer: asyncio.Future[tuple[int, int]] = self._loop.create_future()
         environment = [f"{key}={value}" for key, value in env.items()]
-        request = {"spawn": name, "argv": list(argv), "env": environment, "cwd": cwd}
+        request: dict[str, Any] = {"spawn": name, "argv": list(argv), "env": environment, "cwd": cwd}
+        if len(descriptors) > 3:
+            machine = notify.architecture()
+            request["filter"] = {"call": machine.seccomp, "program": notify.program(machine).hex()}
         self._send(request, descriptors)
         self._spawning.append((answer, on_exit))
         return await answer

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from cgrace.harness.drivers.gobuild import try_find_go
+from cgrace.harness.targets import notify
 from cgrace.harness.targets.layout import HostHierarchy, host_hierarchies, v1_controllers_free
 from cgrace.harness.targets.linux import mount_detached
 
@@ -46,6 +47,7 @@ def probe() -> tuple[Check, ...]:
         _v1_hierarchies(),
         _v2_controllers(),
         _trace_events(),
+        _held_calls(),
         _go(),
         _kvm(),
         _tool(_QEMU_NAMES.get(platform.machine(), "qemu-system-x86_64"), "target vm", "apt install qemu-system"),
@@ -136,6 +138,15 @@ def _trace_events() -> Check:
 
     how = "root and a kernel with CONFIG_TRACING and tracepoints; without it inotify watches, and names no culprit"
     return _check("kernel events", "who made, removed or emptied which cgroup", how, look)
+
+
+def _held_calls() -> Check:
+    def look() -> tuple[bool, str]:
+        why = notify.available()
+        return not why, why or "seccomp user notification"
+
+    how = "Linux 5.5 or newer with CONFIG_SECCOMP_FILTER, on x86_64 or aarch64"
+    return _check("held calls", "faults 'hold_open' (row 1-4b): a driver stopped in a system call", how, look)
 
 
 def _go() -> Check:

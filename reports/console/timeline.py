@@ -147,6 +147,9 @@ def _tell_world(event: Event) -> str:
             return f"{event.by} removes {event.hierarchy}{event.path}"
         case ev.ProcessMoved():
             return f"{event.by} moves {event.process or event.pid} to {event.hierarchy}{event.path}"
+        case ev.DriverOpens():
+            held = f", held by {event.hold}" if event.hold else ""
+            return f"{event.process} opens {event.hierarchy}{event.path}/{event.file}{held}"
         case ev.CgroupSeen(exists=False):
             return f"{event.hierarchy}{event.path}, reported by {event.step}, is not there"
         case ev.CgroupSeen(inside=False):

@@ -46,6 +46,8 @@ def made_to(fault: ft.Fault) -> str:
             return f"change {match.text}: " + ", ".join(f"argument {index} = {value!r}" for index, value in values)
         case ft.JobStays():
             return f"keep the job of {fault.unit} queued until {fault.until}"
+        case ft.HoldOpen():
+            return f"stop the driver where it opens {fault.hierarchy}{fault.path} until {fault.until}"
         case ft.JobEnds():
             return f"end the job of {fault.unit} as {fault.result}"
     return _unprompted(fault)

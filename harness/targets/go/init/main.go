@@ -7,6 +7,7 @@
 //	          mount, pid and cgroup namespaces, as a child of cgrace, and ends.
 //	stage2    PID 1 inside: mounts (mounts.go), then serves the control socket (serve.go) and reaps.
 //	workload  pause() until killed: the process that a scenario places in cgroups.
+//	filtered  between fork and exec of a supervised process: installs its system call filter (filter.go).
 //
 // Everything ends with the control socket: when cgrace closes it or dies, PID 1 exits and the kernel kills whatever
 // is left in the pid namespace. PR_SET_PDEATHSIG on both stages is the second rope.
@@ -51,6 +52,11 @@ func main() {
 	switch os.Args[1] {
 	case "workload":
 		workload()
+	case "filtered":
+		if len(os.Args) < 5 {
+			os.Exit(2)
+		}
+		filtered(os.Args[2], os.Args[3], os.Args[4:])
 	case "stage1", "stage2":
 		if len(os.Args) != 3 {
 			os.Exit(2)

@@ -11,9 +11,11 @@ import (
 
 const requestBytesMax = 1 << 18 // one packet; cgrace refuses larger requests before it sends them
 
-// Request is one packet from cgrace. Descriptors 0, 1 and 2 of a spawned process come with it (SCM_RIGHTS).
+// Request is one packet from cgrace. Descriptors 0, 1 and 2 of a spawned process come with it (SCM_RIGHTS); with a
+// filter a fourth, the socket to which the filter's listener goes (filter.go).
 //
-//	{"spawn": name, "argv": [...], "env": ["K=V", ...], "cwd": "/"}   -> {"spawned": name, "pid": n} or {"refused": name, "error": ...}
+//	{"spawn": name, "argv": [...], "env": ["K=V", ...], "cwd": "/", "filter": {"call": n, "program": hex}}
+//	                                          -> {"spawned": name, "pid": n} or {"refused": name, "error": ...}
 //	{"signal": pid, "number": n}                                     no answer
 //	{"clear": token}     kill everything but init                    -> {"cleared": token, "killed": n}
 //
@@ -23,9 +25,16 @@ type Request struct {
 	Argv   []string `json:"argv"`
 	Env    []string `json:"env"`
 	Cwd    string   `json:"cwd"`
+	Filter *Filter  `json:"filter"`
 	Signal int      `json:"signal"`
 	Number int      `json:"number"`
 	Clear  int      `json:"clear"`
+}
+
+// Filter is what a supervised process runs under: the number of seccomp(2) here, and the program in hexadecimal.
+type Filter struct {
+	Call    int    `json:"call"`
+	Program string `json:"program"`
 }
 
 // server owns the control socket and the children. The lock makes spawning, telling and reaping one thing at a time:
@@ -94,22 +103,33 @@ func (s *server) handle(packet []byte, fds []int, truncated bool) {
 
 func (s *server) spawn(request Request, fds []int) {
 	refuse := func(why string) { s.tell(0, map[string]any{"refused": *request.Spawn, "error": why}) }
-	if len(fds) != 3 || len(request.Argv) == 0 {
-		refuse(fmt.Sprintf("needs 3 descriptors and a program, not %d and %d", len(fds), len(request.Argv)))
+	wanted := 3
+	if request.Filter != nil {
+		wanted = 4
+	}
+	if len(fds) != wanted || len(request.Argv) == 0 {
+		refuse(fmt.Sprintf("needs %d descriptors and a program, not %d and %d", wanted, len(fds), len(request.Argv)))
 		return
 	}
 	path, argv := request.Argv[0], request.Argv
 	if path == "workload" {
 		path, argv = "/proc/self/exe", append([]string{"cgrace-workload", "workload"}, argv[1:]...)
 	}
+	if request.Filter != nil {
+		path, argv = "/proc/self/exe", request.Filter.argv(path, argv)
+	}
 	cwd := request.Cwd
 	if cwd == "" {
 		cwd = "/"
 	}
+	files := make([]uintptr, len(fds))
+	for i, fd := range fds {
+		files[i] = uintptr(fd)
+	}
 	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{
 		Dir:   cwd,
 		Env:   request.Env,
-		Files: []uintptr{uintptr(fds[0]), uintptr(fds[1]), uintptr(fds[2])},
+		Files: files,
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
