@@ -26,6 +26,7 @@ from cgrace.harness.engine.plan import Due, Keep, Plan
 from cgrace.harness.engine.process import DriverProcess, pipes
 from cgrace.harness.engine.watch import Watch
 from cgrace.harness.engine.wire import Wire
+from cgrace.harness.errors import CgraceError
 from cgrace.harness.relay.relay import Relay
 from cgrace.harness.scenario.model import Scenario, Setting, Step
 from cgrace.harness.targets.base import Spawned
@@ -127,6 +128,9 @@ class Run:
             self.finish("bound", f"the wall-clock backstop of {self.scenario.wall_ns / 1e9:g} s")
             for process in self.processes.values():
                 process.shim.close()
+        except ExceptionGroup as group:
+            # A process that cannot be started here is this run's reason, plain: others may well go on.
+            raise next((error for error in group.exceptions if isinstance(error, CgraceError)), group) from None
         finally:
             self._tasks = None
 

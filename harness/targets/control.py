@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from cgrace.harness.errors import TargetError
-from cgrace.harness.targets import notify
+from cgrace.harness.targets import filters
 
 REQUEST_BYTES_MAX: Final = 150_000  # one packet must fit into a socket buffer of the default size
 _ANSWER_BYTES_MAX: Final = 1 << 16
@@ -74,8 +74,8 @@ class Control:
         environment = [f"{key}={value}" for key, value in env.items()]
         request: dict[str, Any] = {"spawn": name, "argv": list(argv), "env": environment, "cwd": cwd}
         if len(descriptors) > 3:
-            machine = notify.architecture()
-            request["filter"] = {"call": machine.seccomp, "program": notify.program(machine).hex()}
+            machine = filters.architecture()
+            request["filter"] = {"call": machine.seccomp, "program": filters.program(machine).hex()}
         self._send(request, descriptors)
         self._spawning.append((answer, on_exit))
         return await answer

@@ -1,9 +1,9 @@
 """Holding a process inside a system call: seccomp user notifications (seccomp_unotify(2)).
 
-A supervised process runs under a filter that stops it where it opens a file for writing, and nowhere else: every other system call
-is let through by the kernel itself. Each stop becomes an Opening on our event loop. Until it is let go on, the thread sleeps
-inside its system call; then the kernel carries that out as if nothing had been (SECCOMP_USER_NOTIF_FLAG_CONTINUE, Linux 5.5).
-We look and delay, and never decide: what the process asked for is read from its memory and may since have changed.
+A supervised process runs under a filter (filters.py) that stops it where it opens a file for writing, and nowhere else: every
+other system call is let through by the kernel itself. Each stop becomes an Opening on our event loop. Until it is let go on, the
+thread sleeps inside its system call; then the kernel carries that out as if nothing had been (SECCOMP_USER_NOTIF_FLAG_CONTINUE,
+Linux 5.5). We look and delay, and never decide: what the process asked for is read from its memory and may since have changed.
 
 Both ropes hold: a killed process leaves its call by itself (letting it go on then does nothing), and when we die the kernel
 closes the listener and fails the calls with ENOSYS, while init's death kills the process (go/init).
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -22,13 +21,13 @@ import re
 import select
 import socket
 import struct
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cgrace.harness.errors import TargetError
+from cgrace.harness.targets.filters import architecture, impossible
 
 LISTENER_S_MAX: Final = 10.0
 _PATH_BYTES_MAX: Final = 4096  # PATH_MAX, with the NUL
@@ -37,9 +36,6 @@ _SOCKET_BYTES_MAX: Final = 4096
 _PARENTS_MAX: Final = 64
 
 # linux/seccomp.h
-_GET_ACTION_AVAIL: Final = 2
-_RET_ALLOW: Final = 0x7FFF0000
-_RET_USER_NOTIF: Final = 0x7FC00000
 _FLAG_CONTINUE: Final = 1
 _NOTIFICATION: Final = struct.Struct("=QIIiIQ6Q")  # id, pid, flags, then seccomp_data: nr, arch, ip, args
 _RESPONSE: Final = struct.Struct("=QqiI")  # id, val, error, flags
@@ -48,121 +44,8 @@ _IOCTL_SEND: Final = 0xC0182101
 _IOCTL_ID_VALID: Final = 0x40082102
 _AT_FDCWD: Final = -100
 
-# linux/bpf_common.h: one instruction is (code, jump if true, jump if false, operand)
-_INSTRUCTION: Final = struct.Struct("=HBBI")
-_LOAD_WORD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
-_JUMP_EQUAL: Final = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
-_AND: Final = 0x54  # BPF_ALU | BPF_AND | BPF_K
-_RETURN: Final = 0x06  # BPF_RET | BPF_K
-_AT_NUMBER: Final = 0  # offsets into struct seccomp_data
-_AT_ARCH: Final = 4
-_AT_ARGUMENTS: Final = 16
-
 NAMED_FD: Final = re.compile(r"^/proc/(?:self|thread-self|\d+)/fd/(\d+)$")
 _OWN_PROC: Final = re.compile(r"^/proc/(?:self|thread-self)/")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenCall:
-    """One system call that opens. path, flags: which argument they are; flags None: it always opens for writing;
-    in_memory: that argument points to the flags (struct open_how)."""
-
-    name: str
-    path: int
-    flags: int | None
-    in_memory: bool = False
-
-
-_OPEN: Final = OpenCall(name="open", path=0, flags=1)
-_CREAT: Final = OpenCall(name="creat", path=0, flags=None)
-_OPENAT: Final = OpenCall(name="openat", path=1, flags=2)
-_OPENAT2: Final = OpenCall(name="openat2", path=1, flags=2, in_memory=True)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
-    """What seccomp needs to know of one machine: its AUDIT_ARCH number, that of seccomp(2), and its calls that open."""
-
-    audit: int
-    seccomp: int
-    calls: dict[int, OpenCall]
-
-
-ARCHITECTURES: Final = {
-    "x86_64": Architecture(audit=0xC000003E, seccomp=317, calls={2: _OPEN, 85: _CREAT, 257: _OPENAT, 437: _OPENAT2}),
-    "aarch64": Architecture(audit=0xC00000B7, seccomp=277, calls={56: _OPENAT, 437: _OPENAT2}),
-}
-
-
-def program(architecture: Architecture) -> bytes:
-    """The filter: stop at a call that opens for writing (or may: openat2's flags lie in memory), allow all else.
-
-    A call of another architecture (32-bit, x32) is allowed: no driver of ours makes one.
-    """
-    always = [number for number, call in architecture.calls.items() if call.flags is None or call.in_memory]
-    by_flags = {
-        number: call.flags
-        for number, call in architecture.calls.items()
-        if call.flags is not None and not call.in_memory
-    }
-    # Laid out: arch, number, one jump for each call; a block of 4 for each that is told by its flags; allow; stop.
-    first_block = 3 + len(always) + len(by_flags)
-    allow = first_block + 4 * len(by_flags)
-    stop = allow + 1
-    code: list[tuple[int, int, int, int]] = []
-
-    def jump(operand: int, yes: int, no: int) -> None:
-        at = len(code) + 1
-        code.append((_JUMP_EQUAL, yes - at, no - at, operand))
-
-    code.append((_LOAD_WORD, 0, 0, _AT_ARCH))
-    jump(architecture.audit, 2, allow)
-    code.append((_LOAD_WORD, 0, 0, _AT_NUMBER))
-    for number in always:
-        jump(number, stop, len(code) + 1)
-    for block, number in enumerate(by_flags):
-        jump(number, first_block + 4 * block, allow if block == len(by_flags) - 1 else len(code) + 1)
-    for argument in by_flags.values():
-        # The low half of the argument: both architectures are little-endian.
-        code.append((_LOAD_WORD, 0, 0, _AT_ARGUMENTS + 8 * argument))
-        code.append((_AND, 0, 0, os.O_ACCMODE))
-        jump(os.O_RDONLY, allow, len(code) + 1)
-        code.append((_RETURN, 0, 0, _RET_USER_NOTIF))
-    code.append((_RETURN, 0, 0, _RET_ALLOW))
-    code.append((_RETURN, 0, 0, _RET_USER_NOTIF))
-    assert (len(code), code[stop][3]) == (stop + 1, _RET_USER_NOTIF)
-    return b"".join(_INSTRUCTION.pack(*instruction) for instruction in code)
-
-
-def architecture() -> Architecture:
-    """This machine's; TargetError where we know none."""
-    found = ARCHITECTURES.get(platform.machine())
-    if found is None or sys.byteorder != "little":
-        raise _impossible(f"cgrace does not know the system calls of {platform.machine()}")
-    return found
-
-
-def available() -> str:
-    """Why no process can be held here, "" when one can be. Looks, and changes nothing."""
-    found = ARCHITECTURES.get(platform.machine())
-    if found is None:
-        return f"unknown architecture {platform.machine()}"
-    libc = ctypes.CDLL(None, use_errno=True)
-    action = ctypes.c_uint32(_RET_USER_NOTIF)
-    if libc.syscall(ctypes.c_long(found.seccomp), _GET_ACTION_AVAIL, 0, ctypes.byref(action)) != 0:
-        return f"the kernel has no seccomp user notification ({os.strerror(ctypes.get_errno())})"
-    release = tuple(int(part) for part in re.findall(r"\d+", platform.release())[:2])
-    if release < (5, 5):
-        return f"Linux {platform.release()}, a held call can go on from 5.5"
-    return ""
-
-
-def _impossible(why: str) -> TargetError:
-    return TargetError(
-        f"a driver cannot be held inside a system call here: {why}",
-        hint="use Linux 5.5 or newer with CONFIG_SECCOMP_FILTER, as root, and outside a supervisor that listens itself; "
-        "`cgrace doctor` looks; the other scenarios do not need this",
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,7 +153,7 @@ class Listener:
             fcntl.ioctl(self._handle, _IOCTL_SEND, _RESPONSE.pack(0, 0, 0, _FLAG_CONTINUE))
         except OSError as error:
             if error.errno != errno.ENOENT:
-                raise _impossible(
+                raise impossible(
                     f"Linux {platform.release()} cannot let a held call go on ({error.strerror})"
                 ) from error
 
@@ -370,7 +253,7 @@ class Handover:
                     if text := (await self._packet())[0]:
                         raise self._failure(text)
             except TimeoutError:
-                raise _impossible(f"its filter was not ready within {LISTENER_S_MAX:g} s") from None
+                raise impossible(f"its filter was not ready within {LISTENER_S_MAX:g} s") from None
             listener.check()
             undo.pop_all()
         return listener
@@ -398,4 +281,4 @@ class Handover:
         }
         if number == "0":
             return TargetError(f"cannot start a supervised process: {words}")
-        return _impossible(why.get(number, words or text))
+        return impossible(why.get(number, words or text))

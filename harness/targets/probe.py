@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from cgrace.harness.drivers.gobuild import try_find_go
-from cgrace.harness.targets import notify
+from cgrace.harness.targets import filters
 from cgrace.harness.targets.layout import HostHierarchy, host_hierarchies, v1_controllers_free
 from cgrace.harness.targets.linux import mount_detached
 
@@ -142,7 +142,7 @@ def _trace_events() -> Check:
 
 def _held_calls() -> Check:
     def look() -> tuple[bool, str]:
-        why = notify.available()
+        why = filters.available()
         return not why, why or "seccomp user notification"
 
     how = "Linux 5.5 or newer with CONFIG_SECCOMP_FILTER, on x86_64 or aarch64"
