@@ -48,6 +48,12 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=_positive, default=None, metavar="N", help="how many run side by side")
     parser.add_argument("--target", default="fake", metavar="TARGET", help="where it runs (fake)")
     parser.add_argument(
+        "--bus",
+        choices=["embedded", "dbus-daemon", "dbus-broker"],
+        default="embedded",
+        help="what stands behind the relay: our own bus, or a real one for each run",
+    )
+    parser.add_argument(
         "--expect", choices=["history", "clean"], default="history", help="clean: without history's excuse"
     )
     parser.add_argument("--store", default=None, metavar="DIR", help="keep the run there, not in the state folder")

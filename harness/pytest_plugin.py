@@ -35,13 +35,13 @@ _MARKERS = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--driver and --expect of the command line. The short names may be another plugin's: a conftest can add them by
+    """--driver, --expect and --bus of the command line. The short names may be another plugin's: a conftest can add them by
     `add_options`."""
-    add_options(parser, "--cgrace-driver", "--cgrace-expect")
+    add_options(parser, "--cgrace-driver", "--cgrace-expect", "--cgrace-bus")
 
 
-def add_options(parser: pytest.Parser, driver: str, expect: str) -> None:
-    """Add the two options under these names."""
+def add_options(parser: pytest.Parser, driver: str, expect: str, bus: str) -> None:
+    """Add the three options under these names."""
     group = parser.getgroup("cgrace", "cgrace: scenarios of cgroup drivers and systemd")
     how = "clean: without history's excuse"
     group.addoption(
@@ -52,6 +52,9 @@ def add_options(parser: pytest.Parser, driver: str, expect: str) -> None:
         metavar="NAME",
         help="only this driver; also source:PATH",
     )
+    buses = ["embedded", "dbus-daemon", "dbus-broker"]
+    what = "what stands behind the relay: our own bus, or a real one for each run"
+    group.addoption(bus, choices=buses, dest="cgrace_bus", default="embedded", help=what)
     group.addoption(expect, choices=["history", "clean"], dest="cgrace_expect", default="history", help=how)
 
 
@@ -187,13 +190,18 @@ def _run(config: pytest.Config, cases: Sequence[Case]) -> list[CaseResult]:
         config.stash[_store_key] = new_run()
     try:
         return run_async(
-            _run_cases(cases, config.stash[_store_key].folder, clean=config.getoption("cgrace_expect") == "clean")
+            _run_cases(
+                cases,
+                config.stash[_store_key].folder,
+                clean=config.getoption("cgrace_expect") == "clean",
+                bus=config.getoption("cgrace_bus"),
+            )
         )
     except TargetError as error:
         pytest.skip(str(error))
 
 
-async def _run_cases(cases: Sequence[Case], store: Path, *, clean: bool) -> list[CaseResult]:
+async def _run_cases(cases: Sequence[Case], store: Path, *, clean: bool, bus: str) -> list[CaseResult]:
     from cgrace.harness import runner
 
     return await runner.run_cases(
@@ -203,4 +211,5 @@ async def _run_cases(cases: Sequence[Case], store: Path, *, clean: bool) -> list
         on_result=lambda _result: None,
         on_event=lambda _text: None,
         expect_clean=clean,
+        bus=bus,
     )

@@ -28,6 +28,7 @@ from cgrace.harness.proc.workers import workers
 from cgrace.harness.scenario.data import to_data
 from cgrace.harness.scenario.model import Scenario, Setting
 from cgrace.harness.suite import Case, CaseResult
+from cgrace.harness.targets.buses import EMBEDDED, bus_version, find_bus
 from cgrace.harness.targets.fake import FakeTarget
 from cgrace.harness.trace import Head, Trace
 from cgrace.harness.verdict import Judgement, Outcome, judge
@@ -96,6 +97,8 @@ class Place:
     kernel: KernelWitness | InotifyWitness
     built: dict[str, BuiltDriver]
 
+    bus: str = EMBEDDED
+    bus_version: str = EMBEDDED
 
 async def run_case(case: Case, place: Place, store: Path | None, *, expect_clean: bool = False) -> CaseResult:
     """Run and judge one case. The trace is on disk before it is judged."""
@@ -116,7 +119,7 @@ async def run_case(case: Case, place: Place, store: Path | None, *, expect_clean
         target="fake",
         profile=case.setting.profile,
         layout=case.setting.layout,
-        versions=versions(),
+        versions=versions() | {"bus": place.bus_version},
         command=" ".join(sys.argv),
     )
     with contextlib.ExitStack() as stack:
@@ -131,6 +134,7 @@ async def run_case(case: Case, place: Place, store: Path | None, *, expect_clean
                 head=head,
                 sink=sink,
             )
+                bus=place.bus,
             trace = await run.go()
     return CaseResult(
         case=case,
@@ -154,14 +158,18 @@ async def run_cases(
     store: Path | None = None,
     expect_clean: bool = False,
     on_result: Callable[[CaseResult], None] = lambda _: None,
+    bus: str = EMBEDDED,
     on_event: Callable[[str], None] = lambda _: None,
 ) -> list[CaseResult]:
     """Run cases side by side, `jobs` at once, and return their results in the order of the cases.
 
-    store: the folder for traces (None: kept nowhere). An inconclusive run is repeated once, and counted. Many cases are shared
-    out among worker processes, one for each core. Raises DriverError or TargetError where nothing can run at all.
+    store: the folder for traces (None: kept nowhere). bus: what stands behind the relay (targets/buses.py). An inconclusive run
+    is repeated once, and counted. Many cases are shared out among worker processes, one for each core. Raises DriverError or
+    TargetError where nothing can run at all.
     """
     drivers = list({case.driver.name: case.driver for case in cases}.values())
+    if bus != EMBEDDED:
+        find_bus(bus)
     built = await prepare(drivers, on_event)
     layouts = sorted({case.setting.layout for case in cases})
     cores = len(os.sched_getaffinity(0))
@@ -179,10 +187,10 @@ async def run_cases(
                 tasks.create_task(one(index, case))
 
     if len(cases) < CASES_FOR_WORKERS or cores == 1:
-        async with open_place(built, layouts, on_event) as place:
+        async with open_place(built, layouts, on_event, bus=bus) as place:
             await run_all(lambda case: run_twice(case, place, store, expect_clean))
     else:
-        arguments = (str(store or ""), ",".join(layouts), ",".join(spec.name for spec in drivers))
+        arguments = (str(store or ""), ",".join(layouts), ",".join(spec.name for spec in drivers), bus)
         async with workers("cgrace.harness.worker", min(cores, WORKERS_MAX), *arguments) as team:
             await run_all(lambda case: min(team, key=lambda worker: worker.load).ask((case, expect_clean)))
     return [results[index] for index in range(len(cases))]
@@ -190,14 +198,18 @@ async def run_cases(
 
 @contextlib.asynccontextmanager
 async def open_place(
-    built: dict[str, BuiltDriver], layouts: Sequence[str], on_event: Callable[[str], None] = lambda _: None
+    built: dict[str, BuiltDriver],
+    layouts: Sequence[str],
+    on_event: Callable[[str], None] = lambda _: None,
+    *,
+    bus: str = EMBEDDED,
 ) -> AsyncIterator[Place]:
     """Open what runs share; gone when the block ends."""
     async with AsyncExitStack() as stack:
         kernel = _open_witness(on_event)
         stack.callback(kernel.close)
         target = await stack.enter_async_context(FakeTarget.open(layouts))
-        yield Place(target, kernel, built)
+        yield Place(target, kernel, built, bus, await bus_version(bus))
 
 
 def _open_witness(say: Callable[[str], None]) -> KernelWitness | InotifyWitness:

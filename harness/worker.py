@@ -1,6 +1,7 @@
 """A worker process: runs the cases that it is handed, many at once, in a target and with a witness of its own.
 
-`python -m cgrace.harness.worker STORE LAYOUTS DRIVERS` (STORE "" for none; the others comma-separated). See proc/workers.py.
+`python -m cgrace.harness.worker STORE LAYOUTS DRIVERS BUS` (STORE "" for none; LAYOUTS and DRIVERS comma-separated). See
+proc/workers.py.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from cgrace.harness.runner import open_place, run_twice
 from cgrace.harness.suite import Case, CaseResult
 
 
-async def _main(store: Path | None, layouts: list[str], drivers: list[str]) -> None:
+async def _main(store: Path | None, layouts: list[str], drivers: list[str], bus: str) -> None:
     built = await build([find(name) for name in drivers])
 
-    async with open_place(built, layouts) as place:
+    async with open_place(built, layouts, bus=bus) as place:
 
         async def work(request: tuple[Case, bool]) -> CaseResult:
             case, expect_clean = request
@@ -36,4 +37,5 @@ if __name__ == "__main__":
     gc.set_threshold(100_000, 50, 50)
     # Ctrl-C is for the parent to understand: it ends our stdin.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    asyncio.run(_main(Path(sys.argv[1]) if sys.argv[1] else None, sys.argv[2].split(","), sys.argv[3].split(",")))
+    store, layouts, drivers, bus = sys.argv[1:5]
+    asyncio.run(_main(Path(store) if store else None, layouts.split(","), drivers.split(","), bus))

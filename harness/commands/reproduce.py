@@ -86,6 +86,7 @@ async def _run(
         on_result=collected.take,
         on_event=collected.progress.event,
         expect_clean=args.expect == "clean",
+        bus=args.bus,
     )
 
 

@@ -94,6 +94,10 @@ class EmbeddedBus:
         peer = self._roster.peers.get(conn)
         return peer.name if peer else ""
 
+    def owner(self, name: str) -> str:
+        """The unique name of a name's owner, "" for none."""
+        return self._roster.names.owner(name)
+
     # ---- messages
 
     def receive(self, conn: int, message: Message) -> list[Outgoing]:

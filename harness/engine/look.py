@@ -153,6 +153,7 @@ class Looker:
         sandbox = self._run.sandbox
         ours = {p.spawned.pid_outer: p.name for p in self._run.processes.values()}
         ours |= {workload.pid_outer: name for name, workload in self._run.workloads.items()}
+        ours |= self._run.systemd.processes()
         found = []
         for pid in descendants(sandbox.init_pid_outer):
             if pid in ours or pid == sandbox.init_pid_outer:

@@ -1,38 +1,65 @@
-"""The fake systemd as the engine sees it: behind the embedded bus, its jobs gated by the scenario, its turns run at once."""
+"""The fake systemd as the engine sees it: on its seat at a bus, its jobs gated by the scenario, its turns run at once."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 from cgrace.fakes.systemd.manager import Manager
 from cgrace.fakes.systemd.profile import load_profile
 from cgrace.fakes.systemd.tree import KernelTree
 from cgrace.harness import events as ev
 from cgrace.harness import faults as ft
-from cgrace.harness.dbus.bus import EmbeddedBus
-from cgrace.harness.dbus.systemd1 import NAME
 from cgrace.harness.engine.plan import Plan
+from cgrace.harness.engine.seats import EmbeddedSeat, RealSeat, SystemdSeat
 from cgrace.harness.events import Event
-from cgrace.harness.relay.embedded import Embedded
+from cgrace.harness.relay.base import Backend
 from cgrace.harness.targets.base import Sandbox
+from cgrace.harness.targets.buses import EMBEDDED
 
 TURNS_MAX = 100_000
+IDLE_LOOKS_MAX = 10_000
 
 
 class FakeSystemd:
-    """Manager, bus and backend of one run."""
+    """Manager and seat of one run. bus: "embedded", or a real one's kind (targets/buses.py), which then runs in the sandbox with
+    its files beside `stem`. lost: that bus failed; gets why."""
 
-    def __init__(self, profile: str, sandbox: Sandbox, record: Callable[[Event], object], plan: Plan) -> None:
+    def __init__(
+        self,
+        profile: str,
+        sandbox: Sandbox,
+        record: Callable[[Event], object],
+        plan: Plan,
+        *,
+        bus: str = EMBEDDED,
+        stem: Path,
+        lost: Callable[[str], None],
+    ) -> None:
         self._record = record
         self._plan = plan
         self._sandbox = sandbox
         self._jobs: dict[str, str] = {}
         self.tree = KernelTree(sandbox.hierarchies, outer=sandbox.outer)
         self.manager = Manager(load_profile(profile), self.tree, on_event=self._on_event, kill=self._kill)
-        self.bus = EmbeddedBus({NAME: self.manager})
-        self.backend = Embedded(self.bus, after=self.settle)
+        self._seat: SystemdSeat
+        if bus == EMBEDDED:
+            self._seat = EmbeddedSeat(self.manager, self.settle)
+        else:
+            self._seat = RealSeat(bus, sandbox, stem, self.manager, after=self.settle, lost=lost)
         self.paused = False
         self.before_job: Callable[[], None] = lambda: None
+
+    @property
+    def backend(self) -> Backend:
+        """What stands behind the relay."""
+        return self._seat.backend
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Systemd is on its bus inside of this. TargetError where the bus cannot be had."""
+        return self._seat.open()
 
     def close(self) -> None:
         """Let go of the cgroup tree."""
@@ -82,18 +109,41 @@ class FakeSystemd:
         for _ in range(TURNS_MAX):
             if self.paused or not self.manager.pending():
                 return
-            self.backend.emit(NAME, self.manager.turn())
+            self._seat.emit(self.manager.turn())
         raise AssertionError("the fake systemd never comes to rest")
 
     def process_ended(self) -> None:
         """A process of the run ended: a scope that ran empty may end with it."""
         if self.manager.watching():
-            self.backend.emit(NAME, self.manager.poll_empty())
+            self._seat.emit(self.manager.poll_empty())
             self.settle()
 
     def busy(self) -> bool:
-        """Whether it or the bus still has something to do by itself."""
-        return not self.paused and (self.manager.pending() or self.backend.busy)
+        """Whether it or the bus still has something to do by itself, or a message is under way between the relay and it."""
+        if self.paused and not self._seat.arrives:
+            return False
+        return (self.manager.pending() and not self.paused) or self._seat.busy
+
+    async def idle(self) -> None:
+        """Wait until all that is under way has arrived; not for ever, where a driver keeps the bus busy."""
+        for _ in range(IDLE_LOOKS_MAX):
+            if not self.busy():
+                return
+            await asyncio.sleep(self._seat.poll_s)
+
+    async def arrived(self) -> None:
+        """Before the run goes on from something that the driver did: what that caused has arrived. It always has on the
+        embedded bus; a real one takes a moment, and the schedule must not depend on how long."""
+        if self._seat.arrives:
+            await self.idle()
+
+    def processes(self) -> dict[int, str]:
+        """Processes of systemd's side in the sandbox: the real bus, by its outer pid."""
+        return self._seat.processes()
+
+    def unaccounted(self) -> tuple[str, ...]:
+        """What of the bus could still bring something about by itself."""
+        return self._seat.unaccounted()
 
     def queued(self) -> tuple[str, ...]:
         """Jobs that have not ended."""
@@ -106,7 +156,7 @@ class FakeSystemd:
     @property
     def unique_name(self) -> str:
         """The sender of what systemd says."""
-        return ":1.0"
+        return self._seat.unique_name
 
     def loaded(self) -> tuple[str, ...]:
         """Units that somebody made and that are still there."""
@@ -121,21 +171,21 @@ class FakeSystemd:
         """Carry out what the scenario does to systemd; False where the fake cannot."""
         match what:
             case "reload":
-                self.backend.emit(NAME, self.manager.reload())
+                self._seat.emit(self.manager.reload())
             case "reexec":
-                self.backend.emit(NAME, self.manager.reexec())
+                self._seat.emit(self.manager.reexec())
             case "pause":
                 self.paused = True
-                self.backend.pause()
+                self._seat.pause()
             case "resume":
                 self.paused = False
-                self.backend.resume()
+                self._seat.resume()
             case "kill":
                 self.paused = True
-                self.backend.queue(self.bus.service_gone(NAME))
+                self._seat.leave()
             case "restart":
-                self.backend.queue(self.bus.service_gone(NAME))
-                self.backend.queue(self.bus.service_back(NAME, self.manager))
+                self._seat.leave()
+                self._seat.join()
             case _:
                 return False
         self.settle()

@@ -30,6 +30,7 @@ from cgrace.harness.errors import CgraceError
 from cgrace.harness.relay.relay import Relay
 from cgrace.harness.scenario.model import Scenario, Setting, Step
 from cgrace.harness.targets.base import Spawned
+from cgrace.harness.targets.buses import EMBEDDED
 from cgrace.harness.targets.sandbox import FakeSandbox
 from cgrace.harness.trace import Entry, Head, Recorder, Trace
 from cgrace.harness.witnesses.inotify import InotifyRun, InotifyWitness
@@ -49,7 +50,6 @@ _OBSERVATIONS = (
 HELLO_S_MAX = 20.0
 EXIT_S_MAX = 1.0  # a driver whose stdout ended has so long to end itself, which says more
 MESSAGES_MAX = 50_000  # of one run; a driver that says more floods the bus
-IDLE_TURNS_MAX = 10_000
 
 
 class Run:
@@ -65,6 +65,7 @@ class Run:
         kernel: KernelWitness | InotifyWitness | None,
         head: Head,
         sink: TextIO | None,
+        bus: str = EMBEDDED,
     ) -> None:
         self.scenario = scenario
         self.setting = setting
@@ -76,7 +77,16 @@ class Run:
         self.processes: dict[str, DriverProcess] = {}
         self.workloads: dict[str, Spawned] = {}
         self.wire = Wire(self.plan, self.record, self._process_of)
-        self.systemd = FakeSystemd(setting.profile, sandbox, self.record, self.plan)
+        self._stem = Path(sandbox.runtime_dir) / sandbox.run
+        self.systemd = FakeSystemd(
+            setting.profile,
+            sandbox,
+            self.record,
+            self.plan,
+            bus=bus,
+            stem=self._stem,
+            lost=lambda why: self.finish("error", f"the bus failed: {why}"),
+        )
         self.opens = Opens(self.plan, sandbox.hierarchies, self.record)
         self.acts = Acts(self)
         self.wire.failed = self.acts.failed
@@ -87,7 +97,7 @@ class Run:
         self.ended: ev.RunEnded | None = None
         self.progress_ns = now_ns()
         self._kernel = kernel
-        self._socket = Path(sandbox.runtime_dir) / f"{sandbox.run}.bus"
+        self._socket = self._stem.with_suffix(".bus")
         self.witness: RunWitness | InotifyRun | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._partings: list[asyncio.Task[None]] = []
@@ -100,6 +110,7 @@ class Run:
         self.recorder.listen(self._on_entry)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.systemd.close)
+            await stack.enter_async_context(self.systemd.open())
             stack.callback(self.opens.close)
             if self._kernel is not None:
                 self.witness = witness = self._kernel.attach(self.sandbox, self.record)
@@ -164,10 +175,7 @@ class Run:
     async def _idle(self) -> None:
         """Let what is under way inside this process arrive."""
         self.systemd.settle()
-        for _ in range(IDLE_TURNS_MAX):
-            if not self.systemd.busy():
-                return
-            await asyncio.sleep(0)
+        await self.systemd.idle()
 
     def drain(self) -> None:
         """Record what the kernel saw until now."""
@@ -255,6 +263,7 @@ class Run:
             return
         if hello.gone:
             return
+        await self.systemd.arrived()
         process.ready = hello.ok
         if hello.ok:
             self.wire.ready.add(process.name)
@@ -387,6 +396,7 @@ class Run:
         answer = await process.answers[step.id]
         if isinstance(answer, ShimGone):
             return
+        await self.systemd.arrived()
         self.drain()
         del process.out[step.id], process.answers[step.id]
         self.record(self.watch.returned(step.id))

@@ -72,6 +72,16 @@ class Upstream:
         else:
             self._links.add(_Link(sock, conn, self))
 
+    def queues(self) -> tuple[int, int]:
+        """(bytes from the bus that we have not handed out, bytes to the bus that it has not read), all links together; 0 is exact.
+
+        What the bus says to a driver that takes nothing more does not count: only the driver can free that.
+        """
+        links = list(self._links)
+        pairs = [link.queues() for link in links]
+        bytes_in = sum(pair[0] for link, pair in zip(links, pairs, strict=True) if not link.held_up)
+        return bytes_in, sum(pair[1] for pair in pairs)
+
     def close(self) -> None:
         """Also those that still had something to write."""
         for link in list(self._links):
@@ -83,6 +93,7 @@ class _Link:
 
     def __init__(self, sock: socket.socket, conn: Connection, backend: Upstream) -> None:
         self.can_pass_fds = False
+        self.held_up = False
         self._conn = conn
         self._limits = backend.limits
         self._auth = ClientAuth(backend.uid)
@@ -112,10 +123,12 @@ class _Link:
 
     def pause(self) -> None:
         """The driver does not read."""
+        self.held_up = True
         self._wire.pause("driver")
 
     def resume(self) -> None:
         """It does again."""
+        self.held_up = False
         self._wire.resume("driver")
 
     def queues(self) -> tuple[int, int]:
