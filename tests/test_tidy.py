@@ -39,7 +39,7 @@ USES_FAKES = 4
 USES_REPORTS = 5
 REPORTS_MAY_USE = {"suite"}  # besides layers 0 to 2
 
-CHILD_PROCESSES = ("harness/proc/", "harness/targets/", "harness/bootstrap.py")
+CHILD_PROCESSES = ("harness/proc/", "harness/targets/", "harness/bootstrap.py", "fakes/driver/bugs.py")  # the last: on purpose
 
 
 def listed(*suffixes: str) -> list[Path]:

@@ -45,7 +45,7 @@ class BuiltDriver:
     """A driver's binary. proof: what shows that it is what it claims ("apply_systemd.go = git blob 5471ebbff9e5...");
     build_id: content hash of everything that went in; cached: nothing had to be compiled; sysmon_note: address range
     (start, end) of the Go runtime's sysmon note (runtime.sched.sysmonnote) in the unstripped binary, if found; argv: the
-    interpreter and its options, which stand before the binary where it needs some."""
+    whole command, where it is not the binary alone."""
 
     spec: DriverSpec
     binary: Path

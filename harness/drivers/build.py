@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from cgrace.harness.drivers import cache, ladder
+from cgrace.harness.drivers import cache, ladder, reference
 from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
 from cgrace.harness.drivers.gobuild import BUILD_FLAGS, ENVIRONMENT, build_go_program, go, try_find_go
 from cgrace.harness.drivers.recipe import GO_FOLDER, Recipe, recipe
@@ -34,9 +34,10 @@ _RUNC = "github.com/opencontainers/runc"
 async def build(specs: Iterable[DriverSpec], *, progress: Progress | None = None) -> dict[str, BuiltDriver]:
     """The binaries of these drivers by name. DriverError with the compiler's own lines where one cannot be built."""
     say = progress or (lambda text: None)
-    recipes = {spec.name: recipe(spec) for spec in specs}
+    wanted = {spec.name: spec for spec in specs}
+    recipes = {name: recipe(spec) for name, spec in wanted.items() if spec.family != reference.FAMILY}
+    built = {name: reference.reference(spec) for name, spec in wanted.items() if name not in recipes}
     tool = try_find_go()
-    built: dict[str, BuiltDriver] = {}
     missing: list[Recipe] = []
     for name, one in recipes.items():
         if (found := _look_up(one, tool)) is not None:
@@ -45,7 +46,7 @@ async def build(specs: Iterable[DriverSpec], *, progress: Progress | None = None
             missing.append(one)
     if missing:
         built |= await _build_missing(missing, tool or find_go(), say)
-    return {name: built[name] for name in recipes}
+    return {name: built[name] for name in wanted}
 
 
 def _look_up(one: Recipe, tool: GoTool | None) -> BuiltDriver | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cgrace.harness.drivers.base import DriverSpec
 from cgrace.harness.drivers.ladder import RUNGS
+from cgrace.harness.drivers.reference import find_reference
 from cgrace.harness.errors import DriverError
 
 RUNC = "github.com/opencontainers/runc"
@@ -82,7 +83,7 @@ def find(name: str) -> DriverSpec:
         from cgrace.harness.drivers.source import inspect
 
         return inspect(Path(name.removeprefix(SOURCE_PREFIX)))
-    if (spec := _by_name().get(name)) is not None:
+    if (spec := _by_name().get(name) or find_reference(name)) is not None:
         return spec
     close = difflib.get_close_matches(name, _by_name(), n=3, cutoff=0.5)
     meant = " or ".join(f"'{one}'" for one in close) if close else ", ".join(_by_name())

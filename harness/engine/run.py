@@ -214,7 +214,7 @@ class Run:
             inodes = frozenset(os.fstat(fd).st_ino for fd in ours)
             spawned = await self.sandbox.spawn(
                 name,
-                [*self.built.argv, str(self.built.binary), *self.driver_args()],
+                [*(self.built.argv or (str(self.built.binary),)), *self.driver_args()],
                 env=self.driver_env(),
                 stdin=theirs[0],
                 stdout=theirs[1],
