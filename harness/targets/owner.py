@@ -1,8 +1,8 @@
 """Who made it: the name that everything of one cgrace process carries on the host, and whether that process still lives.
 
-The name is `cgrace-<pid>-<starttime>`; starttime (clock ticks since boot, /proc/PID/stat field 22) tells a reused pid from
-its first owner. A pid means nothing in another pid namespace, so an owner also holds a lock (flock) on its directories:
-the kernel drops it with the process, and it is seen across namespaces.
+The name is `cgrace-<pid>-<starttime>`, with a suffix `-c<n>` for each of several machines. starttime (clock ticks since
+boot, /proc/PID/stat field 22) tells a reused pid from its first owner. A pid means nothing in another pid namespace, so an
+owner also holds a lock (flock) on its directories: the kernel drops it with the process, and it is seen across namespaces.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-OWNED_NAME: Final = re.compile(r"cgrace-([1-9][0-9]{0,9})-([1-9][0-9]{0,19})")
+OWNED_NAME: Final = re.compile(r"cgrace-([1-9][0-9]{0,9})-([1-9][0-9]{0,19})(?:-c[1-9][0-9]{0,5})?")
 _STATE_FIELD: Final = 0  # counted from behind the command's name, which may contain anything
 _START_FIELD: Final = 19
 

@@ -1,0 +1,221 @@
+"""Target `container`: a Debian root's real systemd, booted as PID 1 of namespaces of its own on this machine.
+
+It has every cgroup hierarchy of the layout, writable, rooted at cgroups of ours; a network of its own, so that nothing of it
+is seen from outside; and a writable layer that lives in its mount namespace alone. What belongs to the whole host (sysctls,
+clock, modules) is out of its reach. With PID 1 everything ends but the cgroups, which we remove, or a sweep after us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from cgrace.harness.clock import now_ns
+from cgrace.harness.dbus import systemd1
+from cgrace.harness.drivers.gobuild import build_go_program
+from cgrace.harness.errors import CgraceError, TargetError
+from cgrace.harness.targets import owner
+from cgrace.harness.targets.base import Hierarchy
+from cgrace.harness.targets.boot import Boot
+from cgrace.harness.targets.bus_client import BusClient
+from cgrace.harness.targets.roots import Root, build_root
+from cgrace.harness.targets.subtree import Subtree
+from cgrace.harness.targets.sweep import record_owner, sweep
+
+BOOT_SOURCE: Final = Path(__file__).resolve().parent / "go" / "boot"
+BOOT_S_MAX: Final = 60.0
+BUS_SOCKET: Final = "/run/dbus/system_bus_socket"
+INITS: Final = ("/lib/systemd/systemd", "/usr/lib/systemd/systemd")
+WRITABLE_MB: Final = 1024  # of the layer over the root: a limit, taken from memory as it is used
+_RUN: Final = "m"
+_numbers: Final = itertools.count(1)
+
+# What is booted: the system's basic units and the bus, no logins.
+_TARGET: Final = """[Unit]
+Description=cgrace: systemd and its bus
+Requires=basic.target dbus.socket dbus.service
+After=basic.target dbus.socket dbus.service
+AllowIsolate=yes
+"""
+# systemd 256 and newer refuse cgroup v1 unless they are told so on the kernel's command line, which in a container is
+# PID 1's own (src/core/main.c and src/basic/proc-cmdline.c).
+_ARGUMENTS: Final = ("--unit=cgrace.target", "systemd.unit=cgrace.target")
+_LEGACY: Final = "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"
+_LEGACY_ARGUMENTS: Final = (_LEGACY, "systemd.unified_cgroup_hierarchy=0", "systemd.legacy_systemd_cgroup_controller=1")
+
+
+class ContainerTarget:
+    """One booted machine. Made by `ContainerTarget.open`.
+
+    version: what its systemd calls itself ("257.9-1~deb13u1");
+    hierarchies, cgroup_prefix: as of `base.Sandbox`; boot_ns: from start to ready.
+    """
+
+    def __init__(self, root: Root, layout: str) -> None:
+        self.root = root
+        self.layout = layout
+        self.name = f"{owner.own_name()}-c{next(_numbers)}"
+        self.cgroup_prefix = f"/{self.name}/{_RUN}"
+        self.hierarchies: tuple[Hierarchy, ...] = ()
+        self.runtime_dir = Path(tempfile.gettempdir(), self.name)
+        self.version = ""
+        self.boot_ns = 0
+        self._boot = Boot()
+        self._subtree: Subtree | None = None
+        self._lock = -1
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls, suite: str, *, layout: str = "v1", progress: Callable[[str], None] = lambda _: None
+    ) -> AsyncIterator[ContainerTarget]:
+        """Build the suite's root if need be, boot it and wait until its manager answers on its bus.
+
+        layout: "v1" or "v2". TargetError with the console's last lines where it does not boot. However the block ends, nothing
+        is left of the machine: no process, mount, cgroup or file.
+        """
+        if os.geteuid() != 0:
+            raise TargetError(
+                "target container makes cgroups and namespaces, which takes root (CAP_SYS_ADMIN)",
+                hint="sudo cgrace ..., or a container with --privileged --cgroupns=private",
+            )
+        root = await build_root(suite, progress=progress)
+        program = await build_go_program(BOOT_SOURCE, "cgrace-boot")
+        await asyncio.to_thread(sweep)
+        target = cls(root, layout)
+        failure: BaseException | None = None
+        try:
+            await target._start(program)
+            yield target
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            await target._tear_down(failure)
+
+    @property
+    def init_pid(self) -> int:
+        """PID 1 as we see it."""
+        assert self._boot.pid is not None
+        return self._boot.pid
+
+    @property
+    def bus_path(self) -> str:
+        """The socket of its system bus; nothing need be installed in the root for it."""
+        return f"/proc/{self.init_pid}/root{BUS_SOCKET}"
+
+    @property
+    def bus_address(self) -> str:
+        """The same as a D-Bus address."""
+        return f"unix:path={self.bus_path}"
+
+    @property
+    def ended(self) -> asyncio.Future[None]:
+        """Done when its PID 1 is gone."""
+        return self._boot.ended
+
+    def console_tail(self, lines: int = 20) -> str:
+        """The last lines of its console."""
+        return self._boot.console.tail(lines) if self._boot.console is not None else ""
+
+    async def _start(self, program: Path) -> None:
+        started = now_ns()
+        procs: list[int] = []
+        try:
+            await asyncio.to_thread(self._set_up)
+            for hierarchy in self.hierarchies:
+                procs.append(os.open(hierarchy.root / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+            self._boot.start(program, self._configuration(), tuple(procs))
+        finally:
+            for fd in procs:
+                os.close(fd)
+        try:
+            async with asyncio.timeout(BOOT_S_MAX):
+                await self._boot.ready
+                await self._ask_version()
+        except TimeoutError:
+            raise self._failed(
+                f"did not get ready within {BOOT_S_MAX:.0f} s ({self._boot.status or 'no status'})"
+            ) from None
+        except TargetError as error:
+            raise self._failed(error.message) from error
+        self.boot_ns = now_ns() - started
+
+    def _failed(self, why: str) -> TargetError:
+        return TargetError(
+            f"{self.root.suite}'s systemd did not boot: {why}",
+            hint=f"rm -rf {self.root.folder}, which builds the root anew",
+            detail=self.console_tail(),
+        )
+
+    async def _ask_version(self) -> None:
+        """READY=1 says that the boot's jobs are done, so the bus is there."""
+        async with BusClient(self.bus_path) as bus:
+            self.version = await bus.get(systemd1.PATH, systemd1.MANAGER, "Version")
+
+    def _set_up(self) -> None:
+        """Our folder, then our cgroups: the folder tells a sweep where those can be."""
+        try:
+            self.runtime_dir.mkdir(mode=0o700)
+        except OSError as error:
+            raise TargetError(
+                f"cannot make the folder {self.runtime_dir}: {error.strerror}",
+                hint="set TMPDIR to a directory that you may write",
+            ) from error
+        self._lock = owner.lock(str(self.runtime_dir))
+        record_owner(self.runtime_dir)
+        self._subtree = Subtree.open(self.layout, self.name)
+        self.hierarchies = self._subtree.make_run(_RUN)
+
+    def _configuration(self) -> dict[str, Any]:
+        assert self._subtree is not None
+        mounts, links = [], []
+        for branch, hierarchy in zip(self._subtree.branches, self.hierarchies, strict=True):
+            kind = "cgroup2" if hierarchy.is_v2 else "cgroup"
+            mounts.append({"target": hierarchy.inner, "type": kind, "options": branch.host.option_text})
+            links += [(name, hierarchy.name) for name in hierarchy.controllers if not hierarchy.is_v2]
+        legacy = self.layout == "v1"
+        return {
+            "mounts": mounts,
+            "links": [link for link in links if link[0] != link[1]],
+            "entry": str(self.root.folder),
+            "size_mb": WRITABLE_MB,
+            "hostname": "cgrace",
+            "files": {"/run/systemd/system/cgrace.target": _TARGET},
+            "inits": INITS,
+            "argv": [*_ARGUMENTS, *(_LEGACY_ARGUMENTS if legacy else ())],
+            "env": [
+                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                "container=cgrace",
+                "TERM=dumb",
+                "NOTIFY_SOCKET=/run/host/notify",
+                *([_LEGACY] if legacy else ()),
+            ],
+        }
+
+    async def _tear_down(self, failure: BaseException | None) -> None:
+        """Runs whole: when we are cancelled meanwhile, the event loop's end waits for the thread."""
+        self._boot.kill()
+        self._boot.let_go()
+        try:
+            await asyncio.shield(asyncio.to_thread(self._remove_all))
+        except CgraceError as error:
+            if failure is None:
+                raise
+            failure.add_note(str(error))
+
+    def _remove_all(self) -> None:
+        with contextlib.ExitStack() as last:
+            if self._lock >= 0:
+                last.callback(os.close, self._lock)
+                last.callback(shutil.rmtree, self.runtime_dir, ignore_errors=True)
+            if self._subtree is not None:
+                last.callback(self._subtree.close)
+            self._boot.reap()

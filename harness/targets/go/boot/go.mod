@@ -1,0 +1,3 @@
+module cgrace/boot
+
+go 1.21
