@@ -5,6 +5,7 @@ CgraceError                    one clear message for a person; exit code 2
 ├── UsageError                 the command line
 ├── DriverError                a driver cannot be built, found or started
 ├── TargetError                the machine or the target cannot do it: names what would
+│   └── UnavailableError       however often it is tried: a case is then listed and counted, and does not fail
 ├── TraceError                 a stored trace is truncated, foreign or hostile
 └── ProtocolError              a peer on the bus broke the D-Bus protocol
 
@@ -67,6 +68,10 @@ class DriverError(CgraceError):
 
 class TargetError(CgraceError):
     """The machine or target cannot do what the run needs."""
+
+
+class UnavailableError(TargetError):
+    """This machine lacks what a case needs, however often it is tried: the case is listed with the reason and counted."""
 
 
 class TraceError(CgraceError):

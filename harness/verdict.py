@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -73,11 +73,15 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """One run judged: the findings of every checker, the outcome, and in `reasons` why it is not as expected."""
+    """One run judged: the findings of every checker, the outcome, and in `reasons` why it is not as expected.
+
+    failed: the steps that ended with an error, (step, error), expected or not; without those that may.
+    """
 
     outcome: Outcome
     findings: tuple[Finding, ...]
     reasons: tuple[str, ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
 
     @property
     def violated(self) -> tuple[Finding, ...]:
@@ -94,11 +98,13 @@ def judge(
     expected: Iterable[tuple[Invariant, str]],
     failed: Failures = (),
     expected_failed: Failures = (),
+    may_fail: Container[Step] = (),
 ) -> Judgement:
     """Compare findings with the expected violations, (invariant, subject) pairs; an empty subject means any.
 
     failed: (step, error) of each step that ended with an error; expected_failed: (step, part of its text). A step that fails
-    unexpectedly is regressed, although no invariant speaks of it: a run that could not do its work shows nothing.
+    unexpectedly is regressed, although no invariant speaks of it: a run that could not do its work shows nothing. may_fail:
+    steps of which an error surprises nobody.
     An unknown or an unfired fault never passes. An expected violation that shows beside an unexpected one is regressed.
     """
     found, wanted = tuple(findings), tuple(expected)
@@ -108,6 +114,8 @@ def judge(
     unknown = [f for f in found if f.verdict is Verdict.UNKNOWN]
     failures, wanted_failures = list(failed), list(expected_failed)
     surprises = [f for f in failures if not any(f[0] == w[0] and w[1] in f[1] for w in wanted_failures)]
+    surprises = [f for f in surprises if f[0] not in may_fail]
+    told = tuple(f for f in failures if f[0] not in may_fail)
     missed = [w for w in wanted_failures if not any(f[0] == w[0] and w[1] in f[1] for f in failures)]
 
     reasons = [f"not expected: {f.summary}" for f in extra]
@@ -125,7 +133,7 @@ def judge(
         outcome = Outcome.VANISHED
     else:
         outcome = Outcome.REPRODUCED if wanted or wanted_failures else Outcome.CLEAN
-    return Judgement(outcome=outcome, findings=found, reasons=tuple(reasons))
+    return Judgement(outcome=outcome, findings=found, reasons=tuple(reasons), failed=told)
 
 
 def _meets(finding: Finding, want: tuple[Invariant, str]) -> bool:

@@ -19,7 +19,7 @@ from cgrace.harness.trace import Entry
 from cgrace.reports import machine
 from cgrace.reports.console import words
 from cgrace.reports.console.blocks import blocks, closing, finding_lines
-from cgrace.reports.console.matrix import cell, generations_of, matrix, repeats
+from cgrace.reports.console.matrix import cell, columns_of, matrix, repeats
 from cgrace.reports.console.story import story
 from cgrace.reports.console.timeline import ends, tell, timeline
 
@@ -80,7 +80,7 @@ def test_cells(generation: str, findings: tuple[handmade.Finding, ...], word: st
 
 def test_unknown_generations_come_last() -> None:
     """A column for what the ladder does not name."""
-    assert generations_of([handmade.result("mine"), handmade.result("async")]) == ("async", "mine")
+    assert columns_of([handmade.result("mine"), handmade.result("async")]) == ("async", "mine")
 
 
 def test_a_block_tells_the_whole_row() -> None:

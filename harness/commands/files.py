@@ -22,6 +22,7 @@ WORDS = {
     "ERR": "a step ended with an error; no invariant is violated by that",
     "?": "unknown: it cannot be told; never taken for good",
     "-": "this driver does not fit this setting",
+    "n/a": "this machine cannot run it; listed with the reason and counted, and no failure",
     "!": "not what history says",
     "natural": "grade: real systemd did it by itself or under its own rules",
     "legal": "grade: a correct bus and systemd may do it (late, order across connections, disconnect, an error)",

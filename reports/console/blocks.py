@@ -13,7 +13,7 @@ from rich.text import Text
 from cgrace.harness.scenario.model import Scenario
 from cgrace.harness.suite import CaseResult
 from cgrace.harness.verdict import Finding, Invariant, Judgement, Outcome, Verdict
-from cgrace.reports.console.matrix import Row, generations_of, rows_of
+from cgrace.reports.console.matrix import Row, columns_of, rows_of
 from cgrace.reports.console.words import asked, place, rows_label, what_systemd_did
 
 EVIDENCE_LINES = 6  # in the overview; `report` shows all
@@ -101,7 +101,7 @@ def _add_row(table: Table, row: Row, did: Did | None, evidence_max: int | None) 
         table.add_row("", Text("\n".join(lines), style="" if shown.judgement.outcome.passes else "red"))
     quiet = [r for r in row.results if not _noteworthy(r)]
     if quiet:
-        names = ", ".join(generations_of(quiet))
+        names = ", ".join(columns_of(quiet))
         table.add_row("  clean", Text(names, style="dim"))
     table.add_row("  history", _history(row))
 

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cgrace.harness.drivers.base import DriverSpec
 from cgrace.harness.scenario.model import Scenario, Setting
 from cgrace.harness.suite import CaseResult
 from cgrace.harness.verdict import Outcome
@@ -27,8 +28,9 @@ LADDER = (
     "rc5",
     "rc6",
     "today",
-    "source",
 )
+OWN = "source"  # the generation of builds of the user's own
+HEAD_MAX = 18
 _HEADS = {"wait-forever": "forever", "err-nil-delegate": "+delegate"}
 _STYLES = {
     Outcome.CLEAN: "dim",
@@ -39,9 +41,10 @@ _STYLES = {
 }
 LEGEND = (
     ". nothing violated   LOST cgroups   HANG deadlock   SLOW over its bound   ERR a step failed   ? cannot tell\n"
-    "- does not fit   ! not what history says   (cgrace explain)"
+    "- does not fit   n/a cannot run here   ! not what history says   (cgrace explain)"
 )
 FAILED = "ERR"  # a step ended with an error
+UNAVAILABLE = "n/a"  # this machine cannot run it
 UNNAMED = "BAD"  # a violation whose checker gave no short word
 
 
@@ -53,14 +56,14 @@ class Row:
     setting: Setting
     results: tuple[CaseResult, ...]
 
-    def of(self, generation: str) -> tuple[CaseResult, ...]:
-        """The results of drivers of one generation."""
-        return tuple(r for r in self.results if r.case.driver.generation == generation)
+    def of(self, column: str) -> tuple[CaseResult, ...]:
+        """The results of one column."""
+        return tuple(r for r in self.results if column_of(r.case.driver) == column)
 
     @property
     def passes(self) -> bool:
         """Whether every result is what history says."""
-        return all(r.judgement.outcome.passes for r in self.results)
+        return all(r.judgement.outcome.passes or r.unavailable for r in self.results)
 
 
 def rows_of(results: Iterable[CaseResult]) -> tuple[Row, ...]:
@@ -74,15 +77,28 @@ def rows_of(results: Iterable[CaseResult]) -> tuple[Row, ...]:
     )
 
 
-def generations_of(results: Iterable[CaseResult]) -> tuple[str, ...]:
-    """The columns: every generation that took part, in ladder order."""
-    seen = dict.fromkeys(r.case.driver.generation for r in results)
+def column_of(driver: DriverSpec) -> str:
+    """The column of a driver: its generation; builds of the user's own have one each."""
+    return driver.name if driver.generation == OWN else driver.generation
+
+
+def columns_of(results: Iterable[CaseResult]) -> tuple[str, ...]:
+    """Every column that has a result, in ladder order."""
+    seen = dict.fromkeys(column_of(r.case.driver) for r in results)
     return (*(g for g in LADDER if g in seen), *(g for g in seen if g not in LADDER))
+
+
+def head_of(column: str) -> str:
+    """What a column is called, short enough for a table: of a path its end."""
+    head = _HEADS.get(column, column)
+    return head if len(head) <= HEAD_MAX else f"...{head[3 - HEAD_MAX :]}"
 
 
 def cell(result: CaseResult) -> str:
     """One result in a word; a trailing "!" where it is not what history says."""
     judgement = result.judgement
+    if result.unavailable:
+        return UNAVAILABLE
     violated = " ".join(dict.fromkeys(f.short or UNNAMED for f in judgement.violated))
     match judgement.outcome:
         case Outcome.INCONCLUSIVE:
@@ -128,17 +144,17 @@ def heading(results: Sequence[CaseResult]) -> str:
 
 def matrix(results: Sequence[CaseResult]) -> RenderableType:
     """The whole table with its heading and legend."""
-    generations = generations_of(results)
+    columns = columns_of(results)
     rows = rows_of(results)
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
     table.add_column("row", no_wrap=True)
     table.add_column("what happens", min_width=24, ratio=1)
-    for generation in generations:
-        table.add_column(_HEADS.get(generation, generation), justify="center", no_wrap=True)
+    for column in columns:
+        table.add_column(head_of(column), justify="center", no_wrap=True)
     told: set[str] = set()  # a title is said once, at the first of a scenario's settings
     for label, row in zip(row_labels(rows), rows, strict=True):
         name = Text(label) if row.passes else Text(f"{label} !", style="bold red")
-        cells = [_cell_text(row.of(generation)) for generation in generations]
+        cells = [_cell_text(row.of(column)) for column in columns]
         title = "" if str(row.scenario.file) in told else row.scenario.title
         told.add(str(row.scenario.file))
         table.add_row(name, Text(title), *cells)
