@@ -76,6 +76,7 @@ def judge_trace(trace: Trace, case: Case, *, expect_clean: bool = False) -> Judg
         [pair for e in expectations for pair in e.violated],
         [(event.step, event.error) for _, event in trace.of(ev.StepReturned) if event.error],
         [pair for e in expectations for pair in e.failed],
+        {step.id for step in case.scenario.steps if step.may_fail},
     )
 
 
@@ -96,9 +97,9 @@ class Place:
     target: FakeTarget
     kernel: KernelWitness | InotifyWitness
     built: dict[str, BuiltDriver]
-
     bus: str = EMBEDDED
     bus_version: str = EMBEDDED
+
 
 async def run_case(case: Case, place: Place, store: Path | None, *, expect_clean: bool = False) -> CaseResult:
     """Run and judge one case. The trace is on disk before it is judged."""
@@ -133,8 +134,8 @@ async def run_case(case: Case, place: Place, store: Path | None, *, expect_clean
                 kernel=place.kernel,
                 head=head,
                 sink=sink,
-            )
                 bus=place.bus,
+            )
             trace = await run.go()
     return CaseResult(
         case=case,
@@ -157,8 +158,8 @@ async def run_cases(
     jobs: int = JOBS_DEFAULT,
     store: Path | None = None,
     expect_clean: bool = False,
-    on_result: Callable[[CaseResult], None] = lambda _: None,
     bus: str = EMBEDDED,
+    on_result: Callable[[CaseResult], None] = lambda _: None,
     on_event: Callable[[str], None] = lambda _: None,
 ) -> list[CaseResult]:
     """Run cases side by side, `jobs` at once, and return their results in the order of the cases.
@@ -167,9 +168,9 @@ async def run_cases(
     is repeated once, and counted. Many cases are shared out among worker processes, one for each core. Raises DriverError or
     TargetError where nothing can run at all.
     """
-    drivers = list({case.driver.name: case.driver for case in cases}.values())
     if bus != EMBEDDED:
         find_bus(bus)
+    drivers = list({case.driver.name: case.driver for case in cases}.values())
     built = await prepare(drivers, on_event)
     layouts = sorted({case.setting.layout for case in cases})
     cores = len(os.sched_getaffinity(0))

@@ -58,6 +58,7 @@ STEP = Table(
         Key("process", NAME, "which driver process; 'driver' by default"),
         Key("after", POINTS, "points to wait for; by default the previous step of the same process has ended"),
         Key("fresh", Flag(), "true (the default): a new manager object, as the kubelet makes one"),
+        Key("may_fail", Flag(), "true: an error is as good an end as success, unless 'expect' says which"),
         Key("bound", Duration(), "how long it may take"),
         Key("resources", ByName(Scalar(flag=False), pattern=NAME_PATTERN, what="a resource"), "limits to ask for"),
         Key("delegate", Flag(), "ask for Delegate or not; by default as the driver does"),

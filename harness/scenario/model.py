@@ -34,6 +34,7 @@ class Step:
     "system.slice"). workload: the named process to place ("" for pid -1). process: which driver process ("driver").
     after: points that must have been reached before it is called (default: the previous step of the same process ended;
     given `after = []`: at once). fresh: a new manager object, as the kubelet does. bound_ns: the step's latency bound.
+    may_fail: an error is as good an end as success (nothing else is forgiven, and an expected error is still expected).
     """
 
     id: str
@@ -44,6 +45,7 @@ class Step:
     process: str = "driver"
     after: tuple[Point, ...] = ()
     fresh: bool = True
+    may_fail: bool = False
     resources: tuple[tuple[str, int | str], ...] = ()
     delegate: bool | None = None
     bound_ns: int | None = None

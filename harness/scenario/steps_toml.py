@@ -87,6 +87,7 @@ def build_steps(file: Section, names: Names) -> tuple[Step, ...]:
                 process=process,
                 after=after,
                 fresh=section.get("fresh", True),
+                may_fail=section.get("may_fail", False),
                 resources=tuple(resources.values.items()) if resources else (),
                 delegate=section.get("delegate"),
                 bound_ns=section.get("bound", bounds.get(own)),
