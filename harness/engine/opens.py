@@ -105,10 +105,8 @@ class Opens:
 
     def _opens(self, name: str, opening: Opening) -> None:
         process = self._processes[name]
-        before = process.held.pop(opening.tid, None)
-        if before is not None and before.opening.path == opening.path:
-            # A signal interrupted the call that we hold, and the kernel began it anew.
-            process.held[opening.tid] = _Held(before.keep, opening)
+        if (interrupted := self._interrupted(process, opening)) is not None:
+            process.held[opening.tid] = _Held(interrupted, opening)
             return
         cgroup = self._cgroup(opening)
         if cgroup is None:
@@ -124,6 +122,16 @@ class Opens:
         self._record(ev.DriverOpens(process=name, hierarchy=hierarchy, path=path, file=file, hold=hold))
         if keep is None:
             process.listener.go_on(opening)
+
+    @staticmethod
+    def _interrupted(process: _Process, opening: Opening) -> Keep | None:
+        """The hold of a call that a signal took out of our hands, when this is the same one begun anew: by the kernel in the
+        same thread, or by the driver (EINTR) in any."""
+        for tid, held in process.held.items():
+            if held.opening.path == opening.path and not process.listener.waits(held.opening):
+                del process.held[tid]
+                return held.keep
+        return None
 
     def _cgroup(self, opening: Opening) -> tuple[str, str, str] | None:
         """(hierarchy, path, file) of a list of processes, None for any other file."""

@@ -51,13 +51,12 @@ _OWN_PROC: Final = re.compile(r"^/proc/(?:self|thread-self)/")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
     """A call that waits to go on. id: the kernel's name for it; tid: its thread, as we see it; path: what it opens, as it
-    said it; directory: of openat, -100 for the working directory; number: of the system call."""
+    said it; directory: of openat, -100 for the working directory."""
 
     id: int
     tid: int
     path: str
     directory: int
-    number: int
 
     def may_be(self, files: tuple[str, ...]) -> bool:
         """Whether it may open a file with one of these names, as far as its words tell; `inner_path` then tells."""
@@ -194,9 +193,7 @@ class Listener:
         except (OSError, struct.error, UnicodeDecodeError):
             return None
         (directory,) = struct.unpack("=i", struct.pack("=I", arguments[0] & 0xFFFFFFFF))
-        return Opening(
-            id=number, tid=tid, path=path, directory=directory if known.path == 1 else _AT_FDCWD, number=call
-        )
+        return Opening(id=number, tid=tid, path=path, directory=directory if known.path == 1 else _AT_FDCWD)
 
 
 def _text(memory: int, address: int) -> str:
