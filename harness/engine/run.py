@@ -133,6 +133,7 @@ class Run:
                 await self.over.wait()
                 for task in (watching, *self._partings):
                     task.cancel()
+                await self.systemd.arrived()
                 for process in self.processes.values():
                     process.shim.close()
         except TimeoutError:
@@ -407,10 +408,11 @@ class Run:
 
     def _maybe_complete(self) -> None:
         """All steps ended and none waits: the run is complete. What the scenario killed has no more steps."""
-        alive = {name: process for name, process in self.processes.items() if not process.gone}
+        killed = self.acts.killed
+        alive = {name: process for name, process in self.processes.items() if not process.gone or name not in killed}
         if len(self.processes) < len(self.scenario.processes) or not all(p.ready for p in alive.values()):
             return
-        if self.out() or any(step.process in alive for step, _ in self.plan.steps_waiting()):
+        if any(process.out for process in alive.values()) or any(step.process in alive for step, _ in self.plan.steps_waiting()):
             return
         self.finish("complete")
 
