@@ -46,7 +46,8 @@ AllowIsolate=yes
 """
 # systemd 256 and newer refuse cgroup v1 unless they are told so on the kernel's command line, which in a container is
 # PID 1's own (src/core/main.c and src/basic/proc-cmdline.c).
-_ARGUMENTS: Final = ("--unit=cgrace.target", "systemd.unit=cgrace.target")
+# fusectl is the only mount of theirs that is not of our namespaces.
+_ARGUMENTS: Final = ("--unit=cgrace.target", "systemd.unit=cgrace.target", "systemd.mask=sys-fs-fuse-connections.mount")
 _LEGACY: Final = "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"
 _LEGACY_ARGUMENTS: Final = (_LEGACY, "systemd.unified_cgroup_hierarchy=0", "systemd.legacy_systemd_cgroup_controller=1")
 
