@@ -10,9 +10,9 @@ import os
 import platform
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from cgrace.harness.clock import now_ns
 from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
 from cgrace.harness.drivers.build import build
 from cgrace.harness.engine.run import Run
-from cgrace.harness.errors import CgraceError, TargetError
+from cgrace.harness.errors import CgraceError, TargetError, UnavailableError
 from cgrace.harness.proc.workers import workers
 from cgrace.harness.scenario.data import to_data
 from cgrace.harness.scenario.model import Scenario, Setting
@@ -92,18 +92,24 @@ def versions() -> dict[str, str]:
 
 @dataclass(slots=True)
 class Place:
-    """What runs share: the target, the kernel's witness, the built drivers."""
+    """What runs share: the target, the kernel's witness, the built drivers. refused: layouts that this machine cannot make, and
+    why; target: None where it can make none."""
 
-    target: FakeTarget
+    target: FakeTarget | None
     kernel: KernelWitness | InotifyWitness
     built: dict[str, BuiltDriver]
     bus: str = EMBEDDED
     bus_version: str = EMBEDDED
+    refused: Mapping[str, TargetError] = field(default_factory=dict)
 
 
 async def run_case(case: Case, place: Place, store: Path | None, *, expect_clean: bool = False) -> CaseResult:
     """Run and judge one case. The trace is on disk before it is judged."""
     started = now_ns()
+    target = place.target
+    if target is None or case.setting.layout in place.refused:
+        why = place.refused[case.setting.layout]
+        raise UnavailableError(why.message, hint=why.hint)
     built = place.built[case.driver.name]
     path = None if store is None else store / f"{file_name(case)}.jsonl"
     head = Head(
@@ -125,7 +131,7 @@ async def run_case(case: Case, place: Place, store: Path | None, *, expect_clean
     )
     with contextlib.ExitStack() as stack:
         sink = None if path is None else stack.enter_context(path.open("w", encoding="utf-8"))
-        async with place.target.sandbox(case.setting.layout) as sandbox:
+        async with target.sandbox(case.setting.layout) as sandbox:
             run = Run(
                 scenario=case.scenario,
                 setting=case.setting,
@@ -161,12 +167,13 @@ async def run_cases(
     bus: str = EMBEDDED,
     on_result: Callable[[CaseResult], None] = lambda _: None,
     on_event: Callable[[str], None] = lambda _: None,
+    admits: Callable[[Case], bool] = lambda _: True,
 ) -> list[CaseResult]:
     """Run cases side by side, `jobs` at once, and return their results in the order of the cases.
 
     store: the folder for traces (None: kept nowhere). bus: what stands behind the relay (targets/buses.py). An inconclusive run
-    is repeated once, and counted. Many cases are shared out among worker processes, one for each core. Raises DriverError or
-    TargetError where nothing can run at all.
+    is repeated once, and counted. admits: asked when a case would begin; one that it refuses is left out. Many cases are shared
+    out among worker processes, one for each core. Raises DriverError where a driver cannot be built.
     """
     if bus != EMBEDDED:
         find_bus(bus)
@@ -180,6 +187,8 @@ async def run_cases(
     async def run_all(run: Callable[[Case], Awaitable[CaseResult]]) -> None:
         async def one(index: int, case: Case) -> None:
             async with gate:
+                if not admits(case):
+                    return
                 results[index] = await run(case)
             on_result(results[index])
 
@@ -194,7 +203,7 @@ async def run_cases(
         arguments = (str(store or ""), ",".join(layouts), ",".join(spec.name for spec in drivers), bus)
         async with workers("cgrace.harness.worker", min(cores, WORKERS_MAX), *arguments) as team:
             await run_all(lambda case: min(team, key=lambda worker: worker.load).ask((case, expect_clean)))
-    return [results[index] for index in range(len(cases))]
+    return [results[index] for index in sorted(results)]
 
 
 @contextlib.asynccontextmanager
@@ -209,8 +218,28 @@ async def open_place(
     async with AsyncExitStack() as stack:
         kernel = _open_witness(on_event)
         stack.callback(kernel.close)
-        target = await stack.enter_async_context(FakeTarget.open(layouts))
-        yield Place(target, kernel, built, bus, await bus_version(bus))
+        target, refused = await _open_target(stack, layouts)
+        yield Place(target, kernel, built, bus, await bus_version(bus), refused)
+
+
+async def _open_target(
+    stack: AsyncExitStack, layouts: Sequence[str]
+) -> tuple[FakeTarget | None, dict[str, TargetError]]:
+    """The target with every layout that this machine can make, and why not the others."""
+    refused: dict[str, TargetError] = {}
+    try:
+        return await stack.enter_async_context(FakeTarget.open(layouts)), refused
+    except TargetError as error:
+        if len(layouts) == 1:
+            return None, {layouts[0]: error}
+    for layout in layouts:
+        try:
+            async with FakeTarget.open([layout], warm=0):
+                pass
+        except TargetError as error:
+            refused[layout] = error
+    had = [layout for layout in layouts if layout not in refused]
+    return (await stack.enter_async_context(FakeTarget.open(had)) if had else None), refused
 
 
 def _open_witness(say: Callable[[str], None]) -> KernelWitness | InotifyWitness:
@@ -225,7 +254,7 @@ def _open_witness(say: Callable[[str], None]) -> KernelWitness | InotifyWitness:
 async def run_twice(case: Case, place: Place, store: Path | None, expect_clean: bool) -> CaseResult:
     """A run; once more if it was inconclusive."""
     result = await _run_safely(case, place, store, expect_clean)
-    if result.judgement.outcome is Outcome.INCONCLUSIVE:
+    if result.judgement.outcome is Outcome.INCONCLUSIVE and not result.unavailable:
         result = dataclasses.replace(await _run_safely(case, place, store, expect_clean), repeated=True)
     return result
 
@@ -236,4 +265,11 @@ async def _run_safely(case: Case, place: Place, store: Path | None, expect_clean
         return await run_case(case, place, store, expect_clean=expect_clean)
     except CgraceError as error:
         judgement = Judgement(outcome=Outcome.INCONCLUSIVE, findings=(), reasons=(str(error),))
-        return CaseResult(case=case, judgement=judgement, error=str(error))
+        cannot = isinstance(error, UnavailableError)
+        return CaseResult(case=case, judgement=judgement, error=str(error), unavailable=cannot)
+
+
+def some_ran(results: Sequence[CaseResult]) -> None:
+    """UnavailableError where this machine could run none of them."""
+    if results and all(result.unavailable for result in results):
+        raise UnavailableError(results[0].error)
