@@ -430,7 +430,7 @@ class WorldClosed(Event):
     """The look that a proof rests on: who could still wake this process?
 
     `unaccounted` names every descriptor, child or peer for which we cannot speak (empty: the world is closed);
-    `bytes_in`, `bytes_out` what lies in the kernel's queues of its bus connections; `holds` and `jobs` what is still
+    `bytes_in` what it sent and we have not read, `bytes_out` what we sent and it has not; `holds` and `jobs` what is still
     kept back or queued; `quiet_ns` how long the same threads had been seen asleep without a context switch.
     """
 

@@ -107,8 +107,7 @@ def test_a_hang_is_not_judged_as_slow() -> None:
     ("spoiled", "named"),
     [
         ({"bound_ns": 5 * MS}, "wakes by itself within 5.0 ms"),
-        ({"bytes_in": 3}, "3 bytes to it"),
-        ({"bytes_out": 4}, "4 bytes from it"),
+        ({"bytes_in": 3}, "3 bytes from it"),
         ({"holds": ("late",)}, "we still held late"),
         ({"jobs": ("a.slice/start",)}, "a.slice/start queued"),
         ({"unaccounted": ("timerfd 9",)}, "not accounted for: timerfd 9"),
@@ -120,6 +119,13 @@ def test_what_a_look_lacks_is_named(spoiled: dict[str, Any], named: str) -> None
     (finding,) = deadlock.check(row_7b((1150, closed(**spoiled))))
     assert finding.verdict is Verdict.UNKNOWN
     assert named in finding.summary
+
+
+def test_what_a_stuck_reader_leaves_unread_is_no_excuse() -> None:
+    """Its threads slept on after it had been written, so it wakes nobody: still a proof."""
+    (finding,) = deadlock.check(row_7b((1150, closed(bytes_out=768))))
+    assert finding.verdict is Verdict.VIOLATED
+    assert any("unread" in line for line in finding.evidence)
 
 
 @pytest.mark.parametrize(

@@ -79,15 +79,22 @@ class LocksOverWait(WaitsForEver):
             return super().wait(removed, job)
 
 
+class _DeafBus(Bus):
+    """Reads the answer to its Hello, and nothing after it."""
+
+    def _take(self, message: Message) -> None:
+        super()._take(message)
+        _wait_for_ever()
+
+
 class NeverReads(Driver):
     """Calls, and never reads what comes back."""
 
     def start_unit(self, unit: str, parent: str, pid: int, delegate: bool | None) -> None:
         """As Driver."""
-        deaf = Bus()
+        deaf = _DeafBus()
         deaf.connect()
-        deaf.socket.shutdown(socket.SHUT_RD)  # its reader ends; what still arrives lies there
-        _wait_for_ever()
+        deaf.call("GetUnit", "s", (unit,), limit_s=None)
 
 
 class HalfAMessage(Driver):
@@ -192,6 +199,18 @@ class LiesAboutProcess(Driver):
         for path in paths.values():
             tree.make(Path(path))
         return paths
+
+
+class Refuses(Driver):
+    """Cannot be used, and says so."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__()
+        self._why = why
+
+    def start(self) -> list[str]:
+        """As Driver."""
+        raise ValueError(self._why)
 
 
 # ---- bugs of the process

@@ -40,7 +40,7 @@ class Shim:
         error, conclusions = "", []
         try:
             conclusions = self.driver.start()
-        except (BusError, OSError) as problem:
+        except (BusError, OSError, ValueError) as problem:
             error = str(problem)
         self.say({"hello": {"ok": not error, "error": error, "conclusions": conclusions}})
 

@@ -108,10 +108,18 @@ def _covers(parent: str, unit: str) -> bool:
 
 
 def _never_made(run: Run, step: StepRun, seen: ev.CgroupSeen) -> bool:
-    """Whether the kernel witness saw that other paths of this step were made, and never this one; with or without a process."""
+    """Whether the kernel witness saw that what this step reported was made, or what is above it, and never this path; with or
+    without a process."""
     assert step.result is not None
     made = {(event.hierarchy, event.path) for _, event in run.trace.of(ev.CgroupMade)}
-    return (seen.hierarchy, seen.path) not in made and not made.isdisjoint(step.result.paths)
+    above = {(name, path.rpartition("/")[0]) for name, path in step.result.paths}
+    return (seen.hierarchy, seen.path) not in made and not made.isdisjoint({*step.result.paths, *above})
+
+
+def _never_put(run: Run, step: StepRun, seen: ev.CgroupSeen) -> bool:
+    """Whether the kernel witness saw the step's process move, and never into this path."""
+    moves = {(move.hierarchy, move.path) for _, move in run.trace.of(ev.ProcessMoved) if move.process == step.workload}
+    return bool(moves) and (seen.hierarchy, seen.path) not in moves
 
 
 def _loss(run: Run, step: StepRun, entry: Entry, seen: ev.CgroupSeen) -> _Loss | None:
@@ -222,6 +230,8 @@ def _lost(run: Run, step: StepRun, losses: tuple[_Loss, ...]) -> Finding:
     story = f"{first.who} {did} {when}"
     if first.cause is None and not first.moved and _never_made(run, step, first.look):
         story = "nobody ever made what it reported"
+    elif first.cause is None and first.moved and _never_put(run, step, first.look):
+        story = f"nobody ever put its process there, it is in {first.look.actual or 'none'}"
     evidence: list[str] = []
     events = {step.called.index, step.ended.index}
     for loss in losses:

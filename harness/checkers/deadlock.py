@@ -1,8 +1,10 @@
 """No deadlock: no step waits for what can no longer happen. Violated only with a proof, never by a time-out.
 
-The proof is a WorldClosed event: every thread of the driver waits without limit, nothing lies in its sockets, nothing of
-ours is held or queued, and everything else that could wake it is accounted for. It must come after the last progress of the
-process, and the process must have been quiet for QUIET_NS_MIN. Whatever is missing makes the finding unknown and is named.
+The proof is a WorldClosed event: every thread of the driver waits without limit, nothing of it is unread by us, nothing of
+ours is held or queued, and everything else that could wake it is accounted for. What it leaves unread itself cannot wake it
+any more, as its threads slept on after that had been written (witnesses/waits.py): a stuck reader looks like that. The look
+must come after the last progress of the process, and the process must have been quiet for QUIET_NS_MIN. Whatever is missing
+makes the finding unknown and is named.
 """
 
 from __future__ import annotations
@@ -133,8 +135,8 @@ def _missing(run: Run, step: StepRun, progress: Entry, entry: Entry) -> tuple[st
         lacks.append(f"its process made progress only {duration(entry.t_ns - progress.t_ns)} before the look")
     if world.bound_ns is not None:
         lacks.append(f"a thread of its driver wakes by itself within {duration(world.bound_ns)}")
-    if world.bytes_in or world.bytes_out:
-        lacks.append(f"{world.bytes_in} bytes to it and {world.bytes_out} bytes from it were still on their way")
+    if world.bytes_in:
+        lacks.append(f"{world.bytes_in} bytes from it were still on their way to us")
     if world.holds:
         lacks.append(f"we still held {listed(world.holds)}")
     if world.jobs:
@@ -175,7 +177,8 @@ def _hang(run: Run, step: StepRun, progress: Entry, entry: Entry) -> Finding:
     culprit = _culprit(waits)
     counted = sum(1 for thread in world.threads if not thread.ignored)
     threads = f"all {counted} threads wait" if counted != 1 else "its only thread waits"
-    nothing = f"nothing can free it: bus idle, 0 holds, 0 jobs, {threads} without limit"
+    unread = ", what it leaves unread did not wake it" if world.bytes_out else ""
+    nothing = f"nothing can free it: bus idle{unread}, 0 holds, 0 jobs, {threads} without limit"
     known = sorted({source for wait in waits for source in wait.sources})
     events = [step.called.index, progress.index, entry.index] + ([stacks[0].index] if stacks else [])
     return Finding(

@@ -39,7 +39,7 @@ def findings(run: Run) -> tuple[Finding, ...]:
 
 def _finding(run: Run, kind: str, step: str, lefts: list[tuple[Entry, ev.Leftover]]) -> Finding:
     names = [left.name for _, left in lefts]
-    plural = kind if len(names) == 1 else f"{len(names)} {kind}s"
+    plural = kind if len(names) == 1 else f"{len(names)} {kind}{'es' if kind.endswith('s') else 's'}"
     after = f" after {step} had returned" if step else ""
     return Finding(
         invariant=INVARIANT,

@@ -47,5 +47,5 @@ def reference(spec: DriverSpec) -> BuiltDriver:
         build_id=f"{content_key(sources)}-python{platform.python_version()}",
         proof="cgrace's own reference driver",
         cached=True,
-        argv=(sys.executable, str(main), *bug),
+        argv=(sys.executable, "-I", "-S", str(main), *bug),
     )

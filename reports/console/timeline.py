@@ -168,8 +168,8 @@ def _world(event: ev.WorldClosed) -> str:
         *(f"hold {name}" for name in event.holds),
         *(f"job {name}" for name in event.jobs),
         *event.unaccounted,
-        *([f"{event.bytes_in} bytes to it"] if event.bytes_in else []),
-        *([f"{event.bytes_out} bytes from it"] if event.bytes_out else []),
+        *([f"{event.bytes_in} bytes from it"] if event.bytes_in else []),
+        *([f"{event.bytes_out} bytes to it"] if event.bytes_out else []),
     ]
     return ", ".join(open_) or f"nothing, {len(event.threads)} threads wait, {_limit(event.bound_ns)}"
 
