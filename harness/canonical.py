@@ -40,6 +40,7 @@ _VOLATILE = (
     (re.compile(r"0x[0-9a-fA-F]+"), "ADDRESS"),
     (re.compile(r"\b\d+(?:\.\d+)? ?(?:ns|us|µs|ms|s|min)\b"), "TIME"),
     (re.compile(r"\b(?:pid|PID)[ =:]\d+"), "PID"),
+    (re.compile(r"\bwrite \d+ to (?=\S*(?:cgroup\.procs|tasks)\b)"), "write PID to "),
     (re.compile(r"\b\d{4,}\b"), "NUMBER"),
 )
 

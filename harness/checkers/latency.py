@@ -272,6 +272,18 @@ def _stopped_spans(run: Run, process: str, end_ns: int) -> list[Span]:
     ]
 
 
+def _asking_spans(run: Run, process: str) -> list[Span]:
+    """When a supervised process waited until we took up its call: no earlier than its last act, until DriverOpens."""
+    opens = [entry.t_ns for entry, asked in run.trace.of(ev.DriverOpens) if asked.process == process]
+    if not opens:
+        return []
+    acts = [*opens, *(step.called.t_ns for step in run.steps.values() if step.process == process)]
+    acts += [m.seen.t_ns for m in run.messages.values() if m.process == process and not m.to_driver]
+    acts += [entry.t_ns for entry, made in run.trace.of(ev.CgroupMade) if made.by is Actor.DRIVER]
+    acts += [entry.t_ns for entry, moved in run.trace.of(ev.ProcessMoved) if moved.by is Actor.DRIVER]
+    return [(max((act for act in acts if act < at), default=at), at) for at in opens]
+
+
 def _paused_spans(run: Run) -> list[Span]:
     """When a peer was paused (or not read) by a fault and went on later. One that never went on is the driver's to survive."""
     fired = {fault.fault: entry.t_ns for entry, fault in run.trace.of(ev.FaultFired)}
@@ -292,7 +304,8 @@ def _paused_spans(run: Run) -> list[Span]:
 
 
 def owed_spans(run: Run, step: StepRun) -> list[Span]:
-    """When systemd (or the relay) owed the step something: from a call to its answer, from a job's start to its JobRemoved."""
+    """When systemd, the relay or we owed the step something: from a call to its answer, from a job's start to its JobRemoved,
+    and from the process's last act before a call that it makes only with our leave."""
     spans: list[Span] = []
     calls: dict[tuple[int, int], int] = {}
     jobs: dict[str, int] = {}
@@ -311,6 +324,7 @@ def owed_spans(run: Run, step: StepRun) -> list[Span]:
                 spans.append((asked, m.gone.t_ns))
             if message.member == "JobRemoved" and message.job in jobs:
                 spans.append((jobs[message.job], m.gone.t_ns))
+    spans += _asking_spans(run, step.process)
     start, end = step.called.t_ns, step.ended.t_ns if step.ended is not None else run.stop_ns
     return [(max(a, start), min(b, end)) for a, b in spans if min(b, end) > max(a, start)]
 
