@@ -1,131 +1,130 @@
-"""How many StartTransientUnit -> JobRemoved -> StopUnit -> JobRemoved cycles a second the fake systemd's core does.
+"""Jobs a second of the fake systemd beside a real PID 1: the same client, the same units, one after the other.
 
-    python bench/fake_rate.py [--profile 257] [--cycles 2000]
+    python -m bench fake-rate [--suite trixie --suite bullseye] [--profile 257] [--cycles 300]
 
-One line a tree: in memory, one real v1 hierarchy (pids), and all v1 hierarchies that are mounted. Another unit with the same
-needs stays up meanwhile, as on any node in use; "alone" is without it: then, by systemd's own rules, the whole tree gains
-and loses controllers at each cycle. Real cgroups are made below directories of our own, which are removed at the end.
-Beside each number: how long a boot of the fake takes.
+A start is StartTransientUnit of a slice to its JobRemoved, a cycle that and StopUnit to its JobRemoved. On the fake all v1 cgroups are really
+made and removed; the client reaches it as a driver does, by the relay's socket. Rounds on the fake and on the real ones take turns.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from bench.client import jobs, keeper, measure
+from bench.common import Load, Row, options, show
 from cgrace.fakes.systemd.manager import Manager
-from cgrace.fakes.systemd.profile import Profile, load_profile
-from cgrace.fakes.systemd.tree import CgroupTree, KernelTree, MemoryTree
-from cgrace.harness.dbus.message import Message, MessageType, Variant
-from cgrace.harness.targets.base import Hierarchy
+from cgrace.fakes.systemd.profile import load_profile
+from cgrace.fakes.systemd.tree import KernelTree
+from cgrace.harness.dbus.frames import Frame
+from cgrace.harness.engine.seats import EmbeddedSeat
+from cgrace.harness.events import Actor
+from cgrace.harness.relay import Connection, Relay
+from cgrace.harness.targets.container import ContainerTarget
+from cgrace.harness.targets.fake import FakeTarget
 
-V1_NAMES = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd")
-MOUNTS = Path("/sys/fs/cgroup")
-PREFIX = f"cgrace-bench-{os.getpid()}"
-
-
-def hierarchy(name: str, root: Path) -> Hierarchy:
-    """A v1 hierarchy of that name."""
-    return Hierarchy(
-        name=name, controllers=() if name == "systemd" else (name,), root=root, inner=f"/sys/fs/cgroup/{name}"
-    )
+START_GOAL = 1500.0
+ONE_GOAL = 3000.0
+RATIO_GOAL = 3.0
 
 
-@contextmanager
-def real_tree(names: tuple[str, ...]) -> Iterator[KernelTree]:
-    """Private directories in these hierarchies; gone afterwards."""
-    roots = tuple(hierarchy(name, MOUNTS / name / PREFIX) for name in names)
-    for each in roots:
-        each.root.mkdir()
-    try:
-        with KernelTree(roots) as tree:
-            yield tree
-            for each in roots:
-                tree.rmdir(each.name, "", keep_root=True)
-    finally:
-        for each in roots:
-            each.root.rmdir()
+class PassOn:
+    """A relay's handler that passes everything on."""
+
+    def connected(self, conn: Connection) -> None:
+        """Nothing to do."""
+
+    def disconnected(self, conn: Connection, by: Actor, why: str) -> None:
+        """Nothing to do."""
+
+    def from_driver(self, conn: Connection, frame: Frame) -> None:
+        """On to the bus."""
+        conn.to_systemd(frame)
+
+    def from_systemd(self, conn: Connection, frame: Frame) -> None:
+        """On to the driver."""
+        conn.to_driver(frame)
 
 
-def call(serial: int, member: str, signature: str, *body: object) -> Message:
-    """A call to the manager."""
-    return Message(
-        type=MessageType.CALL,
-        serial=serial,
-        path="/org/freedesktop/systemd1",
-        interface="org.freedesktop.systemd1.Manager",
-        member=member,
-        signature=signature,
-        body=body,
-    )
+@asynccontextmanager
+async def fake(target: FakeTarget, profile: str, *, one: bool) -> AsyncIterator[Path]:
+    """A fake with real cgroups in all v1 hierarchies, or in that of pids alone, behind a socket."""
+    async with target.sandbox("v1") as sandbox:
+        hierarchies = [h for h in sandbox.hierarchies if not one or "pids" in h.controllers]
+        with KernelTree(hierarchies, outer=sandbox.outer) as tree:
+            manager = Manager(load_profile(profile), tree)
+
+            def settle() -> None:
+                while manager.pending():
+                    seat.emit(manager.turn())
+
+            seat = EmbeddedSeat(manager, settle)
+            socket = target.runtime_dir / f"bench-{'one' if one else 'all'}"
+            async with Relay(socket, PassOn(), seat.backend):
+                yield socket
 
 
-def properties(profile: Profile) -> list[list[object]]:
-    """What a driver asks for a slice."""
-    yes = Variant(signature="b", value=True)
-    names = ["MemoryAccounting", "CPUAccounting", "BlockIOAccounting"]
-    if profile.slice_delegate:
-        names.append("Delegate")
-    return [[name, yes] for name in names] + [["DefaultDependencies", Variant(signature="b", value=False)]]
+async def main() -> None:
+    """Measure and show."""
+    parser = options(__doc__)
+    parser.add_argument("--suite", action="append", help="a Debian suite to compare with (default: trixie, bullseye)")
+    parser.add_argument("--profile", default="257", help="of the fake")
+    parser.add_argument("--cycles", type=int, default=300, help="of each round")
+    parser.add_argument("--rounds", type=int, default=3)
+    chosen = parser.parse_args()
+    suites = chosen.suite or ["trixie", "bullseye"]
+    took: dict[str, list[float]] = {}
+    loads: dict[str, list[float]] = {}
+    names: dict[str, str] = {}
+    async with AsyncExitStack() as stack:
+        target = await stack.enter_async_context(FakeTarget.open(("v1",)))
+        places: dict[str, str | Path] = {
+            "fake, all v1": await stack.enter_async_context(fake(target, chosen.profile, one=False)),
+            "fake, one hierarchy": await stack.enter_async_context(fake(target, chosen.profile, one=True)),
+        }
+        for suite in suites:
+            machine = await stack.enter_async_context(ContainerTarget.open(suite))
+            places[suite] = machine.bus_path
+            names[suite] = machine.version
+        for turn in range(chosen.rounds):
+            for name, place in places.items():
+                load = Load()
+                prefix = f"benchround{turn}x"
+                took.setdefault(name, []).extend(await measure(place, jobs(chosen.cycles, prefix), keeper(prefix)))
+                loads.setdefault(name, []).append(load.so_far())
+    show("fake-rate", rows(took, loads, names), as_json=chosen.json)
 
 
-def rate(profile: Profile, tree: CgroupTree, cycles: int, *, alone: bool = False) -> tuple[float, float, float]:
-    """Cycles a second of wall time and of CPU time (user and system), and milliseconds of a boot."""
-    begun = time.perf_counter()
-    manager = Manager(profile, tree)
-    boot_ms = (time.perf_counter() - begun) * 1000
-    asked = properties(profile)
-    if not alone:
-        cycle(manager, call(1, "StartTransientUnit", "ssa(sv)a(sa(sv))", "cgrace-other.slice", "replace", asked, []))
-    started, started_cpu = time.perf_counter(), time.process_time()
-    for index in range(cycles):
-        unit = f"cgrace-u{index}.slice"
-        cycle(manager, call(2 * index + 1, "StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "replace", asked, []))
-        cycle(manager, call(2 * index + 2, "StopUnit", "ss", unit, "replace"))
-    cpu_s = time.process_time() - started_cpu
-    return cycles / (time.perf_counter() - started), cycles / cpu_s, boot_ms
-
-
-def cycle(manager: Manager, message: Message) -> None:
-    """A call and all that follows; the job must have ended as done."""
-    messages = manager.call(":1.1", message)
-    while manager.pending():
-        messages += manager.turn()
-    removed = [each for each in messages if each.member == "JobRemoved"]
-    assert removed and removed[-1].body[3] == "done", messages
-
-
-def main() -> None:
-    """Print the table."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    options.add_argument("--profile", default="257")
-    options.add_argument("--cycles", type=int, default=1000)
-    chosen = options.parse_args()
-    profile = load_profile(chosen.profile)
-    names = tuple(name for name in V1_NAMES if (MOUNTS / name).is_dir() and os.access(MOUNTS / name, os.W_OK))
-    memory = MemoryTree([hierarchy(name, Path("/")) for name in V1_NAMES])
-    report("in memory", *rate(profile, memory, chosen.cycles))
-    wanted = (
-        ("one real hierarchy", ("pids",), False),
-        ("all v1 hierarchies", names, False),
-        ("the same, alone", names, True),
-    )
-    for title, some, alone in wanted:
-        if not set(some) <= set(names) or not some:
-            print(f"{title:24} not here: needs a writable cgroup v1")
-            continue
-        with real_tree(some) as tree:
-            report(title, *rate(profile, tree, chosen.cycles, alone=alone))
-
-
-def report(title: str, per_second: float, per_cpu_second: float, boot_ms: float) -> None:
-    """One line."""
-    print(f"{title:22} {per_second:6.0f} cycles/s  {per_cpu_second:6.0f} a CPU second   boot {boot_ms:5.2f} ms")
-
-
-if __name__ == "__main__":
-    main()
+def rows(took: dict[str, list[float]], loads: dict[str, list[float]], names: dict[str, str]) -> list[Row]:
+    """Rates, and how many times the real one's."""
+    found = []
+    starts = {name: len(times[::2]) / sum(times[::2]) for name, times in took.items()}
+    for name, times in took.items():
+        load = sum(loads[name]) / len(loads[name])
+        goal = {"fake, all v1": START_GOAL, "fake, one hierarchy": ONE_GOAL}.get(name)
+        cycles = len(times) / 2 / sum(times)
+        found.append(
+            Row(
+                name=f"{name}: starts",
+                value=starts[name],
+                unit="1/s",
+                goal=f">= {goal:,.0f}" if goal else "",
+                met=starts[name] >= goal if goal else None,
+                load=load,
+                note=f"{cycles:,.0f} cycles/s{f', systemd {names[name]}' if name in names else ''}",
+            )
+        )
+    for name in names:
+        ratio = starts["fake, all v1"] / starts[name]
+        found.append(
+            Row(
+                name=f"fake, all v1 : {name}",
+                value=ratio,
+                unit="times",
+                goal=f">= {RATIO_GOAL:.0f}",
+                met=ratio >= RATIO_GOAL,
+                load=sum(loads[name]) / len(loads[name]),
+            )
+        )
+    return found
