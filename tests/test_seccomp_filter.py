@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cgrace.harness.errors import TargetError
+from cgrace.harness.errors import TargetError, UnavailableError
 from cgrace.harness.targets import filters, notify
 from cgrace.harness.targets.filters import ARCHITECTURES, Architecture, program
 
@@ -103,6 +103,24 @@ def test_old_kernel_is_said(monkeypatch: pytest.MonkeyPatch, release: str, able:
         pytest.skip("this machine has no seccomp user notification")
     monkeypatch.setattr("platform.release", lambda: release)
     assert (filters.available() == "") is able
+
+
+@pytest.mark.parametrize(
+    ("packet", "message", "for_good"),
+    [
+        ("16 seccomp: device or resource busy", "already listens", True),
+        ("22 seccomp: invalid argument", "no seccomp user notification", True),
+        ("13 seccomp: permission denied", "CAP_SYS_ADMIN", True),
+        ("12 seccomp: cannot allocate memory", "cannot allocate memory", True),
+        ("0 /x: no such file", "/x: no such file", False),
+        ("", "ended before", False),
+    ],
+)
+def test_why_there_is_no_listener(packet: str, message: str, for_good: bool) -> None:
+    """What the stage before the program says becomes a sentence, and tells a machine from a mishap."""
+    error = notify.Handover._failure(packet)
+    assert message in error.message
+    assert isinstance(error, UnavailableError) is for_good
 
 
 def said(call: str, text: bytes, flags: int = os.O_WRONLY) -> notify.Opening | None:

@@ -160,7 +160,7 @@ def test_fault_that_never_acts_is_told(tmp_path: Path) -> None:
 
 
 def test_machine_without_it_runs_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no driver can be held the case says so by name; a case that holds none runs."""
+    """Where no driver can be held the case says so and counts as not available here; a case that holds none runs."""
     monkeypatch.setattr(filters, "ARCHITECTURES", {})
     plain = load_text(HEAD, Path("/story/my.toml"))
     cases = [
@@ -169,5 +169,5 @@ def test_machine_without_it_runs_the_rest(tmp_path: Path, monkeypatch: pytest.Mo
     ]
     held, free = asyncio.run(run_cases(cases, store=tmp_path))
     assert "cannot be held inside a system call here" in held.error
-    assert held.judgement.outcome is Outcome.INCONCLUSIVE
+    assert (held.judgement.outcome, held.unavailable) == (Outcome.INCONCLUSIVE, True)
     assert free.judgement.outcome is Outcome.CLEAN

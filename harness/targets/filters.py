@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import Final
 
-from cgrace.harness.errors import TargetError
+from cgrace.harness.errors import UnavailableError
 
 # linux/seccomp.h
 _GET_ACTION_AVAIL: Final = 2
@@ -102,7 +102,7 @@ def program(architecture: Architecture) -> bytes:
 
 
 def architecture() -> Architecture:
-    """This machine's; TargetError where we know none."""
+    """This machine's; UnavailableError where we know none."""
     found = ARCHITECTURES.get(platform.machine())
     if found is None or sys.byteorder != "little":
         raise impossible(f"cgrace does not know the system calls of {platform.machine()}")
@@ -124,10 +124,9 @@ def available() -> str:
     return ""
 
 
-def impossible(why: str) -> TargetError:
+def impossible(why: str) -> UnavailableError:
     """The one error for a machine on which no process can be held."""
-    return TargetError(
+    return UnavailableError(
         f"a driver cannot be held inside a system call here: {why}",
-        hint="use Linux 5.5 or newer with CONFIG_SECCOMP_FILTER, as root, and outside a supervisor that listens itself; "
-        "`cgrace doctor` looks; the other scenarios do not need this",
+        hint="use Linux 5.5 or newer with CONFIG_SECCOMP_FILTER, in no container whose manager listens itself; see: cgrace doctor",
     )

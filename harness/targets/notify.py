@@ -147,7 +147,7 @@ class Listener:
                 raise
 
     def check(self) -> None:
-        """TargetError where the kernel cannot let a call go on: asked about a call that is none, it says which it is."""
+        """UnavailableError where the kernel cannot let a call go on: asked about a call that is none, it says which it is."""
         try:
             fcntl.ioctl(self._handle, _IOCTL_SEND, _RESPONSE.pack(0, 0, 0, _FLAG_CONTINUE))
         except OSError as error:
@@ -236,7 +236,7 @@ class Handover:
         self._theirs.close()
 
     async def listener(self) -> Listener:
-        """The listener, once the process runs its program. TargetError when there is none, and why."""
+        """The listener, once the process runs its program. TargetError when there is none; UnavailableError where none can be."""
         self._theirs.close()
         with contextlib.ExitStack() as undo:
             try:
@@ -250,7 +250,7 @@ class Handover:
                     if text := (await self._packet())[0]:
                         raise self._failure(text)
             except TimeoutError:
-                raise impossible(f"its filter was not ready within {LISTENER_S_MAX:g} s") from None
+                raise TargetError(f"a supervised process was not ready within {LISTENER_S_MAX:g} s") from None
             listener.check()
             undo.pop_all()
         return listener
@@ -270,12 +270,13 @@ class Handover:
     def _failure(text: str) -> TargetError:
         number, _, words = text.partition(" ")
         why = {
-            "": "it ended before its filter was installed",
             str(errno.EBUSY): "somebody else already listens to its system calls (a container manager)",
             str(errno.EACCES): "CAP_SYS_ADMIN is missing",
             str(errno.EINVAL): "the kernel has no seccomp user notification",
             str(errno.ENOSYS): "the kernel has no seccomp",
         }
-        if number == "0":
-            return TargetError(f"cannot start a supervised process: {words}")
+        if number in ("", "0"):
+            return TargetError(
+                f"cannot start a supervised process: {words or 'it ended before its filter was installed'}"
+            )
         return impossible(why.get(number, words or text))
