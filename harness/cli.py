@@ -1,8 +1,9 @@
 """The `cgrace` command: its grammar, its exit codes, and the last resort for what escapes.
 
-Exit codes: 0 as expected; 1 a verdict differed; 2 could not run (bad input, or the machine cannot); 130 interrupted. Results go to
-stdout (with --json one document and nothing else), progress and complaints to stderr. Commands live in harness/commands and
-are imported only when they run: a start should cost nothing that the command does not need.
+Exit codes: 0 as expected; 1 a verdict differed; 2 could not run (bad input, or the machine cannot) or came to no conclusion;
+130 interrupted; bisect-step has git's (commands/bisect.py). Results go to stdout (with --json one document and nothing else),
+progress and complaints to stderr. Commands live in harness/commands and are imported only when they run: a start should cost
+nothing that the command does not need.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from types import FrameType
 from typing import NoReturn, cast
 
 from cgrace import __version__
-from cgrace.harness.commands import EXIT_CANNOT, EXIT_INTERRUPTED, EXIT_OK, EXIT_PIPE
+from cgrace.harness.commands import EXIT_CANNOT, EXIT_INTERRUPTED, EXIT_OK, EXIT_PIPE, EXIT_SKIP
 from cgrace.harness.errors import CgraceError, UsageError
 
 Command = Callable[[argparse.Namespace], int]
@@ -41,9 +42,6 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--driver", action="append", default=[], metavar="NAME", help="only this driver; also source:PATH"
     )
-    parser.add_argument(
-        "--all-drivers", action="store_true", help="with --repeat: all drivers, not only the guilty ones"
-    )
     parser.add_argument("--repeat", type=_positive, default=1, metavar="N", help="run each N times; says k of N a row")
     parser.add_argument("--jobs", type=_positive, default=None, metavar="N", help="how many run side by side")
     parser.add_argument("--target", default="fake", metavar="TARGET", help="where it runs (fake)")
@@ -59,12 +57,38 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", default=None, metavar="DIR", help="keep the run there, not in the state folder")
 
 
+def _add_run(run: argparse.ArgumentParser) -> None:
+    run.add_argument(
+        "scenarios", nargs="*", metavar="SCENARIO", help="files, folders or names; all that come with cgrace if none"
+    )
+    _add_selection(run)
+    run.add_argument(
+        "--baseline", metavar="NAME", help="fail only on what this driver does not do too; all expected clean"
+    )
+    run.add_argument("--junit", metavar="FILE", help="also write a JUnit report")
+    run.add_argument("--shard", metavar="I/N", help="only the I-th of N parts, which are the same everywhere")
+    run.add_argument(
+        "--time-budget",
+        metavar="TIME",
+        help="such as 3m: begin what fits, in the given order; what was not run is listed, and the exit code is 2",
+    )
+
+
+def _add_bisect(bisect: argparse.ArgumentParser) -> None:
+    bisect.add_argument("scenario", metavar="SCENARIO", help="a file or a name")
+    bisect.add_argument("--driver", required=True, metavar="NAME", help="source:. for the checkout that is bisected")
+    bisect.add_argument("--find-fix", action="store_true", help="swap 0 and 1: find the first that is clean")
+    bisect.add_argument("--repeat", type=_positive, default=1, metavar="N", help="run N times; one violated is enough")
+    bisect.add_argument("--store", default=None, metavar="DIR", help="keep the run there, not in the state folder")
+    bisect.set_defaults(jobs=None, bus="embedded")
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole grammar."""
     top = _Parser(
         prog="cgrace",
         description="Makes races and faults between container cgroup drivers and systemd happen, and proves what went wrong.",
-        epilog="Exit codes: 0 as expected, 1 a verdict differed, 2 could not run, 130 interrupted.",
+        epilog="Exit codes: 0 as expected, 1 a verdict differed, 2 could not run or decide, 130 interrupted.",
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"cgrace {__version__}")
@@ -81,11 +105,13 @@ def parser() -> argparse.ArgumentParser:
     reproduce.add_argument("story", metavar="STORY", help="a story's issue number (1780) or folder below scenarios/")
     reproduce.add_argument("--row", action="append", default=[], metavar="ROW", help="only this row of the story")
     _add_selection(reproduce)
-    run = command("run", "run scenario files", "reproduce:run")
-    run.add_argument(
-        "scenarios", nargs="*", metavar="SCENARIO", help="files or folders; all that come with cgrace if none"
+    reproduce.add_argument(
+        "--all-drivers", action="store_true", help="with --repeat: all drivers, not only the guilty ones"
     )
-    _add_selection(run)
+    _add_run(command("run", "run scenarios, as a person or CI does", "run:run"))
+    _add_bisect(
+        command("bisect-step", "one step of a git bisect: 0 clean, 1 violated, 125 cannot tell", "bisect:bisect")
+    )
     command("doctor", "say what this machine can do, and what would help", "machine:doctor")
     command("drivers", "list the drivers", "machine:drivers")
     command("clean", "remove what killed runs left on this machine", "machine:clean")
@@ -129,11 +155,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; never a traceback."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
+    words = sys.argv[1:] if argv is None else list(argv)
+    # git bisect would take 2 for a verdict.
+    cannot = EXIT_SKIP if words[:1] == ["bisect-step"] else EXIT_CANNOT
     try:
-        status = _run(sys.argv[1:] if argv is None else argv)
+        status = _run(words)
         sys.stdout.flush()
     except CgraceError as error:
-        return _say(f"cgrace: {error}", EXIT_CANNOT)
+        return _say(f"cgrace: {error}", cannot)
     except KeyboardInterrupt:
         return _say("cgrace: interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
@@ -142,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as exit_:  # argparse, after --help and --version
         return exit_.code if isinstance(exit_.code, int) else EXIT_OK
     except BaseException as error:
-        return _last_resort(error)
+        return _last_resort(error, cannot)
     return status
 
 
@@ -169,14 +198,14 @@ def _first(error: BaseException, kind: type[BaseException]) -> BaseException:
     return error
 
 
-def _last_resort(error: BaseException) -> int:
+def _last_resort(error: BaseException, cannot: int) -> int:
     """A bug of ours: one line, and where the whole of it was written."""
     import tempfile
     import traceback
 
     if isinstance(error, BaseExceptionGroup):
         if error.subgroup(CgraceError) is not None:
-            return _say(f"cgrace: {_first(error, CgraceError)}", EXIT_CANNOT)
+            return _say(f"cgrace: {_first(error, CgraceError)}", cannot)
         if error.subgroup(KeyboardInterrupt) is not None:
             return _say("cgrace: interrupted", EXIT_INTERRUPTED)
     if isinstance(error, OSError) and error.errno is not None:
@@ -187,9 +216,9 @@ def _last_resort(error: BaseException) -> int:
     try:
         with tempfile.NamedTemporaryFile("w", prefix="cgrace-bug-", suffix=".txt", delete=False) as file:
             traceback.print_exception(error, file=file)
-        return _say(f"cgrace: {what}\n  the whole of it: {file.name}", EXIT_CANNOT)
+        return _say(f"cgrace: {what}\n  the whole of it: {file.name}", cannot)
     except OSError:
-        return _say(f"cgrace: {what}", EXIT_CANNOT)
+        return _say(f"cgrace: {what}", cannot)
 
 
 if __name__ == "__main__":

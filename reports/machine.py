@@ -3,6 +3,14 @@
     {"cgrace": "<version>", "schema": 1, "command": "reproduce", "passed": true, "results": [RESULT, ...],
      "repeats": [{"case", "runs", "passed", "outcomes", "traces"}, ...]}      with --repeat; results then lists different ones
 
+`run` adds (results.schema.json has all of it, for every reader)
+    not_run    [{"case", "why"}, ...]: what was not begun, or not ended
+    counts     how many came out how, were repeated, were not run, cannot run here
+    timing     {"wall_ms", "cases_ms", "ratio", "longest": {"case", "ms"} | null}
+    shard      "1/3", or ""
+    baseline   {"driver", "comparisons": [{"case", "compared", "new", "same", "fixed"}, ...]}, or null
+    interrupted
+
 RESULT
     case       how people select it: "runc_1780/late_job[219-rhel7.4:v1]-async"
     scenario, file, title, issue, rows
@@ -15,6 +23,10 @@ RESULT
                "grade"}, ...]; events are indices into the trace
     trace      path of the stored trace, or null
     error      why it could not run, or ""
+    unavailable  this machine cannot run it, however often it is tried; no failure
+    repeated   it was run again because the first run was inconclusive
+    failed     [[step, error], ...]: steps that ended with an error
+    turn       which repetition it is, from 0
     wall_ms    how long it took
     canonical  hash of the canonical trace: equal for equal runs
 """
@@ -29,8 +41,8 @@ from cgrace import __version__
 from cgrace.harness.clock import NS_PER_MS
 from cgrace.harness.errors import CgraceError
 from cgrace.harness.events import Grade
-from cgrace.harness.suite import CaseResult
-from cgrace.harness.verdict import Finding, Invariant, Judgement, Verdict
+from cgrace.harness.suite import CaseResult, SuiteRun
+from cgrace.harness.verdict import Finding, Invariant, Judgement, Outcome, Verdict
 
 SCHEMA_VERSION = 1
 
@@ -44,6 +56,52 @@ def results_document(command: str, results: Iterable[CaseResult], *, passed: boo
     """All results of one command; `passed` also speaks for repetitions that are not listed."""
     listed = [result_data(result) for result in results]
     return document(command, passed=passed and bool(listed), results=listed)
+
+
+def run_data(run: SuiteRun, listed: Iterable[CaseResult], *, command: str = "run", shard: str = "") -> dict[str, Any]:
+    """The document of `run`. listed: the results to show of each, where repetitions came out the same."""
+    counts = {str(outcome): 0 for outcome in Outcome}
+    for result in run.results:
+        counts[str(result.judgement.outcome)] += not result.unavailable
+    counts["repeated"] = sum(r.repeated for r in run.all_results)
+    counts |= {"not_run": len(run.not_run), "unavailable": len(run.unavailable), "results": len(run.results)}
+    longest = run.longest
+    timing = {
+        "wall_ms": _ms(run.wall_ns),
+        "cases_ms": _ms(run.cases_ns),
+        "ratio": round(run.ratio, 2),
+        "longest": {"case": longest.case.id, "ms": _ms(longest.wall_ns)} if longest is not None else None,
+    }
+    return document(
+        command,
+        passed=run.passed,
+        results=[result_data(result) for result in listed],
+        not_run=[{"case": one.case.id, "turn": one.case.turn, "why": one.why} for one in run.not_run],
+        counts=counts,
+        timing=timing,
+        shard=shard,
+        baseline=_baseline_data(run),
+        interrupted=run.interrupted,
+    )
+
+
+def _baseline_data(run: SuiteRun) -> dict[str, Any] | None:
+    if not run.baseline:
+        return None
+    comparisons = [
+        {
+            "case": c.case.id,
+            "turn": c.case.turn,
+            "compared": c.compared,
+            **{key: [dataclasses.asdict(wrong) for wrong in getattr(c, key)] for key in ("new", "same", "fixed")},
+        }
+        for c in run.comparisons
+    ]
+    return {"driver": run.baseline, "comparisons": comparisons}
+
+
+def _ms(ns: int) -> float:
+    return round(ns / NS_PER_MS, 3)
 
 
 def repeats_data(results: Iterable[CaseResult]) -> list[dict[str, Any]]:
@@ -85,7 +143,10 @@ def result_data(result: CaseResult) -> dict[str, Any]:
         "passed": result.judgement.outcome.passes,
         "trace": str(result.trace) if result.trace is not None else None,
         "error": result.error,
-        "wall_ms": round(result.wall_ns / NS_PER_MS, 3),
+        "unavailable": result.unavailable,
+        "repeated": result.repeated,
+        "turn": result.case.turn,
+        "wall_ms": _ms(result.wall_ns),
         "canonical": result.canonical,
     }
 
@@ -96,6 +157,7 @@ def judgement_data(judgement: Judgement) -> dict[str, Any]:
         "outcome": str(judgement.outcome),
         "reasons": list(judgement.reasons),
         "findings": [finding_data(finding) for finding in judgement.findings],
+        "failed": [list(one) for one in judgement.failed],
     }
 
 

@@ -17,7 +17,7 @@ from handmade import HANG
 
 from cgrace import __version__
 from cgrace.harness import cli
-from cgrace.harness.commands import common, reproduce, select
+from cgrace.harness.commands import common, select, suite
 from cgrace.harness.errors import DriverError, UsageError
 from cgrace.harness.store import new_run
 from cgrace.harness.suite import Case, CaseResult
@@ -181,7 +181,7 @@ def test_reproduce_shows_the_table_and_stores_the_run(
     [
         ([handmade.result("buffered", HANG)], 1),
         ([handmade.result("err-nil")], 1),
-        ([handmade.result("buffered", handmade.UNKNOWN)], 1),
+        ([handmade.result("buffered", handmade.UNKNOWN)], 2),
         ([dataclasses.replace(handmade.result("buffered", handmade.UNKNOWN), error="no cgroup")], 2),
         ([handmade.result("buffered")], 0),
     ],
@@ -189,7 +189,7 @@ def test_reproduce_shows_the_table_and_stores_the_run(
 def test_exit_codes_of_verdicts(
     results: list[CaseResult], status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """1 where a verdict differed, 2 where it could not run; and --json is one document on stdout, nothing else."""
+    """1 where a verdict differed, 2 where it could not run or tell; and --json is one document on stdout, nothing else."""
     fake_runner(monkeypatch, results)
     assert cli.main(["reproduce", "1780", "--json"]) == status
     said = capsys.readouterr()
@@ -210,7 +210,7 @@ def test_repeat_takes_the_guilty_and_counts(
 
 def test_repeat_keeps_only_traces_that_tell_something(tmp_path: Path) -> None:
     """Of equal runs the first trace stays; a different one stays too."""
-    collected = reproduce.Collected(progress=common.Progress(3, quiet=True), repeated=True)
+    collected = suite.Collected(progress=common.Progress(3, quiet=True), repeated=True)
     paths = [tmp_path / name for name in ("a", "b", "c")]
     for path, canonical in zip(paths, ("x", "x", "y"), strict=True):
         path.touch()

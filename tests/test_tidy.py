@@ -28,8 +28,8 @@ LAYERS = {
     1: {"faults", "orders", "dbus", "scenario", "checkers", "canonical"},
     2: {"proc"},
     3: {"targets", "drivers", "relay", "witnesses"},
-    4: {"engine", "store", "suite", "runner", "worker", "explore", "rejudge"},
-    5: {"cli", "commands", "pytest_plugin", "doctor"},
+    4: {"engine", "store", "suite", "runner", "worker", "explore", "rejudge", "schedule", "baseline"},
+    5: {"cli", "commands", "pytest_plugin", "pytest_suite", "doctor"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 RECORDS = ("targets.base", "drivers.base")  # values and protocols alone: whoever deals in them may know them

@@ -31,6 +31,36 @@ def story_folder(word: str) -> Path:
     return found[0]
 
 
+def find_scenarios(words: Sequence[str]) -> list[Scenario]:
+    """Scenarios by file, folder or name: what is there as a path is that; else a folder of those that come with cgrace ("core",
+    "runc_1780", "1780"), or a scenario there by its whole name or the last part of it."""
+    paths: list[Path] = []
+    for word in words:
+        path = Path(word)
+        paths += [path] if path.exists() else _shipped(word)
+    return pick_scenarios(list(dict.fromkeys(paths)))
+
+
+def _shipped(word: str) -> list[Path]:
+    folders = stories()
+    if found := [path for name, path in folders.items() if word in (name, name.rpartition("_")[2])]:
+        return found
+    files = {
+        f"{folder.name}/{file.stem}": file for folder in folders.values() for file in sorted(folder.glob("*.toml"))
+    }
+    plain = word.removesuffix(".toml")
+    found = [file for name, file in files.items() if plain in (name, name.partition("/")[2])]
+    if not found:
+        known = [*folders, *files, *(name.partition("/")[2] for name in files)]
+        near = difflib.get_close_matches(plain, known, n=1)
+        raise UsageError(
+            "there is no such scenario file, folder or name",
+            file=word,
+            hint=near[0] if near else f"ls {scenarios_folder()}",
+        )
+    return found
+
+
 def pick_scenarios(paths: Sequence[Path]) -> list[Scenario]:
     """Parsed files, and all files of folders."""
     from cgrace.harness.scenario.parse import load, load_tree
@@ -45,7 +75,19 @@ def pick_scenarios(paths: Sequence[Path]) -> list[Scenario]:
             raise UsageError("there is no such scenario file or folder", file=path, hint=f"ls {scenarios_folder()}")
     if not found:
         raise UsageError("there is no scenario", file=paths[0])
+    found = list({scenario.file.resolve(): scenario for scenario in found}.values())
+    _distinct(found)
     return sorted(found, key=lambda scenario: _story_order(scenario.rows))
+
+
+def _distinct(scenarios: Sequence[Scenario]) -> None:
+    """UsageError for two that have one name: their traces and results could not be told apart."""
+    named: dict[str, Path] = {}
+    for one in scenarios:
+        if one.name in named:
+            message = f"two scenarios are called '{one.name}': {named[one.name]} is the other"
+            raise UsageError(message, file=one.file, hint="run them one after the other")
+        named[one.name] = one.file
 
 
 def _story_order(rows: Sequence[str]) -> tuple[bool, list[tuple[int, str]]]:

@@ -1,0 +1,112 @@
+"""What `reproduce` and `run` share: running cases with progress, and which of their traces stay."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from cgrace.harness.clock import now_ns
+from cgrace.harness.commands.common import Progress, run_async
+from cgrace.harness.errors import CgraceError, UsageError
+from cgrace.harness.store import StoredRun
+from cgrace.harness.suite import Case, CaseResult
+
+
+@dataclass(slots=True)
+class Collected:
+    """Results as they come. With --repeat only the first trace of each different run is kept: the rest tell nothing new.
+
+    judged: whether outcomes are final as they come. ended: every result; kept: those whose trace was kept. began_ns: when the
+    first case did (0: none).
+    """
+
+    progress: Progress
+    repeated: bool
+    judged: bool = True
+    ended: list[CaseResult] = field(default_factory=list)
+    kept: list[CaseResult] = field(default_factory=list)
+    seen: set[tuple[str, str, str]] = field(default_factory=set)
+    began_ns: int = 0
+
+    def take(self, result: CaseResult) -> None:
+        """Note a result and show it as progress."""
+        self.ended.append(result)
+        key = (result.case.id, result.judgement.outcome, result.canonical)
+        if key not in self.seen:
+            self.seen.add(key)
+            self.kept.append(result)
+        elif self.repeated and result.trace is not None:
+            with contextlib.suppress(OSError):
+                result.trace.unlink()
+        outcome = result.judgement.outcome
+        told = "cannot run here" if result.unavailable else result.error or (outcome if self.judged else "ended")
+        self.progress.result(f"{result.case.id}: {told}", passes=outcome.passes or not (self.judged or result.error))
+
+    def order(self, cases: Sequence[Case]) -> None:
+        """Put what came in the order in which it ended into that of the cases."""
+        place = {case.id: number for number, case in enumerate(cases)}
+        for results in (self.ended, self.kept):
+            results.sort(key=lambda result: (place[result.case.id], result.case.turn))
+
+
+def turns_of(cases: Sequence[Case], repeat: int) -> list[Case]:
+    """Every case as often as it is to run: all of them once, then all of them again."""
+    return [dataclasses.replace(case, turn=turn) for turn in range(repeat) for case in cases]
+
+
+def execute(
+    turns: Sequence[Case],
+    collected: Collected,
+    stored: StoredRun,
+    args: argparse.Namespace,
+    *,
+    expect_clean: bool,
+    admits: Callable[[Case], bool] = lambda _: True,
+    ends: Callable[[CaseResult], None] = lambda _: None,
+) -> list[CaseResult]:
+    """Run them; `admits` is asked when a case would begin, `ends` told when it has. KeyboardInterrupt leaves in `collected` what
+    had ended."""
+    from cgrace.harness import runner
+
+    def admitted(case: Case) -> bool:
+        collected.began_ns = collected.began_ns or now_ns()
+        return admits(case)
+
+    def ended(result: CaseResult) -> None:
+        ends(result)
+        collected.take(result)
+
+    return run_async(
+        runner.run_cases(
+            turns,
+            jobs=args.jobs or runner.JOBS_DEFAULT,
+            store=stored.folder,
+            on_result=ended,
+            on_event=collected.progress.event,
+            expect_clean=expect_clean,
+            bus=args.bus,
+            admits=admitted,
+        )
+    )
+
+
+def check_target(args: argparse.Namespace) -> None:
+    """UsageError for a target that there is not."""
+    if args.target != "fake":
+        raise UsageError(f"there is no target {args.target!r} yet", hint="--target fake")
+
+
+def did(result: CaseResult) -> str:
+    """What the driver did, from the stored trace."""
+    from cgrace.harness.trace import read_trace
+    from cgrace.reports.console.timeline import ends
+
+    if result.trace is None:
+        return ""
+    try:
+        return ends(read_trace(result.trace))
+    except CgraceError as error:
+        return error.message
