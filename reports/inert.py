@@ -17,11 +17,13 @@ _OBEYED = re.compile(
 
 def inert(text: str) -> str:
     """The text with control characters, direction overrides and lone surrogates shown as pictures or as U+XXXX."""
-    return _OBEYED.sub(_stand_in, text)
+    return text if text.isascii() and text.isprintable() else _OBEYED.sub(_stand_in, text)
 
 
 def inert_line(text: str) -> str:
     """As `inert`, on one line: line ends and tabs become spaces."""
+    if text.isascii() and text.isprintable() and "  " not in text:
+        return text.strip()
     return " ".join(inert(text).split())
 
 

@@ -15,6 +15,7 @@ from cgrace.harness.trace import Entry
 from cgrace.reports.console.words import made_to, span
 from cgrace.reports.timeline.lanes import Lanes
 
+PARTS_MAX = 16
 TRACKS_MAX = 4
 """Bars side by side in one lane; further ones are drawn over the last track."""
 
@@ -41,6 +42,32 @@ class Bar:
 
 
 @dataclass(slots=True)
+class _Job:
+    """A job while it is followed."""
+
+    first: int
+    type: str
+    unit: str
+    note: str
+    parts: list[tuple[str, int]] = field(default_factory=list)
+    cause: int = -1
+
+    def bar(self, lane: int, last: int, end: str) -> Bar:
+        return Bar(
+            lane=lane,
+            kind="job",
+            first=self.first,
+            last=last,
+            label=f"{self.type} {self.unit}",
+            note=self.note,
+            end=end,
+            unit=self.unit,
+            parts=tuple(self.parts),
+            cause=self.cause,
+        )
+
+
+@dataclass(slots=True)
 class _Bars:
     lanes: Lanes
     keeps: dict[str, ft.Fault]
@@ -50,7 +77,7 @@ class _Bars:
     steps: dict[str, Bar] = field(default_factory=dict)
     waits: dict[str, Bar] = field(default_factory=dict)
     holds: dict[int, Bar] = field(default_factory=dict)
-    jobs: dict[str, Bar] = field(default_factory=dict)
+    jobs: dict[str, _Job] = field(default_factory=dict)
     messages: dict[int, ev.MessageSeen] = field(default_factory=dict)
     processes: dict[str, str] = field(default_factory=dict)  # of a step
     let_go: dict[str, str] = field(default_factory=dict)
@@ -148,28 +175,18 @@ class _Bars:
     def _job(self, event: Event, index: int) -> None:
         if not isinstance(event, ev.JobChanged):
             return
-        bar = self.jobs.pop(event.job, None)
-        if bar is None:
-            bar = Bar(
-                lane=self.lanes.systemd,
-                kind="job",
-                first=index,
-                label=f"{event.type} {event.unit}",
-                note=f"{event.type} job {event.job.rpartition('/')[2]} of {event.unit}",
-                unit=event.unit,
-            )
-        if len(bar.parts) < 16:
-            bar = replace(bar, parts=(*bar.parts, (event.state, index)))
-        if event.state == "blocked":
-            gate = self._gate(event.unit)
-            if gate is not None:
-                why = self.words[gate.id]
-                bar = replace(bar, note=f"{bar.note}, kept by {gate.id}: {why}", cause=self.reached.get(gate.id, -1))
+        job = self.jobs.get(event.job)
+        if job is None:
+            note = f"{event.type} job {event.job.rpartition('/')[2]} of {event.unit}"
+            job = self.jobs[event.job] = _Job(index, event.type, event.unit, note)
+        if len(job.parts) < PARTS_MAX:
+            job.parts.append((event.state, index))
+        if event.state == "blocked" and (gate := self._gate(event.unit)) is not None:
+            job.note += f", kept by {gate.id}: {self.words[gate.id]}"
+            job.cause = self.reached.get(gate.id, -1)
         if event.state == "ended":
-            end = f"ended: {event.result}" if event.result else "ended"
-            self.done.append(replace(bar, last=index, end=end))
-        else:
-            self.jobs[event.job] = bar
+            del self.jobs[event.job]
+            self.done.append(job.bar(self.lanes.systemd, index, f"ended: {event.result}" if event.result else "ended"))
 
     def _gate(self, unit: str) -> ft.Fault | None:
         gates = (fault for fault in self.keeps.values() if isinstance(fault, ft.JobStays) and fault.unit == unit)
@@ -179,8 +196,8 @@ class _Bars:
         """What had not ended when the trace did."""
         for bar in (*self.steps.values(), *self.waits.values(), *self.holds.values()):
             yield replace(bar, end="not over when the trace ends")
-        for bar in self.jobs.values():
-            yield replace(bar, end="not over when the run ends")
+        for job in self.jobs.values():
+            yield job.bar(self.lanes.systemd, -1, "not over when the trace ends")
 
 
 def _keeps(scenario: Scenario) -> tuple[dict[str, ft.Fault], dict[str, str], dict[str, Point]]:

@@ -10,15 +10,16 @@ let narrow = false;
 
 function placeLanes(width) {
   narrow = width < NARROW;
-  const wide = { driver: 132, relay: 96, systemd: 176, kernel: 22 };
+  const wide = { driver: 128, relay: 118, systemd: 172, kernel: 22 };
   const tight = { driver: 46, relay: 34, systemd: 46, kernel: 12 };
   const widths = narrow ? tight : wide;
   gutter = narrow ? 62 : 124;
   const wanted = D.lanes.reduce((sum, [kind]) => sum + widths[kind], 0);
-  const factor = Math.min(1, Math.max((width * (narrow ? 0.5 : 0.55) - gutter) / wanted, 0.3));
+  const factor = Math.min(1, Math.max((width * (narrow ? 0.5 : 0.6) - gutter) / wanted, 0.3));
   let left = gutter;
   lanes = D.lanes.map(([kind, name]) => {
-    const lane = { kind, name, left, width: widths[kind] * factor, x: left + (widths[kind] * factor) / 2 };
+    const half = (widths[kind] * factor) / 2;
+    const lane = { kind, name, left, width: 2 * half, x: left + (narrow || kind === "kernel" ? half : Math.min(half, 22)) };
     left += lane.width;
     return lane;
   });
@@ -29,17 +30,17 @@ function relayX() { return lanes.find((lane) => lane.kind === "relay").x; }
 
 // The head of the lanes: names, the kernel's turned on their side.
 function drawLaneNames(width) {
-  const height = lanes.some((lane) => lane.kind === "kernel") ? 92 : 34;
+  const height = narrow || lanes.some((lane) => lane.kind === "kernel") ? 92 : 34;
   const svg = s("svg", { width, height, class: "names" });
   const kernel = lanes.filter((lane) => lane.kind === "kernel");
   for (const lane of lanes) {
-    if (lane.kind === "kernel") {
-      const name = label(0, 0, lane.name.length > 14 ? `${lane.name.slice(0, 13)}…` : lane.name, "name kernel");
+    if (lane.kind === "kernel" || narrow) {
+      const name = label(0, 0, cut(lane.name, 14), `name ${lane.kind}`);
       name.setAttribute("transform", `translate(${lane.x + 4} ${height - 4}) rotate(-90)`);
+      name.setAttribute("font-size", Math.min(lane.width + 1, 11));
       svg.append(name);
     } else {
-      const name = narrow && lane.kind === "systemd" ? "sd" : lane.name;
-      svg.append(label(lane.x, height - 6, name, `name ${lane.kind}`, "middle"));
+      svg.append(label(lane.x - 6, height - 6, cut(lane.name, lane.kind === "systemd" ? 22 : 14), `name ${lane.kind}`));
     }
   }
   if (kernel.length && !narrow) {
@@ -57,13 +58,11 @@ function barShown(bar) {
 }
 
 // y of a bar's end: in the middle of its row; of a row that is hidden, where that would be.
-function barPart(svg, x, y1, y2, kind, grow) {
-  const g = grow || 0;
-  svg.append(s("rect", { x: x - g, y: y1, width: 10 + 2 * g, height: Math.max(y2 - y1, 2), class: kind, rx: 2 }));
+function barPart(svg, x, y1, y2, kind) {
+  svg.append(s("rect", { x, y: y1, width: 10, height: Math.max(y2 - y1, 2), class: kind, rx: 2 }));
 }
 
-function drawBar(svg, bar, top, bottom) {
-  const [y1, y2] = [topOf(bar.from), topOf(bar.to)];
+function drawBar(svg, bar, y1, y2) {
   const x = barX(bar);
   const over = bar.end.startsWith("never") || bar.end.startsWith("not over");
   const group = s("g", { class: `bar ${bar.kind}${over ? " open" : ""}`, "data-row": bar.from });
@@ -96,7 +95,7 @@ function drawBarLabel(svg, bar, top, bottom, taken) {
   const x = barX(bar) + 14;
   const room = Math.floor((lane.left + lane.width - x) / 5.6);
   if (y2 - y1 < 14 || room < 4) return;
-  const text = bar.label.length > room ? `${bar.label.slice(0, room - 1)}…` : bar.label;
+  const text = cut(bar.label, room);
   let y = Math.max(y1 + (bar.kind === "wait" || bar.kind === "hold" ? 16 : 4), top + 14);
   const key = (at) => `${bar.lane} ${Math.round(at / 12)}`;
   while (taken.has(key(y)) && y < y2) y += 12;
@@ -119,7 +118,14 @@ function drawStretch(first, last, top, bottom, width) {
     for (const [y, ms] of gaps) if (y >= top && y <= bottom) drawGap(svg, y, ms, width);
   }
   const visible = bars.filter((bar) => topOf(bar.from) <= bottom && topOf(bar.to) >= top && barShown(bar));
-  for (const bar of visible) drawBar(svg, bar, top, bottom);
+  const small = new Set();
+  for (const bar of visible) {
+    const [y1, y2] = [topOf(bar.from), topOf(bar.to)];
+    const key = `${bar.lane} ${bar.track} ${Math.round(y1 / 3)}`;
+    if (y2 - y1 < 3 && small.has(key)) continue;
+    if (y2 - y1 < 3) small.add(key);
+    drawBar(svg, bar, y1, y2);
+  }
   const marks = s("g", { class: dense ? "marks dense" : "marks" });
   const drawn = new Set();
   let nodes = 0;
@@ -143,7 +149,7 @@ function drawRow(group, row, y, dense) {
     parts.push(...arrow(lanes[draw[1]].x, lanes[draw[2]].x, y, draw[3], draw[4], relayX(), !dense));
   } else {
     for (let at = 1; at < draw.length; at += 3) {
-      parts.push(...mark(lanes[draw[at]].x, y, draw[at + 1], draw[at + 2], dense ? 8 : 22));
+      parts.push(...mark(lanes[draw[at]].x, y, draw[at + 1], draw[at + 2], dense ? 8 : 22, lanes[draw[at]].width));
     }
   }
   group.append(...parts);
@@ -173,7 +179,8 @@ function drawTexts(first, last, top, width) {
 function drawText(row, y) {
   const shows = evidence.has(row);
   const hit = state.words && rowText(row).toLowerCase().includes(state.words);
-  const kinds = ["row", shows && "shows", hit && "hit", row === state.selected && "chosen"].filter(Boolean);
+  const kinds = ["row", shows && "shows", hit && "hit", row === state.selected && "chosen",
+    narrow && state.scale === "order" && rowHeight() >= 32 && "two"].filter(Boolean);
   const text = h("span", { class: "what" }, rowText(row));
   text.style.left = `${textLeft}px`;
   const when = h("span", { class: "when" }, narrow ? "" : h("span", { class: "index" }, `#${rowEvents(row)[0]}`),

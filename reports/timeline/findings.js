@@ -1,5 +1,9 @@
 // The top of the page: what the run came to, in words, with the events that show it.
 
+const OUTCOMES = {
+  reproduced: "expected of this driver, and seen", clean: "nothing expected, nothing seen", regressed: "seen, though not expected",
+  vanished: "expected of this driver, but not seen", inconclusive: "it cannot be told",
+};
 const SIGN_OF = { violated: "✗", unknown: "?", holds: "✓" };
 
 function showHead() {
@@ -13,11 +17,21 @@ function showHead() {
     h("h1", {}, head.title),
     h("p", { class: "facts" },
       h("strong", { class: head.passes ? "outcome passes" : "outcome fails" }, `${head.passes ? "✓" : "✗"} ${head.outcome}`),
+      h("span", {}, OUTCOMES[head.outcome] || ""),
       h("span", {}, "driver ", h("b", {}, head.driver), ` ${head.module}`),
       h("span", {}, head.place)),
-    h("p", { class: "did" }, `What the driver did: ${head.did}.`),
+    story(head),
     ...(head.passes ? [] : head.reasons.map((reason) => h("p", { class: "reason" }, `Not as history says: ${reason}`))),
   );
+}
+
+function story(head) {
+  const list = h("dl", { class: "story" });
+  const add = (name, value) => { if (value && value.length) list.append(h("dt", {}, name), h("dd", {}, value)); };
+  add("The driver was asked", head.asked.map((text) => h("div", {}, text)));
+  add("systemd was made to", head.systemd);
+  add("What the driver did", head.did);
+  return list;
 }
 
 function showFindings() {
@@ -46,7 +60,7 @@ function card(finding, drawn) {
     drawn.graph = true;
     article.append(drawGraph(D.graph));
   }
-  if (finding.evidence.length) article.append(h("pre", { class: "evidence", tabindex: 0 }, finding.evidence.join("\n")));
+  if (finding.evidence.length) article.append(h("div", { class: "lines" }, ...finding.evidence.map((text) => h("div", {}, text))));
   article.append(chips(finding));
   if (finding.assumptions.length) {
     article.append(h("details", {}, h("summary", {}, "What this takes for granted"),
@@ -78,8 +92,6 @@ function showAbout() {
   const list = h("dl", {});
   const add = (name, value) => { if (value && value.length) list.append(h("dt", {}, name), h("dd", {}, value)); };
   add("mechanism", head.mechanism);
-  add("asked of the driver", head.asked.map((text) => h("div", {}, text)));
-  add("systemd was made to", head.systemd);
   add("driver", `${head.driver}: ${head.module}${head.proof ? ` (${head.proof})` : ""}`);
   add("run it again", head.command ? [h("code", {}, head.command)] : "");
   add("versions", head.versions.map(([name, value]) => h("div", {}, `${name} ${value}`)));

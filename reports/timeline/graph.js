@@ -41,8 +41,6 @@ function drawGraph(graph) {
     h("figcaption", {}, `Who waits for whom in ${graph.process}${more}: an arrow goes from who waits to who holds what it waits for.`));
 }
 
-function cut(text, length) { return text.length > length ? `${text.slice(0, length - 1)}…` : text; }
-
 function drawNode(svg, node, { x, y }) {
   const holds = node.holds.length ? `holds ${node.holds.join(", ")}` : "";
   svg.append(s("g", { class: `node${node.lock ? "" : " cause"}` },

@@ -1,6 +1,7 @@
 // Puts the page together, and listens.
 
 document.body.prepend(patterns());
+if (innerWidth < NARROW) state.level = 9;
 showHead();
 showFindings();
 showAbout();

@@ -48,6 +48,8 @@ SCRIPTS = (
 )
 STYLES = ("page.css", "timeline.css", "print.css")
 GRAPH_NODES_MAX = 12
+TOLD_MAX = 12
+"""Steps that are told of above the timeline, which has them all."""
 _ISSUE = re.compile(r"^([A-Za-z0-9-]{1,39}/[A-Za-z0-9._-]{1,100})#([0-9]{1,9})$")
 
 
@@ -111,13 +113,13 @@ def _head(trace: Trace, scenario: Scenario | None, judgement: Judgement) -> dict
         "issue": inert_line(issue),
         "issueUrl": f"https://github.com/{link[1]}/issues/{link[2]}" if link else "",
         "mechanism": inert_line(scenario.mechanism) if scenario is not None else "",
-        "asked": [inert_line(asked(step)) for step in scenario.steps] if scenario is not None else [],
+        "asked": _asked(scenario) if scenario is not None else [],
         "systemd": inert_line(what_systemd_did(scenario)) if scenario is not None else "",
         "driver": driver.get("name", "?"),
         "module": f"{driver.get('module', '')} {driver.get('version', '')}".strip(),
         "proof": driver.get("proof", ""),
         "place": inert_line(f"{head.target}, systemd {head.profile}, cgroup {head.layout}"),
-        "did": inert_line(ends(trace)),
+        "did": _some(inert_line(ends(trace)).split("; "), "; "),
         "outcome": str(judgement.outcome),
         "passes": judgement.outcome.passes,
         "reasons": [inert_line(reason) for reason in judgement.reasons],
@@ -126,6 +128,16 @@ def _head(trace: Trace, scenario: Scenario | None, judgement: Judgement) -> dict
         "clock": inert_line(str(head.clock)),
         "cgrace": __version__,
     }
+
+
+def _asked(scenario: Scenario) -> list[str]:
+    told = [inert_line(asked(step)) for step in scenario.steps]
+    return told if len(told) <= TOLD_MAX else [*told[:TOLD_MAX], f"and {len(told) - TOLD_MAX} more steps"]
+
+
+def _some(told: list[str], between: str) -> str:
+    more = [f"and {len(told) - TOLD_MAX} more"] if len(told) > TOLD_MAX else []
+    return between.join([*told[:TOLD_MAX], *more])
 
 
 def _pairs(found: Mapping[str, Any]) -> list[list[str]]:

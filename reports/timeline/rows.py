@@ -15,6 +15,7 @@ from cgrace.harness.faults import Hold, JobStays
 from cgrace.harness.scenario.model import Scenario
 from cgrace.harness.trace import Entry
 from cgrace.reports.console.timeline import tell
+from cgrace.reports.console.words import span
 from cgrace.reports.timeline.lanes import Lanes
 
 UNIT_SUFFIXES = (".slice", ".scope", ".service")
@@ -203,6 +204,10 @@ class _Rows:
         if isinstance(event, ev.MessageSent | ev.MessageHeld | ev.MessageDropped):
             text, arrow = self._later(event)
         message = self.messages.get(getattr(event, "message", 0))
+        if isinstance(event, ev.MessageTaken) and message is not None:
+            text = f"{self._words(message.seen)} [taken by the driver]"
+        if isinstance(event, ev.StepWatched):
+            text = f"step {event.step} was looked at {event.looks} times, at least every {span(event.gap_ns)}"
         if isinstance(event, ev.Stacks):
             text = f"the stacks of {event.process}"
         if isinstance(event, ev.CgroupSeen) and not text:

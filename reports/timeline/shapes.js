@@ -12,13 +12,13 @@ function whoShape(shape, x, y, r, kind) {
   if (shape === "cgrace" || shape === "fault") {
     return path(`M${x} ${y - r - 1}L${x + r + 1} ${y}L${x} ${y + r + 1}L${x - r - 1} ${y}Z`, kind);
   }
-  if (shape === "look") return s("circle", { cx: x, cy: y, r: Math.min(r, 3), class: kind });
+  if (shape === "look") return s("circle", { cx: x, cy: y, r: kind.includes("g-missing") ? r : Math.min(r, 3), class: kind });
   return path(`M${x} ${y - r}L${x + r} ${y + r}L${x - r} ${y + r}Z`, kind);
 }
 
 // One mark. Removed and missing things are hollow, everything else is filled.
-function mark(x, y, shape, glyph, height) {
-  const r = Math.max(Math.min(height / 2 - 4, 6), 1.5);
+function mark(x, y, shape, glyph, height, width) {
+  const r = Math.max(Math.min(height / 2 - 4, 6, (width || 22) / 2 - 0.5), 1.5);
   const hollow = glyph === "removed" || glyph === "missing" || glyph === "queued" || glyph === "blocked";
   const parts = [whoShape(shape, x, y, r, `who ${shape} ${hollow ? "hollow" : "full"} g-${glyph.replace(" ", "-")}`)];
   const sign = SIGNS[glyph];

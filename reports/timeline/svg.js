@@ -18,6 +18,7 @@ function s(tag, names, ...children) { return put(document.createElementNS(SVG, t
 function line(x1, y1, x2, y2, kind) { return s("line", { x1, y1, x2, y2, class: kind }); }
 function path(d, kind) { return s("path", { d, class: kind }); }
 function label(x, y, text, kind, anchor) { return s("text", { x, y, class: kind, "text-anchor": anchor }, text); }
+function cut(text, length) { return text.length > length ? `${text.slice(0, Math.max(length - 1, 1))}…` : text; }
 function byId(id) { return document.getElementById(id); }
 
 // Patterns that tell states apart without colour; one hidden drawing serves all others.

@@ -39,6 +39,7 @@ function arrange(keep) {
   filterRows();
   search(state.words);
   const width = byId("diagram").clientWidth;
+  document.documentElement.style.setProperty("--bar", `${byId("toolbar").offsetHeight}px`);
   placeLanes(width);
   byId("lanes").replaceChildren(drawLaneNames(width));
   timeline.style.height = `${total}px`;

@@ -1,0 +1,181 @@
+"""A real browser for the tests of pages: Chromium without a window, spoken to over a pipe (no port, no web socket, no network)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--remote-debugging-pipe",
+)
+ANSWER_S_MAX = 60.0
+
+
+def find_chromium() -> str | None:
+    """The browser of this machine, if it has one."""
+    return next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
+
+
+class Page:
+    """One page of the browser. Every method waits for its answer, at most ANSWER_S_MAX."""
+
+    def __init__(self, to_browser: int, from_browser: int) -> None:
+        self._to, self._from = to_browser, from_browser
+        self._rest = b""
+        self._number = 0
+        self._session: str | None = None
+        self.events: list[dict[str, Any]] = []
+        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.ask(f"{domain}.enable")
+
+    def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """One command of the DevTools protocol and its result."""
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._to, json.dumps(message).encode() + b"\0")
+        while True:
+            told = self._next()
+            if told.get("id") == self._number:
+                assert "error" not in told, f"{method}: {told['error']}"
+                result: dict[str, Any] = told["result"]
+                return result
+            self.events.append(told)
+
+    def _next(self) -> dict[str, Any]:
+        until = time.monotonic() + ANSWER_S_MAX
+        while b"\0" not in self._rest:
+            ready, _, _ = select.select([self._from], [], [], max(until - time.monotonic(), 0))
+            assert ready, "the browser does not answer"
+            read = os.read(self._from, 1 << 20)
+            assert read, "the browser has gone"
+            self._rest += read
+        line, _, self._rest = self._rest.partition(b"\0")
+        told: dict[str, Any] = json.loads(line)
+        return told
+
+    def open(self, file: Path, fragment: str = "", *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Show a file, and wait until it has drawn itself."""
+        self.events.clear()
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.ask("Emulation.setEmulatedMedia", media="", features=scheme)
+        self.ask("Page.navigate", url="about:blank")
+        self.ask("Page.navigate", url=f"{file.absolute().as_uri()}{fragment}")
+        self.wait(
+            "document.readyState === 'complete' && (document.documentElement.dataset.ready || !document.scripts.length)"
+        )
+
+    def wait(self, condition: str) -> None:
+        """Until a JavaScript expression is true."""
+        until = time.monotonic() + ANSWER_S_MAX
+        while not self.run(condition):
+            assert time.monotonic() < until, f"never true: {condition}; {self.problems()}"
+
+    def run(self, script: str) -> Any:
+        """The value of a JavaScript expression, after the next frame."""
+        frame = f"new Promise((done, fail) => requestAnimationFrame(() => {{ try {{ done({script}) }} catch (e) {{ fail(e) }} }}))"
+        told = self.ask("Runtime.evaluate", expression=frame, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in told, told["exceptionDetails"]
+        return told["result"].get("value")
+
+    def press(self, *keys: str) -> None:
+        """Press keys, as a person would; names as in KeyboardEvent.key."""
+        for key in keys:
+            text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
+            self.ask("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
+            self.ask("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def click(self, selector: str) -> None:
+        """Press the mouse on an element's middle."""
+        where = f"(e => [e.x + e.width / 2, e.y + e.height / 2])(document.querySelector({selector!r}).getBoundingClientRect())"
+        x, y = self.run(where)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def picture(self, file: Path, *, whole: bool = False) -> None:
+        """What is visible, or the whole page, as a PNG."""
+        told = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        file.write_bytes(base64.b64decode(told["data"]))
+
+    def printed(self, file: Path) -> None:
+        """The page as its own print dialogue would make a PDF."""
+        file.write_bytes(base64.b64decode(self.ask("Page.printToPDF", preferCSSPageSize=True)["data"]))
+
+    def problems(self) -> list[str]:
+        """What the browser complained of: exceptions, refused scripts or styles, failed loads."""
+        self.run("1")
+        told = [e for e in self.events if e.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded")]
+        return [json.dumps(event["params"])[:500] for event in told]
+
+    def requests(self) -> list[str]:
+        """Every address that the page has asked for, its own apart."""
+        self.run("1")
+        sent = [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
+        return [url for url in sent if not url.startswith(("file:", "about:"))]
+
+
+@contextmanager
+def chromium() -> Iterator[Page]:
+    """A page of a browser of its own, with an empty profile; both are gone afterwards."""
+    binary = find_chromium()
+    assert binary is not None
+    read_there, write_here = os.pipe()
+    read_here, write_there = os.pipe()
+    with tempfile.TemporaryDirectory(prefix="cgrace-browser-", ignore_cleanup_errors=True) as profile:
+        shell = f'exec "$@" 3<&{read_there} 4>&{write_there}'
+        argv = ["bash", "-c", shell, "browser", binary, *FLAGS, f"--user-data-dir={profile}"]
+        environment = {**os.environ, "HOME": profile, "XDG_CONFIG_HOME": profile, "XDG_CACHE_HOME": profile}
+        process = subprocess.Popen(
+            argv,
+            pass_fds=(read_there, write_there),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=environment,
+        )
+        os.close(read_there)
+        os.close(write_there)
+        try:
+            page = Page(write_here, read_here)
+            yield page
+            page._session = None
+            page.ask("Browser.close")
+        finally:
+            os.close(write_here)
+            os.close(read_here)
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """The browser with all its children, which share its session."""
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        process.wait(10)
