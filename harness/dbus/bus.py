@@ -2,10 +2,20 @@
 
 Messages in, messages out, nothing else: the caller says which connection a message came from and writes what is returned,
 in order. What the bus itself answers is in bus_driver.py. Errors have dbus-daemon's names and texts. The
-same fake systemd also serves on a real dbus-daemon, and the same scenarios must come out the same: that keeps this honest.
+same fake systemd also sits on a real dbus-daemon and dbus-broker, and the same conversations (tests/test_bus_contract.py) and
+scenarios must come out the same: that keeps this honest.
 
 Left out on purpose: policy, activation, eavesdropping and monitors, limits other than the pending replies', and file
-descriptors from one client to another.
+descriptors from one client to another. What differs from a real bus for the rest, and why:
+- Whoever answers a call that nobody waits for hears nothing. dbus-daemon tells it AccessDenied, with uid, pid and command line
+  of both in the text; drivers answer no calls, and the fake systemd would not listen.
+- StartServiceByName of systemd says that it runs already, as on a machine where systemd's .service file is installed. A private
+  bus without such files says ServiceUnknown.
+- Behind the relay a real bus sees one process, ours: the pid and uid that it tells of a driver's connection are cgrace's. Here
+  they are the driver's.
+- A service that is restarted is back at once. On a real bus its name has no owner for a moment.
+- dbus-broker has texts of its own for the same error names, answers no call that wants no answer, knows no unique name without
+  a dot, and answers a call without a destination itself, where libdbus does it without naming a sender.
 """
 
 from __future__ import annotations
@@ -116,8 +126,7 @@ class EmbeddedBus:
         if message.type is MessageType.SIGNAL:
             return self._roster.broadcast(message, self._roster.names.owned_by(peer.name))
         if message.type is MessageType.CALL:
-            text = f'Method "{message.member}" with signature "{message.signature}" on interface "{message.interface}"'
-            return self._roster.refuse(peer, message, "UnknownMethod", f"{text} doesn't exist\n")
+            return self._for_nobody(peer, message)
         return []
 
     def emit(self, service_name: str, message: Message) -> list[Outgoing]:
@@ -126,10 +135,15 @@ class EmbeddedBus:
         if seat is None:
             return []
         seat.serial += 1
-        message = replace(message, sender=seat.name, serial=seat.serial)
         roster = self._roster
         if not message.destination:
-            return roster.broadcast(message, roster.names.owned_by(seat.name))
+            # Most signals of a manager are heard by nobody: only one that is gets its sender and serial.
+            heard = roster.hearers(message, roster.names.owned_by(seat.name))
+            if not heard:
+                return []
+            message = replace(message, sender=seat.name, serial=seat.serial)
+            return [Outgoing(conn, message) for conn in heard]
+        message = replace(message, sender=seat.name, serial=seat.serial)
         target = roster.by_name.get(message.destination) or roster.peer_of(message.destination)
         if target is None:
             return []
@@ -168,6 +182,8 @@ class EmbeddedBus:
 
     def _unicast(self, peer: Peer, message: Message) -> list[Outgoing]:
         owner = self._roster.names.owner(message.destination)
+        if not owner and MessageFlag.NO_AUTO_START in message.flags:
+            return self._roster.refuse(peer, message, "NameHasNoOwner", f'Name "{message.destination}" does not exist')
         if not owner:
             text = f"The name {message.destination} was not provided by any .service files"
             return self._roster.refuse(peer, message, "ServiceUnknown", text)
@@ -194,6 +210,12 @@ class EmbeddedBus:
             if seat.name == owner and message.type is MessageType.CALL:
                 return self.emit_all(name, seat.service.call(peer.name, message))
         return []
+
+    def _for_nobody(self, peer: Peer, message: Message) -> list[Outgoing]:
+        """A call without a destination: libdbus answers, before the bus has seen it, so the error has no sender."""
+        text = f'Method "{message.member}" with signature "{message.signature}" on interface "{message.interface}"'
+        out = self._roster.refuse(peer, message, "UnknownMethod", f"{text} doesn't exist\n")
+        return [replace(one, message=replace(one.message, sender="", destination="")) for one in out]
 
     def _no_reply_from(self, name: str) -> list[Outgoing]:
         text = "Message recipient disconnected from message bus without replying"

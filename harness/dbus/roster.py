@@ -64,8 +64,8 @@ class Roster:
         return [Outgoing(peer.conn, replace(message, serial=peer.serial, sender=systemd1.BUS_NAME))]
 
     def refuse(self, peer: Peer, call: Message, name: str, text: str) -> list[Outgoing]:
-        """An error of the bus in answer to a call, unless no answer is wanted."""
-        if call.type is not MessageType.CALL or MessageFlag.NO_REPLY_EXPECTED in call.flags:
+        """An error of the bus in answer to a call; as dbus-daemon does it, also to one that wants no answer."""
+        if call.type is not MessageType.CALL:
             return []
         error = systemd1.error_to(call, ERROR + name, text)
         return self.tell(peer, replace(error, destination=peer.name))
@@ -83,12 +83,12 @@ class Roster:
 
     def broadcast(self, message: Message, sender_names: Iterable[str]) -> list[Outgoing]:
         """A message to every peer with a rule that picks it, once each, in order of Hello."""
+        return [Outgoing(conn, message) for conn in self.hearers(message, sender_names)]
+
+    def hearers(self, message: Message, sender_names: Iterable[str]) -> list[int]:
+        """The connections with a rule that picks a broadcast by the owner of these names, in order of Hello."""
         names = tuple(sender_names)
-        return [
-            Outgoing(peer.conn, message)
-            for peer in self.by_name.values()
-            if any(rule.matches(message, names) for rule in peer.rules)
-        ]
+        return [peer.conn for peer in self.by_name.values() if any(rule.matches(message, names) for rule in peer.rules)]
 
 
 def _bus_signal(member: str, signature: str, body: tuple[str, ...]) -> Message:

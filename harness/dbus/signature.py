@@ -119,7 +119,7 @@ _PATH = re.compile(r"/|(?:/[A-Za-z0-9_]+)+")
 _INTERFACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)+")
 _MEMBER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WELL_KNOWN = re.compile(r"[A-Za-z_-][A-Za-z0-9_-]*(?:\.[A-Za-z_-][A-Za-z0-9_-]*)+")
-_UNIQUE = re.compile(r":[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+")
+_UNIQUE = re.compile(r":[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")  # libdbus asks for no dot (dbus-marshal-validate.c)
 _NAMESPACE = re.compile(r"[A-Za-z_-][A-Za-z0-9_-]*(?:\.[A-Za-z_-][A-Za-z0-9_-]*)*")
 
 
