@@ -164,7 +164,9 @@ def test_machine_without_it_runs_the_rest(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(filters, "ARCHITECTURES", {})
     plain = load_text(HEAD, Path("/story/my.toml"))
     cases = [
-        Case(scenario=scenario, setting=scenario.settings[0], driver=find("async"))
+        Case(
+            scenario=scenario, setting=scenario.settings[0], driver=find("wait-forever")
+        )  # whoever does not wait may lose
         for scenario in (load(SHIPPED), plain)
     ]
     held, free = asyncio.run(run_cases(cases, store=tmp_path))
