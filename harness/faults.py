@@ -242,4 +242,6 @@ def grade(fault: Fault) -> Grade:
     """How far from nature a fault is. What a correct bus cannot do (lose, forge, overtake) is impossible."""
     if isinstance(fault, Hold) and fault.overtake:
         return Grade.IMPOSSIBLE
+    if isinstance(fault, Peer) and fault.do not in ("reload", "reexec"):
+        return Grade.LEGAL  # the two that systemd does by itself are natural
     return _GRADES.get(type(fault), Grade.IMPOSSIBLE)

@@ -22,7 +22,7 @@ from cgrace.harness.checkers.text import listed
 from cgrace.harness.checkers.view import EARLY_ENDS, MessageRun, Run, StepRun, look
 from cgrace.harness.points import Point, PointKind
 from cgrace.harness.scenario.units import ancestors
-from cgrace.harness.trace import Trace
+from cgrace.harness.trace import Entry, Trace
 from cgrace.harness.verdict import Finding, Invariant, Verdict
 
 INVARIANT = Invariant.EVERY_FAULT_FIRED
@@ -57,7 +57,28 @@ def findings(run: Run) -> tuple[Finding, ...]:
                 events=(run.end.index,),
             )
         )
+    if run.ended_why == "complete":
+        found += [_unmet(entry, let.hold) for entry, let in run.trace.of(ev.HoldLetGo) if _is_unmet_order(run, let)]
     return tuple(found) or (Finding(invariant=INVARIANT, verdict=Verdict.HOLDS, summary="the scenario has no faults"),)
+
+
+def _is_unmet_order(run: Run, let: ev.HoldLetGo) -> bool:
+    """Whether an order still kept something back when the run ended: its earlier point never came."""
+    return let.why == "end" and let.hold not in {fault.id for fault in run.scenario.faults}
+
+
+def _unmet(entry: Entry, order: str) -> Finding:
+    return Finding(
+        invariant=INVARIANT,
+        verdict=Verdict.VIOLATED,
+        subject=order,
+        summary=f"UNMET: {order}: its first point never came, and its second was kept back until the run had ended",
+        short="UNMET",
+        explanation=explain.unfired(
+            order, "", "whether this driver ever reaches the points that the scenario orders, in the timeline"
+        ),
+        events=(entry.index,),
+    )
 
 
 def _acted(run: Run) -> dict[str, int]:
@@ -148,6 +169,8 @@ def _steps_failed(run: Run, fault: ft.Fault) -> StepRun | None:
 def _hint(run: Run, fault: ft.Fault) -> str:
     """What came nearest to the fault's match, in a clause."""
     match, when = _match(fault), _when(fault)
+    if given_up := run.trace.first(ev.HoldLetGo, lambda let: let.hold == fault.id and let.why == "end"):
+        return given_up[1].cause
     if match is not None:
         return _near(run, match)
     if isinstance(fault, ft.JobStays | ft.JobEnds):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -40,7 +41,8 @@ class Acts:
     def __init__(self, run: Run) -> None:
         self._run = run
         self.killed: set[str] = set()
-        self._paused: set[str] = set()
+        self.paused: set[str] = set()
+        self._frozen: list[tuple[Hierarchy, ft.FreezeCgroup]] = []
         self._alive: set[str] = set()
         self._none_alive = asyncio.Event()
         self._none_alive.set()
@@ -151,7 +153,15 @@ class Acts:
     def _move(self, hierarchy: Hierarchy, fault: ft.MoveProcess) -> None:
         _write(hierarchy.root, fault.path, "cgroup.procs", str(self._run.workloads[fault.process].pid_outer))
 
+    def thaw(self) -> None:
+        """Thaw what the scenario froze and left so: nothing frozen can be killed."""
+        for hierarchy, fault in self._frozen:
+            with contextlib.suppress(OSError):
+                self._freeze(hierarchy, dataclasses.replace(fault, thaw=True))
+
     def _freeze(self, hierarchy: Hierarchy, fault: ft.FreezeCgroup) -> None:
+        if not fault.thaw:
+            self._frozen.append((hierarchy, fault))
         if hierarchy.is_v2:
             _write(hierarchy.root, fault.path, "cgroup.freeze", "0" if fault.thaw else "1")
         else:
@@ -226,9 +236,9 @@ class Acts:
     def _note_peer(self, fault: ft.Peer) -> None:
         self._fired(fault, f"{fault.peer} {fault.do}")
         if fault.do == "pause":
-            self._paused.add(fault.peer)
+            self.paused.add(fault.peer)
         else:
-            self._paused.discard(fault.peer)
+            self.paused.discard(fault.peer)
 
     def _bus(self, do: str) -> None:
         wire = self._run.wire
@@ -252,7 +262,7 @@ class Acts:
             if fault.until is not None and fault.until not in plan.watch.reached:
                 return f"'{fault.until}' cannot come, and until then the bus reads nothing"
         for fault in plan.to_come():
-            if isinstance(fault, ft.Peer) and fault.peer in self._paused and fault.do in ("resume", "restart"):
+            if isinstance(fault, ft.Peer) and fault.peer in self.paused and fault.do in ("resume", "restart"):
                 return f"'{fault.when}' cannot come, and until then {fault.peer} is paused"
         return ""
 

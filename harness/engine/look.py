@@ -99,7 +99,9 @@ class Looker:
         return not self._run.systemd.busy() and not self._run.systemd.queued() and not self._run.plan.closed()
 
     def _look(self, claim: _Claim) -> None:
-        workload = self._run.workloads.get(claim.step.workload)
+        # One that the scenario kills is in no cgroup any more, or about to be.
+        name = claim.step.workload
+        workload = self._run.workloads.get(name) if name not in self._run.acts.killed else None
         cgroups = process_cgroups(workload.pid_outer) if workload is not None else {}
         roots = {h.name: h for h in self._run.sandbox.hierarchies}
         for name, path in claim.paths:

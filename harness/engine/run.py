@@ -166,6 +166,7 @@ class Run:
         if self.ended is not None and self.ended.why == "complete":
             self.looker.leftovers()
         self.record(self.ended or ev.RunEnded(why="error"))
+        self.acts.thaw()
         for process in self.processes.values():
             if not process.gone:
                 self.sandbox.signal(process.spawned.pid, signal.SIGKILL)
@@ -412,7 +413,9 @@ class Run:
         alive = {name: process for name, process in self.processes.items() if not process.gone or name not in killed}
         if len(self.processes) < len(self.scenario.processes) or not all(p.ready for p in alive.values()):
             return
-        if any(process.out for process in alive.values()) or any(step.process in alive for step, _ in self.plan.steps_waiting()):
+        if any(process.out for process in alive.values()) or any(
+            step.process in alive for step, _ in self.plan.steps_waiting()
+        ):
             return
         self.finish("complete")
 

@@ -191,7 +191,10 @@ class Watch:
         closed = run.plan.closed()
         if closed:
             names = ", ".join(f"'{keep.fault.until}'" for keep in closed)
-            run.finish("unmet order", f"{names} cannot come: {', '.join(run.out())} waits and holds are closed")
+            run.finish(
+                "unmet order",
+                f"{names} cannot come: holds are closed, and nothing else can end the wait of {', '.join(run.out())}",
+            )
             return POLL_S_MAX
         self._close_world(out, quiet_ns)
         return POLL_S_MAX
@@ -258,6 +261,8 @@ class Watch:
     async def _tell_hang(self, out: list[DriverProcess], bound_ns: int | None, why: str) -> None:
         """Ask the hung processes for their stacks (that wakes them, so it comes last), and end the run."""
         for process in out:
+            if process.name in self._run.acts.paused:
+                continue
             text = await process.shim.stacks(STACKS_S_MAX)
             if text:
                 self._run.record(ev.Stacks(process=process.name, text=text))
