@@ -11,4 +11,4 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     """The first hook of a start: what is registered here still gets every hook, this one included."""
     if not pluginmanager.has_plugin("cgrace"):
         pluginmanager.register(pytest_plugin, "cgrace")
-    pytest_plugin.add_options(parser, "--driver", "--expect", "--bus")
+    pytest_plugin.add_options(parser)

@@ -4,23 +4,27 @@ Collected are *.toml files that say `#:schema ...cgrace...` in their first line,
 like ours, or that were named on the command line. In anybody else's test run it does nothing: for every other file it looks at
 no more than the name, and imports nothing.
 
-All selected items of a file run side by side at the first of them; each then reports its own result. A failure is told as the
-finding that made it, never as a traceback.
-Items can be picked by -k (driver, generation) and -m: `row(name="7b")`, and so `issue`, `driver`, `layout`.
+All selected items of a file run side by side at the first of them; each then reports its own result. A verdict that differs from
+what is expected fails the item, told as the finding that made it and never as a traceback. What cannot be told (unknown, an unfired
+fault, a driver that does not build) is an error. Only what this machine cannot run at all is skipped: listed with the reason,
+counted, and if nothing could run the session fails.
+
+Items can be picked by -k (driver, generation, markers) and -m: `core`, `row(name="7b")`, and so `issue`, `invariant`, `driver`,
+`target`, `layout`. With pytest-xdist each worker has a target of its own; with `--dist loadfile` a file's items stay side by side.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from cgrace.harness.drivers.base import DriverSpec
-    from cgrace.harness.store import StoredRun
+    from cgrace.harness.scenario.model import Scenario
     from cgrace.harness.suite import Case, CaseResult
 
 _HEAD_BYTES = 8192
@@ -29,39 +33,50 @@ _OURS = (re.compile(r"^title\s*=", re.M), re.compile(r"^(steps\s*=|\[\[steps\]\]
 _MARKERS = (
     "issue(name): the issue that a scenario is about",
     "row(name): a row of the story that a scenario serves",
+    "invariant(name): what a scenario says that some driver violates",
     "driver(name): the driver that an item runs on",
+    "target(name): where an item runs",
     "layout(name): the cgroup layout that an item runs on, v1 or v2",
+    "core: the profile for pull requests",
+    "primer: a scenario to learn from",
 )
+_TARGETS = ("fake",)
+_BUSES = ("embedded", "dbus-daemon", "dbus-broker")
+_WHOLE_FILES = ("loadfile", "loadscope")  # the ways of pytest-xdist that give all items of a file to one worker
+_CANNOT = "cannot run"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--driver, --expect and --bus of the command line. The short names may be another plugin's: a conftest can add them by
-    `add_options`."""
-    add_options(parser, "--cgrace-driver", "--cgrace-expect", "--cgrace-bus")
+    """The options of the command line. Their short names may be another plugin's: a conftest can add them by `add_options`."""
+    add_options(parser, "--cgrace-")
 
 
-def add_options(parser: pytest.Parser, driver: str, expect: str, bus: str) -> None:
-    """Add the three options under these names."""
+def add_options(parser: pytest.Parser, prefix: str = "--") -> None:
+    """Add the options with this prefix: driver, expect, target, bus, repeat, store."""
     group = parser.getgroup("cgrace", "cgrace: scenarios of cgroup drivers and systemd")
-    how = "clean: without history's excuse"
-    group.addoption(
-        driver,
-        action="append",
-        dest="cgrace_driver",
-        default=[],
-        metavar="NAME",
-        help="only this driver; also source:PATH",
-    )
-    buses = ["embedded", "dbus-daemon", "dbus-broker"]
-    what = "what stands behind the relay: our own bus, or a real one for each run"
-    group.addoption(bus, choices=buses, dest="cgrace_bus", default="embedded", help=what)
-    group.addoption(expect, choices=["history", "clean"], dest="cgrace_expect", default="history", help=how)
+
+    def option(name: str, **more: Any) -> None:
+        group.addoption(f"{prefix}{name}", dest=f"cgrace_{name}", **more)
+
+    option("driver", action="append", default=[], metavar="NAME", help="only this driver; also source:PATH")
+    option("expect", choices=["history", "clean"], default="history", help="clean: without history's excuse")
+    option("target", choices=_TARGETS, default="fake", help="where it runs")
+    option("bus", choices=_BUSES, default="embedded", help="what is behind the relay: our own bus, or a real one a run")
+    option("repeat", type=_positive, default=1, metavar="N", help="run each N times; all must be as expected")
+    option("store", default="", metavar="DIR", help="keep the run there, not in the state folder")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(text)
+    return int(text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the markers known."""
+    """Make the markers known, and count what comes of scenarios."""
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
+    config.pluginmanager.register(Tally(config), "cgrace-tally")
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFile | None:
@@ -87,37 +102,48 @@ class ScenarioError(Exception):
     """Carries the text of a failure to `repr_failure`."""
 
 
-class ScenarioFile(pytest.File):
-    """One scenario file. `results` are those of its items once the first has run."""
+def _told(error: BaseException) -> str | None:
+    """The one message of an error that is ours."""
+    from cgrace.harness.errors import CgraceError
 
-    results: dict[str, CaseResult] | None = None
+    return str(error) if isinstance(error, ScenarioError | CgraceError) else None
+
+
+class ScenarioFile(pytest.File):
+    """One scenario file. `results` are those of its items once they have run."""
+
+    results: dict[str, list[CaseResult]]
 
     def collect(self) -> Iterator[pytest.Item]:
         """An item for each setting and driver that fits."""
-        from cgrace.harness.runner import plan
+        from cgrace.harness.pytest_suite import suite_of
         from cgrace.harness.scenario.parse import load
 
+        self.results = {}
         scenario = load(self.path)
-        for case in plan([scenario], _drivers(self.config)):
-            yield ScenarioItem.from_parent(
-                self, name=f"{case.id.partition('[')[1]}{case.id.partition('[')[2]}", case=case
-            )
+        suite = suite_of(self.config)
+        cases = suite.plan(scenario)
+        for name in scenario.markers:
+            if not any(line.startswith(name) for line in self.config.getini("markers")):
+                self.config.addinivalue_line("markers", f"{name}: scenarios marked so")
+        backstop_s = suite.backstop_s(scenario, len(cases))
+        for case in cases:
+            name = "".join(case.id.partition("[")[1:])
+            yield ScenarioItem.from_parent(self, name=name, case=case, backstop_s=backstop_s)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """A file that is not a scenario gets its one message."""
-        from cgrace.harness.errors import CgraceError
+        return _told(excinfo.value) or super().repr_failure(excinfo)
 
-        if isinstance(excinfo.value, CgraceError):
-            return str(excinfo.value)
-        return super().repr_failure(excinfo)
+    def result(self, case: Case) -> list[CaseResult]:
+        """The results of one case, its repetitions; runs all of this file's selected cases when the first is asked for."""
+        from cgrace.harness.pytest_suite import suite_of
 
-    def result(self, case: Case) -> CaseResult:
-        """The result of one case; runs all of this file's selected cases when the first is asked for."""
-        if self.results is None:
-            cases = [case] if hasattr(self.config, "workerinput") else self._selected()
-            self.results = {r.case.id: r for r in _run(self.config, cases)}
-        elif case.id not in self.results:  # pytest-xdist gave this worker one more
-            self.results.update({r.case.id: r for r in _run(self.config, [case])})
+        if case.id not in self.results:
+            # A worker of pytest-xdist that gets items one by one does not know which others of this file it will get.
+            apart = hasattr(self.config, "workerinput") and self.config.getoption("dist") not in _WHOLE_FILES
+            cases = [case] if apart or self.results else self._selected()
+            self.results |= suite_of(self.config).run(cases)
         return self.results[case.id]
 
     def _selected(self) -> list[Case]:
@@ -127,89 +153,123 @@ class ScenarioFile(pytest.File):
 class ScenarioItem(pytest.Item):
     """One scenario in one setting on one driver."""
 
-    def __init__(self, *, case: Case, **more: Any) -> None:
+    def __init__(self, *, case: Case, backstop_s: float, **more: Any) -> None:
         super().__init__(**more)
         self.case = case
         scenario = case.scenario
+        self._mark(scenario)
+        if self.config.pluginmanager.has_plugin("timeout"):
+            self.add_marker(pytest.mark.timeout(backstop_s))
+        self.extra_keyword_matches.update({case.driver.name, case.driver.generation, *scenario.markers})
+
+    def _mark(self, scenario: Scenario) -> None:
         if scenario.issue:
             self.add_marker(pytest.mark.issue(name=scenario.issue))
         for row in scenario.rows:
             self.add_marker(pytest.mark.row(name=row))
-        self.add_marker(pytest.mark.driver(name=case.driver.name))
-        self.add_marker(pytest.mark.layout(name=case.setting.layout))
-        self.extra_keyword_matches.update({case.driver.name, case.driver.generation, *scenario.markers})
+        for invariant in dict.fromkeys(str(inv) for expect in scenario.expect for inv, _ in expect.violated):
+            self.add_marker(pytest.mark.invariant(name=invariant))
+        self.add_marker(pytest.mark.driver(name=self.case.driver.name))
+        self.add_marker(pytest.mark.target(name=self.config.getoption("cgrace_target")))
+        self.add_marker(pytest.mark.layout(name=self.case.setting.layout))
+        for marker in scenario.markers:
+            self.add_marker(marker)
 
-    def runtest(self) -> None:
-        """Passes where the outcome is what history (or --expect clean) says."""
+    def setup(self) -> None:
+        """Runs the case. What cannot be told is an error; what the machine cannot run at all is skipped, and counted."""
+        from cgrace.harness.pytest_suite import failure, properties, suite_of
+        from cgrace.harness.verdict import Outcome
+
         parent = self.parent
         assert isinstance(parent, ScenarioFile)
-        result = parent.result(self.case)
-        self.user_properties.append(("outcome", str(result.judgement.outcome)))
-        if not result.judgement.outcome.passes:
-            from cgrace.reports.console.blocks import result_lines
-            from cgrace.reports.console.words import asked, what_systemd_did
+        results = parent.result(self.case)
+        if all(result.unavailable for result in results):
+            self.user_properties += [("outcome", _CANNOT), ("reason", results[0].error)]
+            pytest.skip(f"{_CANNOT} here: {results[0].error}")
+        self.user_properties += properties(results, suite_of(self.config).target)
+        undecided = [r for r in results if r.judgement.outcome is Outcome.INCONCLUSIVE]
+        if undecided and all(r in undecided or r.judgement.outcome.passes for r in results):
+            raise ScenarioError(failure(undecided[0], results))
 
-            scenario = self.case.scenario
-            lines = [scenario.title, *(f"asked    {asked(step)}" for step in scenario.steps)]
-            lines += [f"systemd  made to {what_systemd_did(scenario)}", *result_lines(result)]
-            lines += [f"trace    {result.trace}"] if result.trace is not None else []
-            raise ScenarioError("\n".join(lines))
+    def runtest(self) -> None:
+        """Passes where every run came out as history (or --expect clean) says."""
+        from cgrace.harness.pytest_suite import failure
+
+        parent = self.parent
+        assert isinstance(parent, ScenarioFile)
+        results = parent.result(self.case)
+        wrong = [r for r in results if not r.judgement.outcome.passes]
+        if wrong:
+            raise ScenarioError(failure(wrong[0], results))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The finding, as it stands."""
-        from cgrace.harness.errors import CgraceError
-
-        if isinstance(excinfo.value, ScenarioError | CgraceError):
-            return str(excinfo.value)
-        return super().repr_failure(excinfo)
+        return _told(excinfo.value) or super().repr_failure(excinfo)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """How pytest names it."""
         return self.path, 0, self.case.id
 
 
-_store_key: pytest.StashKey[StoredRun] = pytest.StashKey()
-_drivers_key: pytest.StashKey[Sequence[DriverSpec]] = pytest.StashKey()
+class Tally:
+    """Counts what came of scenario items, in the process that reports; says so at the end, and keeps the run."""
 
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._outcomes: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._handed: list[str] = []
+        self._folder: Path | None = None
 
-def _drivers(config: pytest.Config) -> Sequence[DriverSpec]:
-    if _drivers_key not in config.stash:
-        from cgrace.harness.commands.select import pick_drivers
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Once an item, at its setup: there it ran."""
+        known = dict(report.user_properties)
+        if report.when == "setup" and "outcome" in known and ("target" in known or known["outcome"] == _CANNOT):
+            self._outcomes[str(known["outcome"])] += 1
+            if known["outcome"] == _CANNOT:
+                self._reasons[str(known["reason"])] += 1
 
-        config.stash[_drivers_key] = pick_drivers(config.getoption("cgrace_driver"))
-    return config.stash[_drivers_key]
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """A worker of pytest-xdist has ended: what it handed over."""
+        output = getattr(node, "workeroutput", {}).get("cgrace")
+        self._handed += [output] if output else []
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Keep the run; nothing run at all, though scenarios were chosen, is no success."""
+        if hasattr(self._config, "workerinput") or not (self._outcomes or self._handed):
+            return
+        from cgrace.harness.pytest_suite import suite_of
 
-def _run(config: pytest.Config, cases: Sequence[Case]) -> list[CaseResult]:
-    """Build what is needed, run the cases side by side. A machine that cannot run them skips, and says what would help."""
-    from cgrace.harness.commands.common import run_async
-    from cgrace.harness.errors import TargetError
-    from cgrace.harness.store import new_run
+        suite = suite_of(self._config)
+        for output in self._handed:
+            suite.take(output)
+        self._folder = suite.save()
+        if set(self._outcomes) == {_CANNOT} and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    if _store_key not in config.stash:
-        config.stash[_store_key] = new_run()
-    try:
-        return run_async(
-            _run_cases(
-                cases,
-                config.stash[_store_key].folder,
-                clean=config.getoption("cgrace_expect") == "clean",
-                bus=config.getoption("cgrace_bus"),
-            )
-        )
-    except TargetError as error:
-        pytest.skip(str(error))
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """One section: how many came out how, what could not run and why, and where the run is kept."""
+        unfit = self._unfit()
+        if not self._outcomes and not unfit:
+            return
+        terminalreporter.section("cgrace")
+        if self._outcomes:
+            told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self._outcomes.items()))
+            terminalreporter.write_line(f"{self._outcomes.total()} cases: {told}")
+        for reason, count in self._reasons.items():
+            terminalreporter.write_line(f"not run: {count} cases: {' '.join(reason.split())}")
+        for name, reason in unfit.items():
+            terminalreporter.write_line(f"not run: {name}: {reason}")
+        if self._folder is not None:
+            terminalreporter.write_line(f"kept: cgrace report {self._folder}")
 
+    def _unfit(self) -> dict[str, str]:
+        import sys
 
-async def _run_cases(cases: Sequence[Case], store: Path, *, clean: bool, bus: str) -> list[CaseResult]:
-    from cgrace.harness import runner
+        if "cgrace.harness.pytest_suite" not in sys.modules:  # no scenario was collected
+            return {}
+        from cgrace.harness.pytest_suite import suite_of
 
-    return await runner.run_cases(
-        list(cases),
-        jobs=runner.JOBS_DEFAULT,
-        store=store,
-        on_result=lambda _result: None,
-        on_event=lambda _text: None,
-        expect_clean=clean,
-        bus=bus,
-    )
+        return suite_of(self._config).unfit
