@@ -19,6 +19,7 @@ from cgrace.harness.runner import open_place, run_case
 from cgrace.harness.scenario.parse import load
 from cgrace.harness.suite import Case
 from cgrace.harness.targets import owner
+from cgrace.harness.targets.buses import EMBEDDED
 from cgrace.harness.trace import Trace, read_trace
 from cgrace.harness.verdict import Finding, Invariant, Judgement, Verdict
 
@@ -94,7 +95,7 @@ def case(folder: Path, text: str, driver: str, *, profile: str = "219-rhel7", la
     return Case(scenario=scenario, setting=scenario.settings[0], driver=find(driver))
 
 
-def run_all(folder: Path, cases: Sequence[Case]) -> list[Ran]:
+def run_all(folder: Path, cases: Sequence[Case], *, bus: str = EMBEDDED) -> list[Ran]:
     """Run cases side by side and judge them; afterwards nothing of ours is left on the machine."""
 
     async def go() -> list[Ran]:
@@ -102,7 +103,7 @@ def run_all(folder: Path, cases: Sequence[Case]) -> list[Ran]:
         layouts = sorted({one.setting.layout for one in cases})
         found: dict[int, Ran] = {}
         gate = asyncio.Semaphore(AT_ONCE)
-        async with open_place(built, layouts) as place:
+        async with open_place(built, layouts, bus=bus) as place:
 
             async def one(number: int) -> None:
                 async with gate:

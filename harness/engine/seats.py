@@ -88,6 +88,10 @@ class EmbeddedSeat:
         self._embedded = Embedded(self._bus, after=after)
         self.backend: Backend = self._embedded
 
+    def hears(self, path: str, interface: str, member: str) -> bool:
+        """Whether anybody on the bus may hear such a signal of systemd."""
+        return self._bus.hears(NAME, path, interface, member)
+
     @property
     def unique_name(self) -> str:
         """The owner of systemd's name."""
@@ -153,6 +157,8 @@ class RealSeat:
         self._stem = stem
         self._lost = lost
         self._bus: RunningBus | None = None
+        self._fails = asyncio.Event()
+        self._why = ""
         path = str(bus_socket(stem))
         self._upstream = Upstream(path)
         self.backend: Backend = self._upstream
@@ -181,11 +187,17 @@ class RealSeat:
                 self._seat.close()
 
     async def _take_seat(self) -> None:
+        """Wait for the name; a bus that fails meanwhile is told at once."""
+        seated = asyncio.ensure_future(self._seat.seated())
+        failed = asyncio.ensure_future(self._fails.wait())
         try:
-            async with asyncio.timeout(SEATED_S_MAX):
-                await self._seat.seated()
-        except TimeoutError:
-            raise TargetError(f"the bus '{self._kind}' does not let systemd in") from None
+            await asyncio.wait({seated, failed}, timeout=SEATED_S_MAX, return_when=asyncio.FIRST_COMPLETED)
+            if not seated.done():
+                why = self._why or f"nothing within {SEATED_S_MAX:.0f} s"
+                raise TargetError(f"the bus '{self._kind}' does not let systemd in: {why}")
+        finally:
+            seated.cancel()
+            failed.cancel()
 
     def emit(self, messages: Iterable[Message]) -> None:
         """One thing at a time (see Seat)."""
@@ -212,21 +224,32 @@ class RealSeat:
         return {self._bus.pid_outer: self._kind} if self._bus is not None else {}
 
     def unaccounted(self) -> tuple[str, ...]:
-        """The bus's process is a peer of the driver's: only while it is idle nothing comes from there."""
-        return (f"{self._kind}, which is not idle",) if self._bus is None or self._under_way() else ()
+        """The bus's process is a peer of the driver's: only while it sleeps without a limit nothing comes from there."""
+        if self._bus is None or self._under_way():
+            return (f"{self._kind}, which is not idle",)
+        try:
+            rest = at_rest(self._bus.pid_outer)
+        except ProcessGone:
+            return (f"{self._kind}, which has ended",)
+        if rest is None or rest.bound_ns is not None:
+            return (f"{self._kind}, which does not wait for us alone",)
+        return ()
 
     def _under_way(self) -> bool:
         """What went in, then the bus itself, then what comes out: a message that moves on meanwhile is seen behind."""
         if self._bus is None or self._upstream.queues()[1]:
             return True
         try:
-            if at_rest(self._bus.pid_outer) is None:
-                return True
+            rest = at_rest(self._bus.pid_outer)
         except ProcessGone:
             return False  # `lost` tells of it
+        if rest is None or rest.unjudged:  # awake; or stopped, with who knows what inside
+            return True
         return self._upstream.queues()[0] > 0
 
     def _failed(self, why: str) -> None:
+        self._why = self._why or why
+        self._fails.set()
         self._lost(why)
 
     def _bug(self, error: Exception) -> None:
