@@ -2,13 +2,14 @@
 
 All attributes of every controller in the mask are written, those without a setting to the kernel's default: so a limit
 that somebody else wrote by hand does not survive. The slices of the boot are left alone: nobody's limits are there. A
-file that is missing or refuses is logged at most, never an error.
+file that is missing or refuses is logged at most, never an error. In a cgroup that was just made the kernel's defaults stand
+already, so they are not written: nobody can tell.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from cgrace.fakes.systemd.names import ROOT_SLICE
@@ -20,6 +21,23 @@ if TYPE_CHECKING:
 
 _INFINITY = 2**64 - 1
 _CPU_PERIOD_US = 100_000
+# What a new cgroup has by itself. (A new v1 devices cgroup has what its parent has: "a" gives it no more than that.)
+DEFAULTS = {
+    "blkio.weight": "500",
+    "cpu.cfs_quota_us": "-1",
+    "cpu.max": f"max {_CPU_PERIOD_US}",
+    "cpu.shares": "1024",
+    "cpu.weight": "100",
+    "devices.allow": "a",
+    "io.weight": "default 100",
+    "memory.high": "max",
+    "memory.limit_in_bytes": "-1",
+    "memory.low": "0",
+    "memory.max": "max",
+    "memory.min": "0",
+    "memory.swap.max": "max",
+    "pids.max": "max",
+}
 
 
 class KnownHierarchy(Protocol):
@@ -37,14 +55,25 @@ class KnownHierarchy(Protocol):
 
 
 def apply_attributes(
-    tree: CgroupTree, known: Iterable[KnownHierarchy], unit: Unit, mask: frozenset[str], *, is_v2: bool
+    tree: CgroupTree,
+    known: Iterable[KnownHierarchy],
+    unit: Unit,
+    mask: frozenset[str],
+    *,
+    is_v2: bool,
+    fresh: Collection[str] = (),
 ) -> list[str]:
-    """Write everything in the mask. The root has no attributes. What a log line is worth comes back."""
+    """Write everything in the mask. The root has no attributes. fresh: hierarchies in which the cgroup was just made.
+
+    What a log line is worth comes back.
+    """
     if unit.name == ROOT_SLICE or unit.at_boot:
         return []
     problems = []
     writes = _v2(unit, mask) if is_v2 else _v1(known, unit, mask)
     for hierarchy, file, text in writes:
+        if hierarchy in fresh and DEFAULTS.get(file) == text:
+            continue
         try:
             tree.write(hierarchy, unit.cgroup, file, text)
         except OSError as error:

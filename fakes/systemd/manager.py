@@ -16,6 +16,7 @@ from cgrace.fakes.systemd.introspect import introspect
 from cgrace.fakes.systemd.jobs import Job
 from cgrace.fakes.systemd.methods import METHODS
 from cgrace.fakes.systemd.objects import read_property, set_property
+from cgrace.fakes.systemd.outbox import Hears
 from cgrace.fakes.systemd.profile import Profile
 from cgrace.fakes.systemd.refusal import Refusal
 from cgrace.fakes.systemd.reload import reexec, reload
@@ -84,6 +85,10 @@ class Manager:
         core.take()
 
     # ---- the bus
+
+    def listen(self, hears: Hears) -> None:
+        """The bus can tell whether anybody hears a signal: make no other."""
+        self._core.out.hears = hears
 
     def call(self, sender: str, message: Message) -> list[Message]:
         """Answer a method call: what the loop did before it, then signals and the reply in their order."""

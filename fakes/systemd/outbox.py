@@ -18,10 +18,19 @@ _PC_SIGNATURE = "sa{sv}as"
 
 Describe = Callable[[Unit, Job | None], list[tuple[str, dict[str, Any], list[str]]]]
 """The PropertiesChanged of a unit: (interface, changed, invalidated), with the job to show."""
+Hears = Callable[[str, str, str], bool]
+"""Whether anybody on the bus may hear a signal of this path, interface and member."""
+
+
+def _anybody(path: str, interface: str, member: str) -> bool:
+    return True
 
 
 class Outbox:
-    """Messages to send. `describe` renders a unit's changes; it is asked only when somebody will hear them."""
+    """Messages to send. `describe` renders a unit's changes; it is asked only when somebody will hear them.
+
+    hears: of the bus, where it can tell; a signal that nobody hears is not made.
+    """
 
     def __init__(self, early: bool, describe: Describe) -> None:
         self._early = early
@@ -30,6 +39,7 @@ class Outbox:
         self._units: dict[Unit, None] = {}
         self._jobs: dict[Job, None] = {}
         self.subscribers: set[str] = set()
+        self.hears: Hears = _anybody
 
     def take(self) -> list[Message]:
         """All messages so far."""
@@ -74,7 +84,8 @@ class Outbox:
 
     def signal(self, member: str, signature: str, body: tuple[Any, ...]) -> None:
         """Broadcast a signal of the manager."""
-        self._broadcast(systemd1.PATH, systemd1.MANAGER, member, signature, body)
+        if self.hears(systemd1.PATH, systemd1.MANAGER, member):
+            self._broadcast(systemd1.PATH, systemd1.MANAGER, member, signature, body)
 
     def _broadcast(self, path: str, interface: str, member: str, signature: str, body: tuple[Any, ...]) -> None:
         self._messages.append(
@@ -145,6 +156,8 @@ class Outbox:
         if not unit.announced:
             unit.announced = True
             self.signal("UnitNew", "so", (unit.name, unit.path))
+            return
+        if not self.hears(unit.path, systemd1.PROPERTIES, "PropertiesChanged"):
             return
         for interface, changed, invalidated in self._describe(unit, job):
             body = (interface, changed, invalidated)

@@ -164,42 +164,50 @@ class Realiser:
         if unit.slice is not None:
             self._now(unit.slice)
         if self.is_v2:
-            self._update_v2(unit, target)
+            fresh = self._update_v2(unit, target)
         elif self._profile.trim == "before":
-            self._update_v1_trim_first(unit, target)
+            fresh = self._update_v1_trim_first(unit, target)
         else:
-            self._update_v1_trim_last(unit, target)
+            fresh = self._update_v1_trim_last(unit, target)
         unit.invalid = False
-        for problem in apply_attributes(self._tree, self._known, unit, target, is_v2=self.is_v2):
+        for problem in apply_attributes(self._tree, self._known, unit, target, is_v2=self.is_v2, fresh=fresh):
             self._said(problem, unit.name)
 
-    def _update_v1_trim_first(self, unit: Unit, target: frozenset[str]) -> None:
-        """To 246: make or trim controller by controller, then migrate (cg_create_everywhere)."""
+    def _make(self, unit: Unit, target: frozenset[str]) -> list[str]:
+        """Make the unit's cgroup where it is needed; the hierarchies in which it was not there before."""
+        wanted = [known.name for known in self._known if known.controllers & target]
         if self.main is not None:
-            self._tree.mkdir(self.main.name, unit.cgroup)
+            wanted.insert(0, self.main.name)
+        return [name for name in wanted if self._tree.mkdir(name, unit.cgroup)]
+
+    def _update_v1_trim_first(self, unit: Unit, target: frozenset[str]) -> list[str]:
+        """To 246: make or trim controller by controller, then migrate (cg_create_everywhere)."""
+        made = []
+        if self.main is not None and self._tree.mkdir(self.main.name, unit.cgroup):
+            made.append(self.main.name)
         for known in self._known:
             if known.controllers & target:
-                self._tree.mkdir(known.name, unit.cgroup)
+                if self._tree.mkdir(known.name, unit.cgroup):
+                    made.append(known.name)
             else:
                 self._trim(known, unit)
         unit.realised, unit.realised_mask = True, target
         if self._profile.migrate == "flatten" and unit.type != "slice" and not unit.delegate:
             self._migrate(unit, self._known)
+        return made
 
-    def _update_v1_trim_last(self, unit: Unit, target: frozenset[str]) -> None:
+    def _update_v1_trim_last(self, unit: Unit, target: frozenset[str]) -> list[str]:
         """247 on: make, migrate where membership changed, then trim (unit_update_cgroup)."""
-        created = self.main is not None and self._tree.mkdir(self.main.name, unit.cgroup)
-        for known in self._known:
-            if known.controllers & target:
-                created |= self._tree.mkdir(known.name, unit.cgroup)
+        made = self._make(unit, target)
         changed = NOTHING
-        if created or not unit.realised or not unit.delegate:
+        if made or not unit.realised or not unit.delegate:
             changed = unit.realised_mask ^ target
         unit.realised, unit.realised_mask = True, target
         self._migrate(unit, (known for known in self._known if known.controllers & changed))
         for known in self._known:
             if not known.controllers & target:
                 self._trim(known, unit)
+        return made
 
     def _trim(self, known: Known, unit: Unit) -> None:
         if self._tree.rmdir(known.name, unit.cgroup, keep_root=unit.name == ROOT_SLICE):
@@ -240,7 +248,7 @@ class Realiser:
             at = at.slice
         return ""
 
-    def _update_v2(self, unit: Unit, target: frozenset[str]) -> None:
+    def _update_v2(self, unit: Unit, target: frozenset[str]) -> list[str]:
         """mkdir, then the unit's own subtree_control where what its children need has changed."""
         assert self.main is not None
         created = self._tree.mkdir(self.main.name, unit.cgroup)
@@ -248,6 +256,7 @@ class Realiser:
         if created or not unit.realised or not unit.delegate:
             self._enable(unit, enable)
         unit.realised, unit.realised_mask = True, target
+        return [self.main.name] if created else []
 
     def _enable(self, unit: Unit, enable: frozenset[str]) -> None:
         assert self.main is not None

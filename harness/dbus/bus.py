@@ -151,6 +151,18 @@ class EmbeddedBus:
             return []  # a real bus refuses an answer that nobody waits for
         return [Outgoing(target.conn, message)]
 
+    def hears(self, service_name: str, path: str, interface: str, member: str) -> bool:
+        """Whether any client may hear such a signal of the service: if not, it need not be made."""
+        seat = self._seats.get(service_name)
+        if seat is None:
+            return False
+        names = self._roster.names.owned_by(seat.name)
+        return any(
+            rule.may_match_signal(path, interface, member, names)
+            for peer in self._roster.by_name.values()
+            for rule in peer.rules
+        )
+
     def emit_all(self, service_name: str, messages: Iterable[Message]) -> list[Outgoing]:
         """Several of them, in order."""
         return [outgoing for message in messages for outgoing in self.emit(service_name, message)]

@@ -54,6 +54,7 @@ class Names:
     """Names and their queues; the first of a queue owns the name."""
 
     _queues: dict[str, list[_Claim]] = field(default_factory=dict)
+    _owned: dict[str, tuple[str, ...]] = field(default_factory=dict)  # answers of `owned_by`, until something changes
 
     def owner(self, name: str) -> str:
         """The unique name of the owner, "" when there is none."""
@@ -64,9 +65,11 @@ class Names:
         """All who have the name or wait for it, the owner first."""
         return [claim.peer for claim in self._queues.get(name, [])]
 
-    def owned_by(self, peer: str) -> list[str]:
+    def owned_by(self, peer: str) -> tuple[str, ...]:
         """The names that a peer owns now, unique one included."""
-        return [name for name, queue in self._queues.items() if queue[0].peer == peer]
+        if peer not in self._owned:
+            self._owned[peer] = tuple(name for name, queue in self._queues.items() if queue[0].peer == peer)
+        return self._owned[peer]
 
     def all(self) -> list[str]:
         """Every name that has an owner, in the order in which they appeared."""
@@ -75,6 +78,7 @@ class Names:
     def request(self, name: str, peer: str, bits: int) -> tuple[Requested, list[OwnerChange]]:
         """Ask for a name."""
         flags = RequestFlag(bits & 7)
+        self._owned.clear()
         queue = self._queues.setdefault(name, [])
         mine = _Claim(peer, flags)
         if not queue:
@@ -111,6 +115,7 @@ class Names:
         return [change for name in names for change in self._remove(name, peer)]
 
     def _remove(self, name: str, peer: str) -> list[OwnerChange]:
+        self._owned.clear()
         queue = self._queues[name]
         owned = queue[0].peer == peer
         queue[:] = [claim for claim in queue if claim.peer != peer]

@@ -46,7 +46,8 @@ class FakeSystemd:
         self.manager = Manager(load_profile(profile), self.tree, on_event=self._on_event, kill=self._kill)
         self._seat: SystemdSeat
         if bus == EMBEDDED:
-            self._seat = EmbeddedSeat(self.manager, self.settle)
+            self._seat = seat = EmbeddedSeat(self.manager, self.settle)
+            self.manager.listen(seat.hears)
         else:
             self._seat = RealSeat(bus, sandbox, stem, self.manager, after=self.settle, lost=lost)
         self.paused = False
