@@ -122,7 +122,10 @@ def parser() -> argparse.ArgumentParser:
     check = verbs.add_parser("check", help="parse files; say file and line of what is wrong", allow_abbrev=False)
     check.add_argument("files", nargs="+", metavar="FILE")
     check.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else")
-    command("schema", "print the JSON Schema of scenario files", "files:schema")
+    schema = command("schema", "print the JSON Schema of scenario files, or of results", "files:schema")
+    schema.add_argument(
+        "of", nargs="?", choices=["scenario", "results"], default="scenario", metavar="scenario|results"
+    )
     explain = command("explain", "explain the words of the table, or a row of a story", "files:explain")
     explain.add_argument("topic", nargs="?", default="", metavar="WORD-OR-ROW")
     rejudge = command("rejudge", "check a stored trace again, without a driver or systemd", "stored:rejudge")

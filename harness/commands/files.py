@@ -57,11 +57,13 @@ def scenario(args: argparse.Namespace) -> int:
     return EXIT_CANNOT if wrong else EXIT_OK
 
 
-def schema(_args: argparse.Namespace) -> int:
-    """The JSON Schema of scenario files, for editors."""
-    from cgrace.harness.scenario.schema import schema as scenario_schema
-
-    show_json(scenario_schema())
+def schema(args: argparse.Namespace) -> int:
+    """The JSON Schema of scenario files, for editors, or of results."""
+    if args.of == "results":
+        from cgrace.reports.results_schema import schema as made
+    else:
+        from cgrace.harness.scenario.schema import schema as made
+    show_json(made())
     return EXIT_OK
 
 

@@ -178,15 +178,16 @@ def _document(done: SuiteRun, listed: Sequence[CaseResult], wish: Wish, args: ar
 
 
 def _show(done: SuiteRun, listed: Sequence[CaseResult], args: argparse.Namespace) -> None:
-    from cgrace.reports.console.blocks import blocks
+    from cgrace.reports.console.blocks import BASELINE, CLEAN, HISTORY, blocks
     from cgrace.reports.console.matrix import matrix, repeats
     from cgrace.reports.console.summary import ending
 
     wrong = {(r.case.scenario.name, r.case.setting) for r in done.wrong}
     few = len({r.case.scenario.name for r in listed}) <= BLOCKS_MAX
     told = [r for r in listed if few or (r.case.scenario.name, r.case.setting) in wrong]
+    standard = BASELINE if done.baseline else HISTORY if args.expect == "history" else CLEAN
     if told:
-        show(blocks(told, did), "")
+        show(blocks(told, did, standard=standard), "")
     if listed:
         show(matrix(listed))
     if args.repeat > 1:

@@ -17,6 +17,15 @@ from cgrace.reports.console.matrix import Row, columns_of, rows_of
 from cgrace.reports.console.words import asked, place, rows_label, what_systemd_did
 
 EVIDENCE_LINES = 6  # in the overview; `report` shows all
+HISTORY = "history"
+BASELINE = "baseline"
+CLEAN = "clean"
+# What results are held against, and what is said where they agree and where they do not.
+_SAYS = {
+    HISTORY: ("says the same", "says otherwise of"),
+    BASELINE: ("does the same", "does not have what is new in, or left undecided by"),
+    CLEAN: ("expected, and so it is", "expected, but not so:"),
+}
 WRONG_MAX = 30  # named one by one at the end
 Did = Callable[[CaseResult], str]
 
@@ -55,16 +64,21 @@ def judgement_lines(judgement: Judgement, *, evidence_max: int | None = None) ->
 
 
 def blocks(
-    results: Sequence[CaseResult], did: Did | None = None, *, evidence_max: int | None = EVIDENCE_LINES
+    results: Sequence[CaseResult],
+    did: Did | None = None,
+    *,
+    evidence_max: int | None = EVIDENCE_LINES,
+    standard: str = HISTORY,
 ) -> RenderableType:
-    """One block a scenario. `did` tells what a driver did in a result (from its trace); without it that line is left out."""
+    """One block a scenario. `did` tells what a driver did in a result (from its trace); without it that line is left out.
+    standard: what results are held against: HISTORY, BASELINE or CLEAN."""
     by_file: dict[str, list[Row]] = {}
     for row in rows_of(results):
         by_file.setdefault(str(row.scenario.file), []).append(row)
-    return Group(*(_block(rows, did, evidence_max) for rows in by_file.values()))
+    return Group(*(_block(rows, did, evidence_max, standard) for rows in by_file.values()))
 
 
-def _block(rows: Sequence[Row], did: Did | None, evidence_max: int | None) -> RenderableType:
+def _block(rows: Sequence[Row], did: Did | None, evidence_max: int | None, standard: str) -> RenderableType:
     scenario = rows[0].scenario
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -75,6 +89,7 @@ def _block(rows: Sequence[Row], did: Did | None, evidence_max: int | None) -> Re
         if len(rows) > 1:
             table.add_row("  on", Text(place(row.setting), style="bold"))
         _add_row(table, row, did, evidence_max)
+        table.add_row(f"  {standard}", _verdict(row, standard))
     head = Text(f"\n{rows_label(scenario)}", style="bold")
     head.append(f"  {scenario.title}", style="bold")
     if len(rows) == 1:
@@ -103,7 +118,6 @@ def _add_row(table: Table, row: Row, did: Did | None, evidence_max: int | None) 
     if quiet:
         names = ", ".join(columns_of(quiet))
         table.add_row("  clean", Text(names, style="dim"))
-    table.add_row("  history", _history(row))
 
 
 def _noteworthy(result: CaseResult) -> bool:
@@ -119,14 +133,15 @@ def _bad(finding: Finding) -> bool:
     return finding.verdict is not Verdict.HOLDS
 
 
-def _history(row: Row) -> Text:
-    wrong = [r for r in row.results if not r.judgement.outcome.passes]
+def _verdict(row: Row, standard: str) -> Text:
+    same, otherwise = _SAYS[standard]
+    wrong = [r for r in row.results if not r.judgement.outcome.passes and not r.unavailable]
     if not wrong:
         applied = [e for r in row.results for e in row.scenario.expected(r.case.driver.generation, row.setting)]
-        notes = "; ".join(dict.fromkeys(e.note for e in applied if e.note))
-        return Text("says the same" + (f" ({notes})" if notes else ""), style="green")
+        notes = "; ".join(dict.fromkeys(e.note for e in applied if e.note)) if standard == HISTORY else ""
+        return Text(same + (f" ({notes})" if notes else ""), style="green")
     names = ", ".join(dict.fromkeys(r.case.driver.name for r in wrong))
-    return Text(f"says otherwise of {names}", style="bold red")
+    return Text(f"{otherwise} {names}", style="bold red")
 
 
 def closing(results: Sequence[CaseResult]) -> RenderableType:

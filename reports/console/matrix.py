@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ LADDER = (
 )
 OWN = "source"  # the generation of builds of the user's own
 HEAD_MAX = 18
+ISSUES_MAX = 3  # named above the table
 _HEADS = {"wait-forever": "forever", "err-nil-delegate": "+delegate"}
 _STYLES = {
     Outcome.CLEAN: "dim",
@@ -125,11 +127,17 @@ def _cell_text(results: Sequence[CaseResult]) -> Text:
 
 def row_labels(rows: Sequence[Row]) -> list[str]:
     """What each line is called: the story's row, and the setting where a scenario has more than one."""
-    files = [row.scenario.file for row in rows]
-    return [
-        rows_label(row.scenario) + (f" @{row.setting.profile}" if files.count(row.scenario.file) > 1 else "")
-        for row in rows
-    ]
+    files = Counter(row.scenario.file for row in rows)
+    profiles = Counter((row.scenario.file, row.setting.profile) for row in rows)
+    labels = []
+    for row in rows:
+        label = rows_label(row.scenario)
+        if files[row.scenario.file] > 1:
+            label += f" @{row.setting.profile}"
+        if profiles[row.scenario.file, row.setting.profile] > 1:
+            label += f" {row.setting.layout}"
+        labels.append(label)
+    return labels
 
 
 def heading(results: Sequence[CaseResult]) -> str:
@@ -138,6 +146,8 @@ def heading(results: Sequence[CaseResult]) -> str:
     profiles = sorted({r.case.setting.profile for r in results})
     layouts = sorted({r.case.setting.layout for r in results})
     story = " ".join(issue.replace("opencontainers/", "").replace("#", " #") for issue in issues)
+    if len(issues) > ISSUES_MAX:
+        story = f"{len(issues)} issues"
     systemd = f"fake systemd {' / '.join(profiles)}, cgroup {' and '.join(layouts)}"
     return " | ".join(part for part in (story, systemd, "real drivers") if part)
 

@@ -43,7 +43,7 @@ def timing(run: SuiteRun) -> str:
 
 def ending(run: SuiteRun) -> Text:
     """The whole ending."""
-    against = f" against {run.baseline}" if run.baseline else ""
+    against = f" against {inert_line(run.baseline)}" if run.baseline else ""
     text = Text(f"\n{inert_line(headline(run))}\n")
     for title, lines in _lists(run):
         text.append(f"{inert_line(title)}:\n", style="bold")
@@ -52,12 +52,12 @@ def ending(run: SuiteRun) -> Text:
     if run.interrupted:
         text.append("Interrupted.", style="bold red")
     elif run.passed:
-        text.append(f"Nothing new{against}." if run.baseline else "All as expected.", style="bold green")
+        text.append(f"Nothing new{against}" if run.baseline else "All as expected.", style="bold green")
     elif not run.wrong and not run.not_run:
         text.append("This machine can run none of them.", style="bold red")
     elif run.wrong:
         what = "new or undecided" + against if run.baseline else "not as expected"
-        text.append(f"{len(run.wrong)} of {len(run.results)} {what}.", style="bold red")
+        text.append(f"{len(run.wrong)} of {len(run.results)} {what}", style="bold red")
     else:
         text.append("Not all was run.", style="bold red")
     return text.append(f"\n{timing(run)}\n", style="not bold default").append(_more(run), style="not bold default")
