@@ -18,6 +18,23 @@ from cgrace.harness import events as ev
 from cgrace.harness.errors import CgraceError
 from cgrace.harness.targets.base import Hierarchy
 
+_HOW = """\
+The bus may be any dbus-daemon or dbus-broker on which nobody owns org.freedesktop.systemd1 yet and everybody may own
+names: a private one, never the machine's own. The fake serves until the bus goes away, or SIGINT or SIGTERM comes;
+"ready as :1.0" on stdout says that it has the name, systemd's log goes to stderr. A bus to try it on:
+
+  cat > /tmp/bus.conf <<END
+  <busconfig><listen>unix:path=/tmp/bus</listen><auth>EXTERNAL</auth><policy context="default">
+  <allow send_destination="*"/><allow receive_sender="*"/><allow own="*"/></policy></busconfig>
+  END
+  dbus-daemon --config-file=/tmp/bus.conf --nofork --nopidfile &
+  python -m fakes.systemd --bus-address unix:path=/tmp/bus --profile 247 &
+  busctl --address=unix:path=/tmp/bus get-property org.freedesktop.systemd1 /org/freedesktop/systemd1 \\
+    org.freedesktop.systemd1.Manager Version
+
+dbus-broker is started by dbus-broker-launch, which needs a socket passed to it (LISTEN_FDS) and journald's socket;
+where those are missing, `cgrace run --bus dbus-broker` starts one by its controller.
+"""
 _IMAGINED = ("cpu,cpuacct", "memory", "devices", "blkio", "pids", "cpuset", "freezer", "systemd")
 
 
@@ -63,7 +80,10 @@ async def serve(address: str, manager: Manager) -> None:
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m fakes.systemd", description="A fake systemd on a real message bus."
+        prog="python -m fakes.systemd",
+        description="A fake systemd on a real message bus, dbus-daemon or dbus-broker.",
+        epilog=_HOW,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--bus-address", required=True, help="unix:path=... or unix:abstract=...")
     parser.add_argument("--profile", default="257", help=f"one of: {', '.join(profile_names())}")
