@@ -16,6 +16,10 @@ from dataclasses import asdict, dataclass
 
 import psutil
 
+from cgrace.harness.dbus.frames import Frame
+from cgrace.harness.events import Actor
+from cgrace.harness.relay import Connection
+
 PRIME = "import sys\nwhile sys.stdin is not None:\n    sum(i * i for i in range(10000))"
 
 
@@ -103,3 +107,21 @@ class Clock:
     def seconds(self) -> float:
         """Until now."""
         return time.perf_counter() - self._started
+
+
+class PassOn:
+    """A relay's handler that passes everything on."""
+
+    def connected(self, conn: Connection) -> None:
+        """Nothing to do."""
+
+    def disconnected(self, conn: Connection, by: Actor, why: str) -> None:
+        """Nothing to do."""
+
+    def from_driver(self, conn: Connection, frame: Frame) -> None:
+        """On to the bus."""
+        conn.to_systemd(frame)
+
+    def from_systemd(self, conn: Connection, frame: Frame) -> None:
+        """On to the driver."""
+        conn.to_driver(frame)

@@ -14,14 +14,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from bench.client import jobs, keeper, measure
-from bench.common import Load, Row, median, options, show
+from bench.common import Load, PassOn, Row, median, options, show
 from cgrace.fakes.systemd.manager import Manager
 from cgrace.fakes.systemd.profile import load_profile
 from cgrace.fakes.systemd.tree import KernelTree
-from cgrace.harness.dbus.frames import Frame
 from cgrace.harness.engine.seats import EmbeddedSeat
-from cgrace.harness.events import Actor
-from cgrace.harness.relay import Connection, Relay
+from cgrace.harness.relay import Relay
 from cgrace.harness.targets.container import ContainerTarget
 from cgrace.harness.targets.fake import FakeTarget
 
@@ -30,29 +28,11 @@ ONE_GOAL = 3000.0
 RATIO_GOAL = 3.0
 
 
-class PassOn:
-    """A relay's handler that passes everything on."""
-
-    def connected(self, conn: Connection) -> None:
-        """Nothing to do."""
-
-    def disconnected(self, conn: Connection, by: Actor, why: str) -> None:
-        """Nothing to do."""
-
-    def from_driver(self, conn: Connection, frame: Frame) -> None:
-        """On to the bus."""
-        conn.to_systemd(frame)
-
-    def from_systemd(self, conn: Connection, frame: Frame) -> None:
-        """On to the driver."""
-        conn.to_driver(frame)
-
-
 @asynccontextmanager
 async def fake(target: FakeTarget, profile: str, *, one: bool) -> AsyncIterator[Path]:
     """A fake with real cgroups in all v1 hierarchies, or in that of pids alone, behind a socket."""
     async with target.sandbox("v1") as sandbox:
-        hierarchies = [h for h in sandbox.hierarchies if not one or "pids" in h.controllers]
+        hierarchies = tuple(h for h in sandbox.hierarchies if not one or "pids" in h.controllers)
         with KernelTree(hierarchies, outer=sandbox.outer) as tree:
             manager = Manager(load_profile(profile), tree)
 
