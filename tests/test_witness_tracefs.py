@@ -267,3 +267,22 @@ def test_the_instances_of_the_dead_are_swept(kernel: KernelWitness) -> None:
     finally:
         if mount is not None:
             os.close(mount)
+
+
+def test_a_living_thread_says_itself_whose_it_is() -> None:
+    """The kernel's table may still have the process of an older thread of the same number; a dead one's is all there is."""
+    events: list[Event] = []
+    run = RunWitness("/r", Box(cgroup_prefix="/r"), lambda event, _: events.append(event))
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) as driver:
+        gone = subprocess.Popen(["/bin/true"])
+        gone.wait()
+        run.started(ProcessStarted(process="driver", role="driver", pid=driver.pid, pid_outer=driver.pid))
+        for tid, tgid in ((driver.pid, os.getpid()), (threading.get_native_id(), driver.pid), (gone.pid, driver.pid)):
+            run.take(KernelRecord(now_ns(), "made", 1, "/a", tid, tgid))
+        assert driver.stdin is not None
+        driver.stdin.close()
+    assert [event.by for event in events if isinstance(event, CgroupMade)] == [
+        Actor.DRIVER,
+        Actor.SYSTEMD,
+        Actor.DRIVER,
+    ]

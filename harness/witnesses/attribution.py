@@ -56,6 +56,7 @@ class RunWitness:
         self._actors: dict[int, Actor] = dict.fromkeys(systemd_pids, Actor.SYSTEMD)
         self._processes: dict[int, tuple[int, str]] = {}
         self._tgids: dict[int, int] = {}
+        self._asked: dict[tuple[int, int], int] = {}
         self._acts: deque[tuple[int, int, Actor]] = deque()
         self._acting: list[tuple[int, Actor]] = []
 
@@ -117,10 +118,9 @@ class RunWitness:
     # ---- who
 
     def _actor(self, raw: KernelRecord) -> Actor:
-        tgid = raw.tgid or self._tgid(raw.tid)
+        tgid = self._tgid(raw)
         if tgid == 0:
             return Actor.OTHER
-        self._tgids[raw.tid] = tgid
         if tgid == self._own_pid:
             return self._ourselves_at(raw.t_ns)
         known = self._actors.get(tgid)
@@ -130,9 +130,20 @@ class RunWitness:
                 self._actors[tgid] = known
         return known
 
-    def _tgid(self, tid: int) -> int:
-        """The process of a thread that the kernel had not noted: it was new, so it is alive or was seen before."""
-        return _status_number(tid, b"Tgid:") or self._tgids.get(tid, 0)
+    def _tgid(self, raw: KernelRecord) -> int:
+        """The process of the thread that did it, 0 when nobody knows.
+
+        The kernel notes a thread's process only when the thread is next switched out (kernel/trace/trace.c,
+        tracing_record_taskinfo_sched_switch); until then its table has what the last thread of that number was. So a living
+        thread is asked itself, once for each answer of the table, and the table counts for those that are gone.
+        """
+        asked = (raw.tid, raw.tgid)
+        if asked not in self._asked:
+            found = _status_number(raw.tid, b"Tgid:") or raw.tgid or self._tgids.get(raw.tid, 0)
+            if found == 0:
+                return 0
+            self._asked[asked] = self._tgids[raw.tid] = found
+        return self._asked[asked]
 
     def _ourselves_at(self, t_ns: int) -> Actor:
         while self._acts and self._acts[0][1] + _MICROSECOND < t_ns:
