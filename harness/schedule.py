@@ -15,7 +15,7 @@ from cgrace.harness.clock import NS_PER_S, now_ns
 from cgrace.harness.errors import UsageError
 from cgrace.harness.suite import Case
 
-UNKNOWN_NS: Final = 5 * NS_PER_S  # what a case may take of which nothing is known: few take longer
+UNKNOWN_NS: Final = NS_PER_S  # what a case may take of which nothing is known: most take less
 _SPAN = re.compile(r"(?:(\d{1,4})h)?(?:(\d{1,5})m)?(?:(\d{1,6})s)?")
 
 

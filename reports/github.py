@@ -30,9 +30,10 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~@>-])")
 def annotate(run: SuiteRun, workspace: Path) -> list[str]:
     """One command for each result that is not as expected, and one that counts what was not run. Files below `workspace` are
     named as GitHub knows them."""
-    lines = [_annotation(result, workspace) for result in run.wrong[:ANNOTATIONS_MAX]]
-    if len(run.wrong) > ANNOTATIONS_MAX:
-        lines.append(command("error", f"{len(run.wrong) - ANNOTATIONS_MAX} more are in the summary", title="cgrace"))
+    wrong = _different(run.wrong)
+    lines = [_annotation(result, workspace) for result in wrong[:ANNOTATIONS_MAX]]
+    if len(wrong) > ANNOTATIONS_MAX:
+        lines.append(command("error", f"{len(wrong) - ANNOTATIONS_MAX} more are in the summary", title="cgrace"))
     if run.not_run:
         why = ", ".join(dict.fromkeys(one.why for one in run.not_run))
         lines.append(command("error", f"{len(run.not_run)} not run: {why}", title="cgrace"))
@@ -87,16 +88,24 @@ def line_of(result: CaseResult) -> int:
 def summary(run: SuiteRun, headline: str) -> str:
     """The step summary: the headline, the table, then what is not as expected with its findings."""
     parts = [f"## cgrace: {_plain(headline)}\n", _table(run)]
-    for result in run.wrong[:FINDINGS_MAX]:
-        parts.append(_finding(result))
-    if len(run.wrong) > FINDINGS_MAX:
-        parts.append(f"... {len(run.wrong) - FINDINGS_MAX} more\n")
+    wrong = _different(run.wrong)
+    parts += [_finding(result) for result in wrong[:FINDINGS_MAX]]
+    if len(wrong) > FINDINGS_MAX:
+        parts.append(f"... {len(wrong) - FINDINGS_MAX} more\n")
     parts += _list("Cannot run here", [f"{r.case.id}: {message_of(r)}" for r in run.unavailable])
     parts += _list("Not run", [f"{one.case.id}: {one.why}" for one in run.not_run])
     parts += _list(f"Also in the baseline {run.baseline}", _compared(run, "same"))
     parts += _list(f"Fixed since the baseline {run.baseline}", _compared(run, "fixed"))
     parts.append(f"Wall clock {run.wall_ns / NS_PER_S:.1f} s, ratio {run.ratio:.1f}.\n")
     return _cut("\n".join(parts))
+
+
+def _different(results: Sequence[CaseResult]) -> list[CaseResult]:
+    """Of repetitions that came out the same, the first."""
+    found: dict[tuple[str, str, str], CaseResult] = {}
+    for result in results:
+        found.setdefault((result.case.id, result.judgement.outcome, result.canonical), result)
+    return list(found.values())
 
 
 def _compared(run: SuiteRun, which: str) -> list[str]:
@@ -129,8 +138,8 @@ def _finding(result: CaseResult) -> str:
         if finding.verdict is not Verdict.HOLDS:
             lines += [*finding_lines(finding), finding.explanation]
     shown = [inert(line) for text in lines for line in text.splitlines() if line.strip()]
-    text = html.escape("\n".join(shown))
-    head = html.escape(inert_line(f"{result.case.id}: {result.judgement.outcome}"))
+    text = html.escape("\n".join(shown), quote=False)
+    head = html.escape(inert_line(f"{result.case.id}: {result.judgement.outcome}"), quote=False)
     # In raw HTML Markdown means nothing, as long as no line is empty.
     return f"<details><summary>{head}</summary>\n<pre>\n{text}\n</pre>\n</details>\n"
 
