@@ -39,6 +39,7 @@ _MARKERS = (
     "layout(name): the cgroup layout that an item runs on, v1 or v2",
     "core: the profile for pull requests",
     "primer: a scenario to learn from",
+    "slow: takes half a minute or more",
 )
 _TARGETS = ("fake",)
 _BUSES = ("embedded", "dbus-daemon", "dbus-broker")
