@@ -83,6 +83,22 @@ def _add_bisect(bisect: argparse.ArgumentParser) -> None:
     bisect.set_defaults(jobs=None, bus="embedded")
 
 
+def _add_report(report: argparse.ArgumentParser) -> None:
+    """What of a stored run, and as what."""
+    report.add_argument("--row", action="append", default=[], metavar="ROW")
+    report.add_argument("--case", action="append", default=[], metavar="CASE", help="a case or scenario by its name")
+    report.add_argument("--driver", action="append", default=[], metavar="NAME")
+    report.add_argument("--store", default=None, metavar="DIR", help="where runs are kept")
+    report.add_argument("--probes", action="store_true", help="also what a driver asks before it is ready")
+    forms = report.add_argument_group("as a file", "of one case; FILE may be '-' for stdout")
+    forms.add_argument("--html", default=None, metavar="FILE", help="a page that needs nothing else, with a timeline")
+    forms.add_argument("--open", action="store_true", help="show that page; without --html it is put beside the trace")
+    forms.add_argument("--markdown", default=None, metavar="FILE", help="for pasting into an issue")
+    forms.add_argument("--perfetto", default=None, metavar="FILE", help="Chrome trace JSON, for ui.perfetto.dev")
+    forms.add_argument("--pcapng", default=None, metavar="FILE", help="the D-Bus messages, for Wireshark")
+    forms.add_argument("--reproducer", default=None, metavar="DIR", help="one scenario file and the command to run it")
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole grammar."""
     top = _Parser(
@@ -132,11 +148,12 @@ def parser() -> argparse.ArgumentParser:
     rejudge.add_argument("trace", metavar="TRACE")
     rejudge.add_argument("--expect", choices=["history", "clean"], default="history")
     report = command("report", "show a stored run: evidence, wait graph, timeline", "stored:report")
-    report.add_argument("run", nargs="?", default="last", metavar="RUN", help="'last' or a run's folder")
-    report.add_argument("--row", action="append", default=[], metavar="ROW")
-    report.add_argument("--driver", action="append", default=[], metavar="NAME")
-    report.add_argument("--store", default=None, metavar="DIR", help="where runs are kept")
-    report.add_argument("--probes", action="store_true", help="also what a driver asks before it is ready")
+    report.add_argument("run", nargs="?", default="last", metavar="RUN", help="'last', a run's folder, or a trace")
+    _add_report(report)
+    compare = command("compare", "say what changed between two runs or traces", "compare:compare")
+    compare.add_argument("first", metavar="A", help="'last', a run's folder or name, or a trace")
+    compare.add_argument("second", metavar="B")
+    compare.add_argument("--store", default=None, metavar="DIR", help="where runs are kept")
     return top
 
 

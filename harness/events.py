@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
+RAW_BYTES_MAX = 4096
+"""How much of a message a trace keeps: all of what drivers and systemd say, and the head of what a fault makes huge."""
+
 
 class Direction(StrEnum):
     """Which way a message goes."""
@@ -170,7 +173,7 @@ class MessageSeen(Event):
     `kind` is "call", "reply", "error" or "signal". `member` of a reply or error is that of the call that it answers.
     `unit` is the unit it is about, where it is about one ("" otherwise); `job` the job's path; `result` a JobRemoved's.
     `name` is an error's name and `text` its text, or a short rendering of the body. `probe` marks what a driver does
-    before its hello.
+    before its hello. `raw` is the message's first bytes in base64 ("" where nobody kept them), at most RAW_BYTES_MAX of `size`.
     """
 
     KIND: ClassVar[str] = "message-seen"
@@ -193,6 +196,7 @@ class MessageSeen(Event):
     fds: int = 0
     origin: str = "peer"
     probe: bool = False
+    raw: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

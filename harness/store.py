@@ -45,6 +45,18 @@ class StoredRun:
         """Where the trace of a case lies; `turn` counts repetitions from 0."""
         return self.folder / file_name(f"{case_id}#{turn + 1}" if turn else case_id, ".jsonl")
 
+    def kept(self, trace: str) -> Path:
+        """The file in this run's folder that results.json names as a trace, whatever folder that was written in.
+
+        A CgraceError where it would lead out of the folder: results may come from a stranger.
+        """
+        path = self.folder / Path(trace).name
+        if Path(trace).name in ("", "..") or path.is_symlink():
+            raise CgraceError(
+                f"the results name a trace outside of the run: {trace!r:.200}", file=self.folder / RESULTS
+            )
+        return path
+
     def save(self, results: dict[str, Any]) -> Path:
         """Write results.json whole or not at all."""
         path = self.folder / RESULTS
@@ -70,6 +82,11 @@ def runs_home() -> Path:
     state = os.environ.get("XDG_STATE_HOME", "")
     base = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
     return base / "cgrace" / "runs"
+
+
+def is_run_name(text: str) -> bool:
+    """Whether this is what `new_run` calls a folder."""
+    return _RUN_NAME.match(text) is not None
 
 
 def file_name(text: str, suffix: str = "") -> str:

@@ -1,4 +1,4 @@
-"""`cgrace report` and `cgrace rejudge`: runs that are over, read from their files."""
+"""`cgrace report` and `cgrace rejudge`: runs that are over, read from their files. What is made of them: export.py."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 from cgrace.harness.commands import EXIT_DIFFERED, EXIT_OK
 from cgrace.harness.commands.common import show, show_json
 from cgrace.harness.errors import CgraceError, UsageError
-from cgrace.harness.store import StoredRun, last_run
+from cgrace.harness.store import StoredRun, is_run_name, last_run, runs_home
 from cgrace.harness.trace import Trace, read_trace
 from cgrace.harness.verdict import Finding, Verdict
+
+FORMS = ("html", "open", "perfetto", "pcapng", "markdown", "reproducer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +28,12 @@ class Stored:
 
 
 def report(args: argparse.Namespace) -> int:
-    """The stored results of a run, those of --row and --driver; without them, those that show something."""
-    run = _find_run(args.run, Path(args.store) if args.store else None)
-    document = run.results()
-    picked = list(_pick(run, document, args.row, args.driver))
-    if not picked:
-        raise UsageError("the run has no such row or driver", file=run.folder, hint="cgrace report last")
+    """The stored results of a run, those of --row, --case and --driver; without them, those that show something."""
+    document, picked = find(args)
+    if any(getattr(args, name) for name in FORMS):
+        from cgrace.harness.commands.export import export
+
+        return export(args, picked)
     if args.json:
         show_json({**document, "results": [one.data for one in picked]})
         return EXIT_OK
@@ -40,13 +42,38 @@ def report(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _find_run(word: str, home: Path | None) -> StoredRun:
+def find(args: argparse.Namespace) -> tuple[dict[str, Any], list[Stored]]:
+    """The document of a run and what of it is wanted; of a trace alone, what today's checkers say of it."""
+    if Path(args.run).is_file():
+        return _alone(Path(args.run))
+    run = find_run(args.run, Path(args.store) if args.store else None)
+    document = run.results()
+    picked = list(_pick(run, document, [*args.row, *args.case], args.driver))
+    if not picked:
+        raise UsageError("the run has no such row, case or driver", file=run.folder, hint="cgrace report last")
+    return document, picked
+
+
+def find_run(word: str, home: Path | None) -> StoredRun:
+    """A run by its folder, its folder's name in the store, or `last`."""
     if word == "last":
         return last_run(home)
-    folder = Path(word)
-    if not folder.is_dir():
-        raise UsageError("there is no such run", file=folder, hint="cgrace report last")
+    folders = [Path(word), *([(home or runs_home()) / word] if is_run_name(word) else [])]
+    folder = next((one for one in folders if one.is_dir()), None)
+    if folder is None:
+        raise UsageError("there is no such run", file=word, hint="cgrace report last")
     return StoredRun(folder)
+
+
+def _alone(path: Path) -> tuple[dict[str, Any], list[Stored]]:
+    from cgrace.harness.rejudge import case_of, rejudge_trace
+    from cgrace.harness.suite import CaseResult
+    from cgrace.reports.machine import results_document
+
+    trace = read_trace(path)
+    result = CaseResult(case=case_of(trace.head), judgement=rejudge_trace(trace), trace=path)
+    document = results_document("report", [result], passed=result.judgement.outcome.passes)
+    return document, [Stored(data=document["results"][0], findings=result.judgement.findings, trace=path)]
 
 
 def _pick(run: StoredRun, document: Mapping[str, Any], rows: list[str], drivers: list[str]) -> Iterator[Stored]:
@@ -61,8 +88,7 @@ def _pick(run: StoredRun, document: Mapping[str, Any], rows: list[str], drivers:
                 continue
             telling = not data["passed"] or any(f.verdict is not Verdict.HOLDS for f in findings)
             if telling or drivers:
-                trace = run.folder / Path(data["trace"]).name if data["trace"] else None
-                yield Stored(data=data, findings=findings, trace=trace)
+                yield Stored(data=data, findings=findings, trace=run.kept(data["trace"]) if data["trace"] else None)
     except (KeyError, TypeError, AttributeError) as error:
         raise CgraceError(f"these are not results that cgrace wrote: {error!r}", file=run.folder) from None
 

@@ -6,6 +6,7 @@ be overtaken. The relay moves bytes; only this file touches messages.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -368,6 +369,7 @@ class Wire:
             fds=fds,
             origin=origin,
             probe=line.process not in self.ready,
+            raw=base64.b64encode(raw[: ev.RAW_BYTES_MAX]).decode("ascii"),
         )
         self._record(seen)
         return seen

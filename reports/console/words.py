@@ -18,6 +18,12 @@ def span(ns: int) -> str:
     return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
+def again(command: str) -> str:
+    """The command that made a run, as one types it anywhere: without the folder that cgrace was called from."""
+    program, space, rest = command.partition(" ")
+    return program.rpartition("/")[2] + space + rest
+
+
 def asked(step: Step) -> str:
     """A step: "first: apply late.slice, pid -1"."""
     whom = f" in {step.process}" if step.process != "driver" else ""

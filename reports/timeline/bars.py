@@ -14,6 +14,7 @@ from cgrace.harness.scenario.model import Scenario
 from cgrace.harness.trace import Entry
 from cgrace.reports.console.words import made_to, span
 from cgrace.reports.timeline.lanes import Lanes
+from cgrace.reports.timeline.rows import unit_of_path
 
 PARTS_MAX = 16
 TRACKS_MAX = 4
@@ -76,6 +77,7 @@ class _Bars:
     done: list[Bar] = field(default_factory=list)
     steps: dict[str, Bar] = field(default_factory=dict)
     waits: dict[str, Bar] = field(default_factory=dict)
+    stops: dict[str, Bar] = field(default_factory=dict)  # a driver kept back at a call to the kernel
     holds: dict[int, Bar] = field(default_factory=dict)
     jobs: dict[str, _Job] = field(default_factory=dict)
     messages: dict[int, ev.MessageSeen] = field(default_factory=dict)
@@ -162,8 +164,21 @@ class _Bars:
                     cause=self.reached.get(hold, -1),
                     end=hold,
                 )
+            case ev.DriverOpens(hold=hold, process=process) if hold:
+                self.stops[hold] = Bar(
+                    lane=self.lanes.of_process(process),
+                    kind="hold",
+                    first=index,
+                    label=f"stopped: {hold}",
+                    note=f"{process} is stopped where it opens {event.file} of {event.hierarchy}{event.path}, by {hold}: "
+                    + self.words.get(hold, hold),
+                    unit=unit_of_path(event.path),
+                    cause=self.reached.get(hold, -1),
+                )
             case ev.HoldLetGo(hold=hold, why=why, cause=cause):
                 self.let_go[hold] = f"{hold} let go: {why}" + (f" ({cause})" if cause else "")
+                if hold in self.stops:
+                    self.done.append(replace(self.stops.pop(hold), last=index, end=self.let_go[hold]))
             case ev.MessageSent(message=number) | ev.MessageDropped(message=number):
                 bar = self.holds.pop(number, None)
                 if bar is not None:
@@ -194,7 +209,7 @@ class _Bars:
 
     def rest(self) -> Iterator[Bar]:
         """What had not ended when the trace did."""
-        for bar in (*self.steps.values(), *self.waits.values(), *self.holds.values()):
+        for bar in (*self.steps.values(), *self.waits.values(), *self.holds.values(), *self.stops.values()):
             yield replace(bar, end="not over when the trace ends")
         for job in self.jobs.values():
             yield job.bar(self.lanes.systemd, -1, "not over when the trace ends")

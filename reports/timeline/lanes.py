@@ -73,6 +73,7 @@ def lanes_of(entries: Iterable[Entry]) -> Lanes:
                 | ev.CgroupRemoved(hierarchy=hierarchy)
                 | ev.ProcessMoved(hierarchy=hierarchy)
                 | ev.CgroupSeen(hierarchy=hierarchy)
+                | ev.DriverOpens(hierarchy=hierarchy)
             ):
                 hierarchies.setdefault(hierarchy)
     drivers = [name for name in processes if name][: LANES_MAX // 2] or ["driver"]

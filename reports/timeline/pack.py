@@ -15,6 +15,8 @@ from cgrace.reports.inert import inert
 TEXT_MAX = 100_000
 """Characters of one text on the page; a goroutine dump may be longer, and says so where it is cut."""
 
+LEFT_OUT = {"raw"}  # a message's bytes are for programs: exports/pcapng.py
+
 _SHAPES: dict[type[Event], tuple[tuple[str, bool, Any], ...]] = {}
 
 
@@ -42,6 +44,7 @@ def _shape(kind: type[Event]) -> tuple[tuple[str, bool, Any], ...]:
         _SHAPES[kind] = tuple(
             (f.name, isinstance(hints[f.name], type) and issubclass(hints[f.name], str), f.default)
             for f in dataclasses.fields(kind)
+            if f.name not in LEFT_OUT
         )
     return _SHAPES[kind]
 

@@ -23,7 +23,7 @@ from cgrace.harness.scenario.model import Scenario
 from cgrace.harness.trace import Trace
 from cgrace.harness.verdict import Finding, Invariant, Judgement, Verdict
 from cgrace.reports.console.timeline import ends
-from cgrace.reports.console.words import asked, what_systemd_did
+from cgrace.reports.console.words import again, asked, what_systemd_did
 from cgrace.reports.inert import inert, inert_line
 from cgrace.reports.timeline.bars import Bar, bars_of
 from cgrace.reports.timeline.lanes import lanes_of
@@ -123,7 +123,7 @@ def _head(trace: Trace, scenario: Scenario | None, judgement: Judgement) -> dict
         "outcome": str(judgement.outcome),
         "passes": judgement.outcome.passes,
         "reasons": [inert_line(reason) for reason in judgement.reasons],
-        "command": inert_line(str(head.command)),
+        "command": inert_line(again(str(head.command))),
         "versions": _pairs(head.versions),
         "clock": inert_line(str(head.clock)),
         "cgrace": __version__,

@@ -228,7 +228,7 @@ class _Rows:
     def _unit(self, event: Event, message: _Told | None) -> str:
         if message is not None:
             return message.seen.unit
-        if isinstance(event, ev.CgroupSeen):
+        if isinstance(event, ev.CgroupSeen | ev.DriverOpens):
             return unit_of_path(event.path)
         if isinstance(event, ev.Leftover) and event.name.endswith(UNIT_SUFFIXES):
             return unit_of_path(event.name)
@@ -248,6 +248,8 @@ class _Rows:
             case ev.CgroupSeen(hierarchy=hierarchy):
                 bad = not event.exists or event.inside is False
                 return Mark(lanes.of_hierarchy(hierarchy), "look", "missing" if bad else "there")
+            case ev.DriverOpens(hierarchy=hierarchy):
+                return Mark(lanes.of_hierarchy(hierarchy), "driver", "opens")
             case ev.JobChanged() | ev.UnitChanged():
                 return Mark(lanes.systemd, "systemd", event.state)
             case ev.SystemdSaid():
