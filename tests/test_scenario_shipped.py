@@ -23,12 +23,32 @@ from cgrace.harness.scenario.schema import SCHEMA_NAME, schema, schema_text
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "scenarios"
 FILES = sorted(FOLDER.rglob("*.toml"))
-ROWS = {"1-4", "1-4b", "1-4c", "5a", "5b", "6", "7", "7a", "7a'", "7b", "8", "9", "10", "11", "11a", "12", "fix", "reply"}
+ROWS = {
+    "1-4",
+    "1-4b",
+    "1-4c",
+    "5a",
+    "5b",
+    "6",
+    "7",
+    "7a",
+    "7a'",
+    "7b",
+    "8",
+    "9",
+    "10",
+    "11",
+    "11a",
+    "12",
+    "fix",
+    "reply",
+}
 
 
 def valid(value: Any, rule: dict[str, Any], where: str = "") -> Iterator[str]:
     """What is wrong with a value by a JSON Schema: the part of draft 2020-12 that our schema uses."""
-    kinds = {"string": str, "integer": int, "boolean": bool, "array": list, "object": dict}
+    kinds: dict[str, Any] = {"string": str, "integer": int, "boolean": bool, "array": list, "object": dict}
+    kinds |= {"number": (int, float), "null": type(None)}
     wanted = rule.get("type", [])
     names = [wanted] if isinstance(wanted, str) else wanted
     if names and not any(isinstance(value, kinds[n]) and (n != "integer" or value is not True) for n in names):
