@@ -6,8 +6,9 @@
         results.json                    what the run came to (reports/machine.py), written after the traces
     runs/last -> 20180309T101500Z-1     the newest one
 
-Bounded: the newest RUNS_MAX runs and at most BYTES_MAX bytes are kept. Names come from scenarios and units, which may be
-hostile: `file_name` admits no separator, no leading dot and no length that a file system refuses.
+Bounded: the newest RUNS_MAX runs, at most BYTES_MAX bytes and none older than AGE_S_MAX are kept; the newest one always. Of a run
+only what cgrace wrote is removed: a folder into which somebody put a file of his own stays, with that file. Names come from
+scenarios and units, which may be hostile: `file_name` admits no separator, no leading dot and no length that a file system refuses.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +27,14 @@ from cgrace.harness.errors import CgraceError, UsageError
 
 RUNS_MAX = 20
 BYTES_MAX = 2 * 1024**3
+AGE_S_MAX = 90 * 24 * 3600
+RESULTS_BYTES_MAX = 256 * 1024**2
 TRIES_MAX = 1000  # names tried for one second's runs
 NAME_BYTES_MAX = 120
 MARK = "cgrace-run"
 RESULTS = "results.json"
 LAST = "last"
+_STAMP = "%Y%m%dT%H%M%SZ"
 _RUN_NAME = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9]{1,4}$")
 
 
@@ -67,10 +70,12 @@ class StoredRun:
         """What `save` wrote; a CgraceError where the run has none or it cannot be read."""
         path = self.folder / RESULTS
         try:
+            if path.stat().st_size > RESULTS_BYTES_MAX:
+                raise CgraceError("larger than any results that cgrace writes", file=path)
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise CgraceError("this run did not come to its end: it has no results", file=path) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CgraceError(f"the results cannot be read: {error}", file=path) from None
         if not isinstance(data, dict):
             raise CgraceError("these are not results that cgrace wrote", file=path)
@@ -104,7 +109,7 @@ def new_run(home: Path | None = None) -> StoredRun:
     try:
         home.mkdir(parents=True, exist_ok=True)
         prune(home)
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        stamp = time.strftime(_STAMP, time.gmtime())
         for number in range(1, TRIES_MAX):
             folder = home / f"{stamp}-{number}"
             with contextlib.suppress(FileExistsError):
@@ -130,20 +135,53 @@ def last_run(home: Path | None = None) -> StoredRun:
     return StoredRun(home / name)
 
 
-def prune(home: Path, *, runs_max: int = RUNS_MAX, bytes_max: int = BYTES_MAX) -> int:
-    """Remove our oldest runs until both bounds hold, leaving room for one more; gives how many went.
+def prune(
+    home: Path,
+    *,
+    runs_max: int = RUNS_MAX,
+    bytes_max: int = BYTES_MAX,
+    age_s_max: int = AGE_S_MAX,
+    now_s: float | None = None,
+) -> int:
+    """Remove our oldest runs until all bounds hold, leaving room for one more; gives how many went.
 
     Only folders with our name and our mark count or go; a run that another process still writes is the newest, so it stays.
+    now_s: seconds since 1970, by default now.
     """
     kept, size, gone = 0, 0, 0
+    oldest = time.strftime(_STAMP, time.gmtime((time.time() if now_s is None else now_s) - age_s_max))
     for folder in sorted(_ours(home), key=_order, reverse=True):
-        size += sum(path.lstat().st_size for path in folder.iterdir())
-        if kept + 1 < runs_max and (size <= bytes_max or kept == 0):
+        size += _size(folder)
+        fits = size <= bytes_max and folder.name.partition("-")[0] >= oldest
+        if kept + 1 < runs_max and (fits or kept == 0):
             kept += 1
         else:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
             gone += 1
     return gone
+
+
+def _size(folder: Path) -> int:
+    """Bytes of a run; files that go while it is looked at count nothing."""
+    size = 0
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):
+                size += path.lstat().st_size
+    return size
+
+
+def _remove(folder: Path) -> None:
+    """Remove what we wrote, and the folder if that was all. What is left is no run any more, so that it is never touched again."""
+    with contextlib.suppress(OSError):
+        files = [path for path in folder.iterdir() if path.is_file() and not path.is_symlink()]
+        traces = {path.stem for path in files if path.suffix == ".jsonl"}
+        for path in files:
+            results = path.name == RESULTS or path.name.startswith(f".{RESULTS}-")
+            if results or (path.suffix in (".jsonl", ".html") and path.stem in traces):
+                path.unlink()
+        (folder / MARK).unlink()
+        folder.rmdir()
 
 
 def _order(folder: Path) -> tuple[str, int]:

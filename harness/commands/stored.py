@@ -54,6 +54,14 @@ def find(args: argparse.Namespace) -> tuple[dict[str, Any], list[Stored]]:
     return document, picked
 
 
+def every(word: str, home: Path | None) -> list[Stored]:
+    """All results of a run, or the one of a trace."""
+    if Path(word).is_file():
+        return _alone(Path(word))[1]
+    run = find_run(word, home)
+    return list(_pick(run, run.results(), [], [], telling_only=False))
+
+
 def find_run(word: str, home: Path | None) -> StoredRun:
     """A run by its folder, its folder's name in the store, or `last`."""
     if word == "last":
@@ -76,7 +84,9 @@ def _alone(path: Path) -> tuple[dict[str, Any], list[Stored]]:
     return document, [Stored(data=document["results"][0], findings=result.judgement.findings, trace=path)]
 
 
-def _pick(run: StoredRun, document: Mapping[str, Any], rows: list[str], drivers: list[str]) -> Iterator[Stored]:
+def _pick(
+    run: StoredRun, document: Mapping[str, Any], rows: list[str], drivers: list[str], *, telling_only: bool = True
+) -> Iterator[Stored]:
     from cgrace.reports.machine import finding_of
 
     try:
@@ -87,7 +97,7 @@ def _pick(run: StoredRun, document: Mapping[str, Any], rows: list[str], drivers:
             if drivers and not set(drivers) & {data["driver"]["name"], data["driver"]["generation"]}:
                 continue
             telling = not data["passed"] or any(f.verdict is not Verdict.HOLDS for f in findings)
-            if telling or drivers:
+            if telling or drivers or not telling_only:
                 yield Stored(data=data, findings=findings, trace=run.kept(data["trace"]) if data["trace"] else None)
     except (KeyError, TypeError, AttributeError) as error:
         raise CgraceError(f"these are not results that cgrace wrote: {error!r}", file=run.folder) from None

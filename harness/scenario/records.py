@@ -79,8 +79,15 @@ def _typed(wanted: Any, value: Any, what: str) -> Any:
         if issubclass(wanted, StrEnum) and isinstance(value, str) and value in list(wanted):
             return wanted(value)
         if type(value) is wanted and not issubclass(wanted, StrEnum):
+            _check_size(value, what)
             return value
     raise TraceError(f"{what}: {value!r:.80} is not what the schema says ({wanted})")
+
+
+def _check_size(value: Any, what: str) -> None:
+    """No field of a scenario needs more than D-Bus has: 64 bits."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise TraceError(f"{what}: a number of more than 64 bits")
 
 
 def _one_of(kinds: tuple[Any, ...], value: Any, what: str) -> Any:
@@ -89,6 +96,7 @@ def _one_of(kinds: tuple[Any, ...], value: Any, what: str) -> Any:
             if value is None:
                 return None
         elif type(value) is kind:
+            _check_size(value, what)
             return value
     records = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
     if len(records) == 1 and isinstance(value, dict):
