@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import stat
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +25,8 @@ from cgrace.harness.events import Event
 SCHEMA_VERSION = 1
 ENTRIES_MAX = 2_000_000
 LINE_BYTES_MAX = 16 * 1024 * 1024
+TRACE_BYTES_MAX = 512 * 1024 * 1024
+INTEGER_MAX = 2**63 - 1
 
 E = TypeVar("E", bound=Event)
 
@@ -198,6 +201,8 @@ def _typed(value: Any, wanted: Any, what: str) -> Any:
             return _record(wanted, value, what)
         if issubclass(wanted, StrEnum) and isinstance(value, str) and value in list(wanted):
             return wanted(value)
+        if wanted is int and type(value) is int and abs(value) > INTEGER_MAX:
+            raise TraceError(f"{what}: a number of more than 64 bits")
         if type(value) is wanted and not issubclass(wanted, StrEnum):
             return value
     raise TraceError(f"{what}: {value!r:.80} is not what the schema says ({wanted})")
@@ -220,8 +225,12 @@ def decode_entry(line: str, index: int) -> Entry:
         data = json.loads(line)
     except ValueError as error:
         raise TraceError(f"not JSON ({error}): the trace is truncated or was edited") from None
+    except RecursionError:
+        raise TraceError("nested deeper than anything that cgrace writes") from None
     if not isinstance(data, dict) or data.get("i") != index or type(data.get("t")) is not int:
         raise TraceError(f"entry {index} was expected")
+    if not 0 <= data["t"] <= INTEGER_MAX:
+        raise TraceError(f"entry {index} has a time that no clock gives")
     kind = _KINDS.get(str(data.get("e")))
     if kind is None:
         raise TraceError(f"unknown kind of event {data.get('e')!r:.80}: from a newer cgrace?")
@@ -233,7 +242,7 @@ def decode_head(line: str) -> Head:
     """Read the first line of a stored trace."""
     try:
         data = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict) or type(data.get("cgrace-trace")) is not int:
         raise TraceError("this is not a cgrace trace", hint="give a trace.jsonl from a run's folder")
@@ -245,9 +254,16 @@ def decode_head(line: str) -> Head:
     names = {f.name for f in dataclasses.fields(Head)}
     if set(data) - {"cgrace-trace"} != names:
         raise TraceError("the head of the trace is not what the schema says")
-    if not all(isinstance(data[name], dict) for name in ("scenario", "driver", "versions")):
+    if not isinstance(data["scenario"], dict) or not all(_is_texts(data[name]) for name in ("driver", "versions")):
+        raise TraceError("the head of the trace is not what the schema says")
+    if not all(isinstance(data[name], str) for name in ("target", "profile", "layout", "command", "clock")):
         raise TraceError("the head of the trace is not what the schema says")
     return Head(**{name: data[name] for name in names})
+
+
+def _is_texts(data: Any) -> bool:
+    """Whether this is a table of texts, as a driver and the versions are."""
+    return isinstance(data, dict) and all(isinstance(value, str) for value in data.values())
 
 
 def read_lines(lines: Iterable[str], name: str = "trace") -> Trace:
@@ -272,6 +288,11 @@ def read_lines(lines: Iterable[str], name: str = "trace") -> Trace:
 def read_trace(path: Path) -> Trace:
     """A trace from a file; every problem is a TraceError with file and line."""
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise TraceError("this is no file", hint="give a .jsonl file from a run's folder", file=path)
+        if found.st_size > TRACE_BYTES_MAX:
+            raise TraceError(f"larger than any trace that cgrace writes ({TRACE_BYTES_MAX >> 20} MiB)", file=path)
         with path.open(encoding="utf-8") as stream:
             return read_lines(iter(lambda: stream.readline(LINE_BYTES_MAX + 1), ""), str(path))
     except (OSError, UnicodeDecodeError) as error:
