@@ -6,6 +6,7 @@ CgraceError                    one clear message for a person; exit code 2
 ├── DriverError                a driver cannot be built, found or started
 ├── TargetError                the machine or the target cannot do it: names what would
 │   └── UnavailableError       however often it is tried: a case is then listed and counted, and does not fail
+├── StoreError                 a run cannot be kept: nothing that follows could be, either
 ├── TraceError                 a stored trace is truncated, foreign or hostile
 └── ProtocolError              a peer on the bus broke the D-Bus protocol
 
@@ -76,6 +77,10 @@ class UnavailableError(TargetError):
 
 class TraceError(CgraceError):
     """A stored trace cannot be read, or should not be trusted."""
+
+
+class StoreError(CgraceError):
+    """A run cannot be kept where it should be: the disk is full, the folder is not ours to write."""
 
 
 class ProtocolError(CgraceError):

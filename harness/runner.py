@@ -23,7 +23,8 @@ from cgrace.harness.clock import now_ns
 from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
 from cgrace.harness.drivers.build import build
 from cgrace.harness.engine.run import Run
-from cgrace.harness.errors import CgraceError, TargetError, UnavailableError
+from cgrace.harness.engine.sink import TraceFile
+from cgrace.harness.errors import CgraceError, StoreError, TargetError, UnavailableError
 from cgrace.harness.proc.workers import workers
 from cgrace.harness.scenario.data import to_data
 from cgrace.harness.scenario.model import Scenario, Setting
@@ -129,8 +130,7 @@ async def run_case(case: Case, place: Place, store: Path | None, *, expect_clean
         versions=versions() | {"bus": place.bus_version},
         command=" ".join(sys.argv),
     )
-    with contextlib.ExitStack() as stack:
-        sink = None if path is None else stack.enter_context(path.open("w", encoding="utf-8"))
+    with contextlib.nullcontext() if path is None else TraceFile(path) as sink:
         async with target.sandbox(case.setting.layout) as sandbox:
             run = Run(
                 scenario=case.scenario,
@@ -143,6 +143,8 @@ async def run_case(case: Case, place: Place, store: Path | None, *, expect_clean
                 bus=place.bus,
             )
             trace = await run.go()
+        if sink is not None:
+            sink.check()
     return CaseResult(
         case=case,
         judgement=judge_trace(trace, case, expect_clean=expect_clean),
@@ -263,6 +265,8 @@ async def _run_safely(case: Case, place: Place, store: Path | None, expect_clean
     """A case that cannot run is inconclusive with its reason; the others go on."""
     try:
         return await run_case(case, place, store, expect_clean=expect_clean)
+    except StoreError:
+        raise
     except CgraceError as error:
         judgement = Judgement(outcome=Outcome.INCONCLUSIVE, findings=(), reasons=(str(error),))
         cannot = isinstance(error, UnavailableError)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from cgrace.harness import events
 from cgrace.harness.clock import CLOCK_NAME, now_ns
@@ -86,6 +86,18 @@ class Trace:
         return found
 
 
+class Sink(Protocol):
+    """Where a recorder writes its lines."""
+
+    def write(self, text: str, /) -> object:
+        """Take some text."""
+        ...
+
+    def flush(self) -> None:
+        """Pass on what was taken."""
+        ...
+
+
 class Recorder:
     """Alone gives index and time. Writes each entry to `sink` at once, then tells the listeners, in order.
 
@@ -93,7 +105,7 @@ class Recorder:
     listener sees one and the same order.
     """
 
-    def __init__(self, head: Head, sink: TextIO | None = None) -> None:
+    def __init__(self, head: Head, sink: Sink | None = None) -> None:
         self.head = head
         self._entries: list[Entry] = []
         self._sink = sink

@@ -6,7 +6,6 @@ proc/workers.py.
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import signal
 import sys
@@ -14,12 +13,12 @@ from pathlib import Path
 
 from cgrace.harness.drivers.build import build
 from cgrace.harness.drivers.catalogue import find
-from cgrace.harness.proc.workers import serve
+from cgrace.harness.proc.workers import serve, work_as
 from cgrace.harness.runner import open_place, run_twice
 from cgrace.harness.suite import Case, CaseResult
 
 
-async def _main(store: Path | None, layouts: list[str], drivers: list[str], bus: str) -> None:
+async def _main(out: int, store: Path | None, layouts: list[str], drivers: list[str], bus: str) -> None:
     built = await build([find(name) for name in drivers])
 
     async with open_place(built, layouts, bus=bus) as place:
@@ -28,7 +27,7 @@ async def _main(store: Path | None, layouts: list[str], drivers: list[str], bus:
             case, expect_clean = request
             return await run_twice(case, place, store, expect_clean)
 
-        await serve(work)
+        await serve(work, out)
 
 
 if __name__ == "__main__":
@@ -38,4 +37,4 @@ if __name__ == "__main__":
     # Ctrl-C is for the parent to understand: it ends our stdin.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     store, layouts, drivers, bus = sys.argv[1:5]
-    asyncio.run(_main(Path(store) if store else None, layouts.split(","), drivers.split(","), bus))
+    work_as(lambda out: _main(out, Path(store) if store else None, layouts.split(","), drivers.split(","), bus))

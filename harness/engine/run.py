@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 from pathlib import Path
-from typing import TextIO
 
 from cgrace.harness import events as ev
 from cgrace.harness import faults as ft
@@ -32,7 +31,7 @@ from cgrace.harness.scenario.model import Scenario, Setting, Step
 from cgrace.harness.targets.base import Spawned
 from cgrace.harness.targets.buses import EMBEDDED
 from cgrace.harness.targets.sandbox import FakeSandbox
-from cgrace.harness.trace import Entry, Head, Recorder, Trace
+from cgrace.harness.trace import Entry, Head, Recorder, Sink, Trace
 from cgrace.harness.witnesses.inotify import InotifyRun, InotifyWitness
 from cgrace.harness.witnesses.tracefs import KernelWitness, RunWitness
 from cgrace.harness.witnesses.world import Ours
@@ -64,7 +63,7 @@ class Run:
         sandbox: FakeSandbox,
         kernel: KernelWitness | InotifyWitness | None,
         head: Head,
-        sink: TextIO | None,
+        sink: Sink | None,
         bus: str = EMBEDDED,
     ) -> None:
         self.scenario = scenario
@@ -108,6 +107,8 @@ class Run:
     async def go(self) -> Trace:
         """Run the case. Whatever happens, the trace is complete and frozen, and the processes are gone."""
         self.recorder.listen(self._on_entry)
+        for step, point in self.plan.waived:
+            self.record(ev.OrderWaived(step=step, point=str(point), why="the driver uses no bus"))
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.systemd.close)
             await stack.enter_async_context(self.systemd.open())

@@ -14,13 +14,17 @@ import pickle
 import signal
 import struct
 import sys
-from collections.abc import AsyncIterator, Callable
+import traceback
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
 from cgrace.harness.errors import CgraceError
 
 _LENGTH: Final = struct.Struct("=II")
 GRACE_S: Final = 10.0
+
+
+_FAILED: Final = 0  # the number of an answer that says why nothing more comes
 
 
 class WorkerDied(CgraceError):
@@ -35,10 +39,13 @@ class Worker:
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count(1)
         self.load = 0
+        self._failure: BaseException | None = None
 
     async def ask(self, value: Any) -> Any:
-        """Have one value worked on; WorkerDied when that process ends first."""
+        """Have one value worked on; WorkerDied when that process ends first, or what it says that it ended of."""
         assert self._process.stdin is not None
+        if self._failure is not None:
+            raise self._failure
         number = next(self._numbers)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asked[number] = future
@@ -61,11 +68,17 @@ class Worker:
             while True:
                 number, length = _LENGTH.unpack(await stdout.readexactly(_LENGTH.size))
                 answer = pickle.loads(await stdout.readexactly(length))
-                if (future := self._asked.get(number)) is not None and not future.done():
+                if number == _FAILED:
+                    self._failure = answer
+                elif (future := self._asked.get(number)) is not None and not future.done():
                     future.set_exception(answer) if isinstance(answer, Exception) else future.set_result(answer)
+        if self._failure is None:
+            self._failure = WorkerDied(
+                "a worker process of cgrace was killed or crashed", hint="again; what it left is removed then"
+            )
         for future in self._asked.values():
             if not future.done():
-                future.set_exception(WorkerDied("a worker process of cgrace ended unexpectedly"))
+                future.set_exception(self._failure)
 
     async def close(self) -> None:
         """End its stdin and wait for it; kill it if it does not go."""
@@ -109,21 +122,29 @@ async def workers(module: str, count: int, *arguments: str) -> AsyncIterator[lis
             await worker.close()
 
 
-async def serve(work: Callable[[Any], Any]) -> None:
-    """The worker's side: `await work(value)` for every value, many at once, until stdin ends; then what is left is cancelled."""
+def work_as(module_main: Callable[[int], Coroutine[Any, Any, None]]) -> None:
+    """The worker's whole life: `module_main(out)`, which is to call `serve`. What it fails with is told to the parent."""
+    out = os.dup(1)
+    os.dup2(2, 1)  # nothing but answers goes to our stdout
+    try:
+        asyncio.run(module_main(out))
+    except Exception as error:
+        _answer(out, _FAILED, _telling(error))
+    os.close(out)
+
+
+async def serve(work: Callable[[Any], Any], out: int) -> None:
+    """`await work(value)` for every value, many at once, until stdin ends; then what is left is cancelled."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=1 << 26)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
-    out = os.dup(1)
-    os.dup2(2, 1)  # nothing but answers goes to our stdout
 
     async def one(number: int, value: Any) -> None:
         try:
             answer = await work(value)
         except Exception as error:
-            answer = error
-        data = pickle.dumps(answer)
-        _write_all(out, _LENGTH.pack(number, len(data)) + data)
+            answer = _telling(error)
+        _answer(out, number, answer)
 
     async with asyncio.TaskGroup() as tasks:
         running: set[asyncio.Task[None]] = set()
@@ -135,7 +156,22 @@ async def serve(work: Callable[[Any], Any]) -> None:
                 task.add_done_callback(running.discard)
         for task in running:
             task.cancel()
-    os.close(out)
+
+
+def _telling(error: Exception) -> Exception:
+    """The error with what only this process knows of it, where it is no clear message by itself: the parent writes that down."""
+    inner: BaseException = error
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    if isinstance(inner, CgraceError):
+        return inner
+    error.add_note("in a worker process:\n" + "".join(traceback.format_exception(error)))
+    return error
+
+
+def _answer(out: int, number: int, answer: Any) -> None:
+    data = pickle.dumps(answer)
+    _write_all(out, _LENGTH.pack(number, len(data)) + data)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

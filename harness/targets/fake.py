@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import os
 import shutil
@@ -109,13 +110,13 @@ class FakeTarget:
     def _make_runtime_dir(self) -> None:
         try:
             self.runtime_dir.mkdir(mode=0o700)
+            self._lock = owner.lock(str(self.runtime_dir))
+            record_owner(self.runtime_dir)
         except OSError as error:
             raise TargetError(
                 f"cannot make the folder for sockets {self.runtime_dir}: {error.strerror}",
-                hint="set TMPDIR to a directory that you may write",
+                hint="set TMPDIR to a directory that you may write, with room in it",
             ) from error
-        self._lock = owner.lock(str(self.runtime_dir))
-        record_owner(self.runtime_dir)
 
     def _open_subtree(self, layout: str) -> None:
         # In the thread: the subtree is known even when the caller was cancelled while it waited.
@@ -221,10 +222,10 @@ class _Pool:
         self._cells.add(cell)
         try:
             await cell.make(self._target.init, (self._target.runtime_dir,))
-        except CgraceError as error:
+        except (CgraceError, OSError) as error:
             self._making -= 1
             if self._waiting and not (waiter := self._waiting.popleft()).done():
-                waiter.set_exception(error)
+                waiter.set_exception(_as_told(error))
             await self._end(cell)
         else:
             self._making -= 1
@@ -253,6 +254,14 @@ class _Pool:
 
     async def _end(self, cell: Cell) -> None:
         # What stays is tried again when the target closes, and reported then.
-        with contextlib.suppress(CgraceError):
+        with contextlib.suppress(CgraceError, OSError):
             await cell.end()
             self._cells.discard(cell)
+
+
+def _as_told(error: CgraceError | OSError) -> CgraceError:
+    """What the system refused, as a message."""
+    if isinstance(error, CgraceError):
+        return error
+    hint = "ulimit -n 1024" if error.errno == errno.EMFILE else ""
+    return TargetError(f"a sandbox cannot be made: {error.strerror or error}", hint=hint)
