@@ -53,8 +53,11 @@ def console() -> Console:
 
 
 def show(*renderables: RenderableType) -> None:
-    """Print to stdout; without the blanks at line ends that tables have, where it is not a terminal."""
+    """Print to stdout; without the blanks at line ends that tables have, where it is not a terminal. Plain texts are made inert."""
+    from cgrace.reports.inert import inert
+
     out = console()
+    renderables = tuple(inert(one) if isinstance(one, str) else one for one in renderables)
     if out.is_terminal:
         for renderable in renderables:
             out.print(renderable)

@@ -10,7 +10,7 @@ from typing import Any
 
 from cgrace.harness.commands import EXIT_DIFFERED, EXIT_OK
 from cgrace.harness.commands.common import show, show_json
-from cgrace.harness.errors import CgraceError, UsageError
+from cgrace.harness.errors import CgraceError, TraceError, UsageError
 from cgrace.harness.store import StoredRun, is_run_name, last_run, runs_home
 from cgrace.harness.trace import Trace, read_trace
 from cgrace.harness.verdict import Finding, Verdict
@@ -79,7 +79,10 @@ def _alone(path: Path) -> tuple[dict[str, Any], list[Stored]]:
     from cgrace.reports.machine import results_document
 
     trace = read_trace(path)
-    result = CaseResult(case=case_of(trace.head), judgement=rejudge_trace(trace), trace=path)
+    try:
+        result = CaseResult(case=case_of(trace.head), judgement=rejudge_trace(trace), trace=path)
+    except TraceError as error:
+        raise TraceError(error.message, hint=error.hint, file=path) from None
     document = results_document("report", [result], passed=result.judgement.outcome.passes)
     return document, [Stored(data=document["results"][0], findings=result.judgement.findings, trace=path)]
 

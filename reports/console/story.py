@@ -12,6 +12,12 @@ from cgrace.harness.trace import Trace
 from cgrace.harness.verdict import Finding, Verdict
 from cgrace.reports.console.blocks import finding_lines
 from cgrace.reports.console.timeline import timeline
+from cgrace.reports.inert import inert
+
+
+def _text(text: str, style: str = "") -> Text:
+    """A text that no terminal obeys."""
+    return Text(inert(text), style=style)
 
 
 def story(
@@ -25,23 +31,23 @@ def story(
     """`data` is a RESULT of reports/machine.py. `problem` says why there is no trace, where there is none."""
     rows = ",".join(data["rows"])
     parts: list[RenderableType] = [
-        Text(f"{rows}  {data['title']}".strip(), style="bold"),
-        Text(f"{data['case']}: {data['outcome']}", style="green" if data["passed"] else "bold red"),
+        _text(f"{rows}  {data['title']}".strip(), style="bold"),
+        _text(f"{data['case']}: {data['outcome']}", style="green" if data["passed"] else "bold red"),
     ]
     driver = data["driver"]
-    parts.append(Text(f"driver {driver['name']}: {driver['module']} {driver['version']}", style="dim"))
+    parts.append(_text(f"driver {driver['name']}: {driver['module']} {driver['version']}", style="dim"))
     if problem:
-        parts.append(Text(problem, style="red"))
-    parts += [Text(f"not as history says: {reason}", style="red") for reason in data["reasons"] if not data["passed"]]
+        parts.append(_text(problem, style="red"))
+    parts += [_text(f"not as history says: {reason}", style="red") for reason in data["reasons"] if not data["passed"]]
     for finding in findings:
         if finding.verdict is not Verdict.HOLDS:
-            parts += [Text(""), *(Text(line) for line in finding_lines(finding))]
-            parts += [Text(f"  {finding.explanation}", style="dim")] if finding.explanation else []
+            parts += [_text(""), *(_text(line) for line in finding_lines(finding))]
+            parts += [_text(f"  {finding.explanation}", style="dim")] if finding.explanation else []
     if trace is not None:
         marked = frozenset(i for f in findings if f.verdict is not Verdict.HOLDS for i in f.events)
-        parts += [Text("\nwhat happened (> shows it)", style="bold")]
+        parts += [_text("\nwhat happened (> shows it)", style="bold")]
         parts += [
-            Text(line, style="bold" if line.startswith(">") else "") for line in timeline(trace, marked, probes=probes)
+            _text(line, style="bold" if line.startswith(">") else "") for line in timeline(trace, marked, probes=probes)
         ]
-        parts += [Text(f"command: {trace.head.command}", style="dim")] if trace.head.command else []
-    return Group(*parts, Text(""))
+        parts += [_text(f"command: {trace.head.command}", style="dim")] if trace.head.command else []
+    return Group(*parts, _text(""))
