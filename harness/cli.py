@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn, cast
 
@@ -173,6 +174,7 @@ def _run(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; never a traceback."""
+    _have_streams()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     words = sys.argv[1:] if argv is None else list(argv)
@@ -193,6 +195,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:
         return _last_resort(error, cannot)
     return status
+
+
+def _have_streams() -> None:
+    """Fill in what the caller closed: whatever we opened next would be written to as our stdout."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 (as long as we live)
 
 
 def _say(text: str, status: int) -> int:
@@ -228,11 +240,12 @@ def _last_resort(error: BaseException, cannot: int) -> int:
             return _say(f"cgrace: {_first(error, CgraceError)}", cannot)
         if error.subgroup(KeyboardInterrupt) is not None:
             return _say("cgrace: interrupted", EXIT_INTERRUPTED)
-    if isinstance(error, OSError) and error.errno is not None:
-        what = f"the system refused: {error}"
+    inner = _first(error, BaseException)
+    if isinstance(inner, OSError) and inner.errno is not None:
+        what = f"the system refused: {inner}"
     else:
-        last = str(error).strip().splitlines()[:1] or [""]
-        what = f"a bug of cgrace: {type(error).__name__}: {last[0]}"
+        last = str(inner).strip().splitlines()[:1] or [""]
+        what = f"a bug of cgrace: {type(inner).__name__}: {last[0]}"
     try:
         with tempfile.NamedTemporaryFile("w", prefix="cgrace-bug-", suffix=".txt", delete=False) as file:
             traceback.print_exception(error, file=file)

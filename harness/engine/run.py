@@ -299,6 +299,9 @@ class Run:
         self.opens.exited(name)
         if self._stopping:
             return
+        if self.sandbox.ended:  # the driver did not die of itself, so nothing is said of it
+            self.finish("error", "the sandbox ended: somebody killed its init")
+            return
         self.systemd.process_ended()
         expected = name in self.acts.killed
         process = self.processes.get(name)

@@ -74,7 +74,8 @@ class Worker:
                     future.set_exception(answer) if isinstance(answer, Exception) else future.set_result(answer)
         if self._failure is None:
             self._failure = WorkerDied(
-                "a worker process of cgrace was killed or crashed", hint="again; what it left is removed then"
+                "a worker process of cgrace was killed or crashed",
+                hint="run it again: what the worker left is removed first",
             )
         for future in self._asked.values():
             if not future.done():

@@ -32,6 +32,11 @@ class FakeSandbox:
         self._by_inner: dict[int, Spawned] = {}
         self._by_outer: dict[int, Spawned] = {}
 
+    @property
+    def ended(self) -> bool:
+        """Whether its init is gone, and with it all that ran inside."""
+        return self._cell.control is None or self._cell.control.closed
+
     async def spawn(
         self,
         name: str,
