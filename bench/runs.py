@@ -13,7 +13,7 @@ from cgrace.harness import events as ev
 from cgrace.harness.commands.common import scenarios_folder
 from cgrace.harness.commands.select import pick_scenarios
 from cgrace.harness.drivers.catalogue import default_drivers
-from cgrace.harness.runner import plan, run_cases
+from cgrace.harness.runner import JOBS_DEFAULT, plan, run_cases
 from cgrace.harness.suite import Case, CaseResult
 from cgrace.harness.trace import Trace, read_trace
 from cgrace.harness.verdict import Invariant, Verdict
@@ -58,8 +58,8 @@ def found_hang(result: CaseResult) -> bool:
     )
 
 
-async def run_many(cases: Sequence[Case], count: int) -> list[Ran]:
-    """So many runs, in turns of all cases. Traces are read and thrown away."""
+async def run_many(cases: Sequence[Case], count: int, jobs: int = JOBS_DEFAULT) -> list[Ran]:
+    """So many runs, in turns of all cases, `jobs` at once. Traces are read and thrown away."""
     turns = [dataclasses.replace(case, turn=turn) for turn in range(-(-count // len(cases))) for case in cases][:count]
     ran: list[Ran] = []
     with TemporaryDirectory(prefix="cgrace-bench.") as folder:
@@ -78,7 +78,7 @@ async def run_many(cases: Sequence[Case], count: int) -> list[Ran]:
             if result.trace is not None:
                 result.trace.unlink()
 
-        await run_cases(turns, store=Path(folder), on_result=take)
+        await run_cases(turns, jobs=jobs, store=Path(folder), on_result=take)
     return ran
 
 

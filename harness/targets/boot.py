@@ -46,10 +46,16 @@ class Console:
         texts = [_plain(line.decode(errors="replace")) for line in kept]
         return "\n".join([text for text in texts if text][-lines:])
 
-    def close(self, seconds_max: float = 2.0) -> None:
-        """Read what is left, then let go."""
-        os.close(self._slave)
+    def finish(self, seconds_max: float = 2.0) -> None:
+        """Once the machine is dead: read what is left. Blocks."""
+        if self._slave >= 0:
+            os.close(self._slave)
+            self._slave = -1
         self._thread.join(seconds_max)
+
+    def close(self) -> None:
+        """Read what is left, then let go."""
+        self.finish()
         if not self._thread.is_alive():
             os.close(self._master)
 
@@ -141,6 +147,12 @@ class Boot:
             self._notify.setblocking(False)
             self._loop.add_reader(self._notify, self._guarded, self._notified)
 
+    def _drain(self) -> None:
+        """Take what was said before the end, up to BlockingIOError; the reader is gone after the last of it."""
+        while self._control is not None and self._loop.remove_reader(self._control):
+            self._loop.add_reader(self._control, self._guarded, self._answered)
+            self._answered()
+
     def _watch(self, pid: int) -> None:
         self.pid = pid
         self._pidfd = os.pidfd_open(pid)  # ours to reap, so it is there
@@ -148,6 +160,7 @@ class Boot:
 
     def _died(self) -> None:
         self._loop.remove_reader(self._pidfd)
+        self._guarded(self._drain)
         if not self.ended.done():
             self.ended.set_result(None)
         self.refuse("its PID 1 ended")
@@ -164,8 +177,16 @@ class Boot:
     def refuse(self, why: str) -> None:
         """It will not get ready."""
         if not self.ready.done():
-            self.ready.set_exception(TargetError(why, detail=self.console.tail() if self.console else ""))
+            self.ready.set_exception(TargetError(why))
             self.ready.exception()  # seen: nobody may be left to await it
+
+    def last_words(self) -> str:
+        """The console's last lines; of a dead machine all that it wrote. Blocks."""
+        if self.console is None:
+            return ""
+        if self.ended.done():
+            self.console.finish()
+        return self.console.tail()
 
     def kill(self) -> None:
         """SIGKILL to PID 1; the kernel kills whatever else is in its pid namespace."""

@@ -142,18 +142,17 @@ class ContainerTarget:
                 await self._boot.ready
                 await self._ask_version()
         except TimeoutError:
-            raise self._failed(
-                f"did not get ready within {BOOT_S_MAX:.0f} s ({self._boot.status or 'no status'})"
-            ) from None
+            why = f"did not get ready within {BOOT_S_MAX:.0f} s ({self._boot.status or 'no status'})"
+            raise await self._failed(why) from None
         except TargetError as error:
-            raise self._failed(error.message) from error
+            raise await self._failed(error.message) from error
         self.boot_ns = now_ns() - started
 
-    def _failed(self, why: str) -> TargetError:
+    async def _failed(self, why: str) -> TargetError:
         return TargetError(
             f"{self.root.suite}'s systemd did not boot: {why}",
             hint=f"rm -rf {self.root.folder}, which builds the root anew",
-            detail=self.console_tail(),
+            detail=await asyncio.to_thread(self._boot.last_words),
         )
 
     async def _ask_version(self) -> None:
