@@ -183,28 +183,56 @@ async def run_cases(
     built = await prepare(drivers, on_event)
     layouts = sorted({case.setting.layout for case in cases})
     cores = len(os.sched_getaffinity(0))
-    results: dict[int, CaseResult] = {}
-    gate = asyncio.Semaphore(jobs)
 
-    async def run_all(run: Callable[[Case], Awaitable[CaseResult]]) -> None:
-        async def one(index: int, case: Case) -> None:
-            async with gate:
-                if not admits(case):
-                    return
-                results[index] = await run(case)
-            on_result(results[index])
-
-        async with asyncio.TaskGroup() as tasks:
-            for index, case in enumerate(cases):
-                tasks.create_task(one(index, case))
+    async def run_all(run: Callable[[Case], Awaitable[CaseResult]]) -> list[CaseResult]:
+        return await _run_all(cases, run, jobs=jobs, again_jobs=cores, admits=admits, on_result=on_result)
 
     if len(cases) < CASES_FOR_WORKERS or cores == 1:
         async with open_place(built, layouts, on_event, bus=bus) as place:
-            await run_all(lambda case: run_twice(case, place, store, expect_clean))
+            return await run_all(lambda case: run_once(case, place, store, expect_clean))
     else:
         arguments = (str(store or ""), ",".join(layouts), ",".join(spec.name for spec in drivers), bus)
         async with workers("cgrace.harness.worker", min(cores, WORKERS_MAX), *arguments) as team:
-            await run_all(lambda case: min(team, key=lambda worker: worker.load).ask((case, expect_clean)))
+            return await run_all(lambda case: min(team, key=lambda worker: worker.load).ask((case, expect_clean)))
+
+
+async def _run_all(
+    cases: Sequence[Case],
+    run: Callable[[Case], Awaitable[CaseResult]],
+    *,
+    jobs: int,
+    again_jobs: int,
+    admits: Callable[[Case], bool],
+    on_result: Callable[[CaseResult], None],
+) -> list[CaseResult]:
+    """Every case that is admitted; then those that were inconclusive once more, few at a time: what could not be told on a busy
+    machine often can when the others have ended."""
+    results: dict[int, CaseResult] = {}
+    again: list[int] = []
+
+    async def first(gate: asyncio.Semaphore, index: int) -> None:
+        async with gate:
+            if not admits(cases[index]):
+                return
+            result = results[index] = await run(cases[index])
+        if result.judgement.outcome is Outcome.INCONCLUSIVE and not result.unavailable:
+            again.append(index)
+        else:
+            on_result(result)
+
+    async def second(gate: asyncio.Semaphore, index: int) -> None:
+        async with gate:
+            result = results[index] = dataclasses.replace(await run(cases[index]), repeated=True)
+        on_result(result)
+
+    async with asyncio.TaskGroup() as tasks:
+        gate = asyncio.Semaphore(jobs)
+        for index in range(len(cases)):
+            tasks.create_task(first(gate, index))
+    async with asyncio.TaskGroup() as tasks:
+        gate = asyncio.Semaphore(min(jobs, again_jobs))
+        for index in sorted(again):
+            tasks.create_task(second(gate, index))
     return [results[index] for index in sorted(results)]
 
 
@@ -253,15 +281,7 @@ def _open_witness(say: Callable[[str], None]) -> KernelWitness | InotifyWitness:
         return InotifyWitness()
 
 
-async def run_twice(case: Case, place: Place, store: Path | None, expect_clean: bool) -> CaseResult:
-    """A run; once more if it was inconclusive."""
-    result = await _run_safely(case, place, store, expect_clean)
-    if result.judgement.outcome is Outcome.INCONCLUSIVE and not result.unavailable:
-        result = dataclasses.replace(await _run_safely(case, place, store, expect_clean), repeated=True)
-    return result
-
-
-async def _run_safely(case: Case, place: Place, store: Path | None, expect_clean: bool) -> CaseResult:
+async def run_once(case: Case, place: Place, store: Path | None, expect_clean: bool) -> CaseResult:
     """A case that cannot run is inconclusive with its reason; the others go on."""
     try:
         return await run_case(case, place, store, expect_clean=expect_clean)

@@ -14,7 +14,7 @@ from pathlib import Path
 from cgrace.harness.drivers.build import build
 from cgrace.harness.drivers.catalogue import find
 from cgrace.harness.proc.workers import serve, work_as
-from cgrace.harness.runner import open_place, run_twice
+from cgrace.harness.runner import open_place, run_once
 from cgrace.harness.suite import Case, CaseResult
 
 
@@ -25,7 +25,7 @@ async def _main(out: int, store: Path | None, layouts: list[str], drivers: list[
 
         async def work(request: tuple[Case, bool]) -> CaseResult:
             case, expect_clean = request
-            return await run_twice(case, place, store, expect_clean)
+            return await run_once(case, place, store, expect_clean)
 
         await serve(work, out)
 
