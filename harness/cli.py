@@ -143,8 +143,10 @@ def parser() -> argparse.ArgumentParser:
     schema.add_argument(
         "of", nargs="?", choices=["scenario", "results"], default="scenario", metavar="scenario|results"
     )
-    explain = command("explain", "explain the words of the table, or a row of a story", "files:explain")
-    explain.add_argument("topic", nargs="?", default="", metavar="WORD-OR-ROW")
+    explain = command(
+        "explain", "explain a word, a row, a scenario, or what was found in the last run", "explain:explain"
+    )
+    explain.add_argument("topic", nargs="?", default="", metavar="TOPIC", help="all words if none")
     rejudge = command("rejudge", "check a stored trace again, without a driver or systemd", "stored:rejudge")
     rejudge.add_argument("trace", metavar="TRACE")
     rejudge.add_argument("--expect", choices=["history", "clean"], default="history")
