@@ -16,11 +16,12 @@ from cgrace.harness.engine.plan import Plan
 from cgrace.harness.engine.seats import EmbeddedSeat, RealSeat, SystemdSeat
 from cgrace.harness.events import Event
 from cgrace.harness.relay.base import Backend
+from cgrace.harness.relay.seat import POLL_S_MAX
 from cgrace.harness.targets.base import Sandbox
 from cgrace.harness.targets.buses import EMBEDDED
 
 TURNS_MAX = 100_000
-IDLE_LOOKS_MAX = 10_000
+IDLE_LOOKS_MAX = 2_000
 
 
 class FakeSystemd:
@@ -127,10 +128,12 @@ class FakeSystemd:
 
     async def idle(self) -> None:
         """Wait until all that is under way has arrived; not for ever, where a driver keeps the bus busy."""
+        pause = self._seat.poll_s
         for _ in range(IDLE_LOOKS_MAX):
             if not self.busy():
                 return
-            await asyncio.sleep(self._seat.poll_s)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, POLL_S_MAX)
 
     async def arrived(self) -> None:
         """Before the run goes on from something that the driver did: what that caused has arrived. It always has on the
