@@ -13,7 +13,8 @@ descriptors from one client to another. What differs from a real bus for the res
   bus without such files says ServiceUnknown.
 - Behind the relay a real bus sees one process, ours: the pid and uid that it tells of a driver's connection are cgrace's. Here
   they are the driver's.
-- A service that is restarted is back at once. On a real bus its name has no owner for a moment.
+- A service that is restarted is back at once. On a real bus its name has no owner for a moment, in which the relay keeps what
+  drivers say (relay/upstream.py).
 - dbus-broker has texts of its own for the same error names, answers no call that wants no answer, knows no unique name without
   a dot, and answers a call without a destination itself, where libdbus does it without naming a sender.
 """

@@ -162,7 +162,10 @@ class RealSeat:
         path = str(bus_socket(stem))
         self._upstream = Upstream(path)
         self.backend: Backend = self._upstream
-        self._seat = Seat(path, NAME, service, after=after, under_way=self._under_way, lost=self._failed, bug=self._bug)
+        owns = self._upstream.let_go
+        self._seat = Seat(
+            path, NAME, service, after=after, owns=owns, under_way=self._under_way, lost=self._failed, bug=self._bug
+        )
 
     @property
     def unique_name(self) -> str:
@@ -216,7 +219,8 @@ class RealSeat:
         self._seat.leave()
 
     def join(self) -> None:
-        """Takes a moment, in which the name has no owner."""
+        """Takes a moment, in which the name has no owner; what drivers say meanwhile waits with us."""
+        self._upstream.keep()
         self._seat.join()
 
     def processes(self) -> dict[int, str]:

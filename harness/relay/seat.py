@@ -34,8 +34,9 @@ class Seat:
     """path: the bus's socket. name: what it owns there. service: gets calls, and is told who left the bus.
 
     after: called each time that the service was told something, when its answers have arrived: it may then run what it put
-    off, and give what that says to `emit`. under_way: whether the bus, or a connection to it, still carries something; the
-    seat's own connection apart. lost: the bus hung up, or does not let us in; gets why. bug: gets what a callback raised.
+    off, and give what that says to `emit`. owns: called when it owns the name, after each `join`. under_way: whether the bus,
+    or a connection to it, still carries something; the seat's own connection apart. lost: the bus hung up, or does not let
+    us in; gets why. bug: gets what a callback raised.
     """
 
     def __init__(
@@ -45,13 +46,14 @@ class Seat:
         service: Service,
         *,
         after: Callable[[], None],
+        owns: Callable[[], None],
         under_way: Callable[[], bool],
         lost: Callable[[str], None],
         bug: Callable[[Exception], None],
     ) -> None:
         self.unique_name = ""
         self._path, self._name, self._service = path, name, service
-        self._after, self._under_way, self._lost, self._bug = after, under_way, lost, bug
+        self._after, self._owns, self._under_way, self._lost, self._bug = after, owns, under_way, lost, bug
         self._wire: Wire | None = None
         self._auth = ClientAuth(os.geteuid(), want_fds=False)
         self._framer = Framer()
@@ -263,6 +265,7 @@ class Seat:
                 self.unique_name = str(message.body[0])
             case Message(type=MessageType.SIGNAL, member="NameAcquired", body=(self._name,)):
                 self._seated.set()
+                self._owns()
             case Message(type=MessageType.SIGNAL, member="NameOwnerChanged", body=(str(name), _, "")):
                 if name.startswith(":"):
                     self._inbox.append(message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
 from urllib.parse import unquote
 from weakref import WeakSet
@@ -49,6 +50,7 @@ class Upstream:
         self.uid = os.geteuid() if uid is None else uid
         self.bug: Callable[[Exception], None] | None = None
         self._links: WeakSet[_Link] = WeakSet()
+        self._kept: deque[tuple[_Link, Frame]] | None = None
 
     def open(self, conn: Connection) -> None:
         """A driver connected: connect to the bus, authenticate, then listen to the driver."""
@@ -77,10 +79,29 @@ class Upstream:
 
         What the bus says to a driver that takes nothing more does not count: only the driver can free that.
         """
+        kept = sum(len(frame.raw) for _, frame in self._kept or ())
         links = list(self._links)
         pairs = [link.queues() for link in links]
         bytes_in = sum(pair[0] for link, pair in zip(links, pairs, strict=True) if not link.held_up)
-        return bytes_in, sum(pair[1] for pair in pairs)
+        return bytes_in, kept + sum(pair[1] for pair in pairs)
+
+    def keep(self) -> None:
+        """What drivers say stays with us from now on: a service is between two connections, and nobody shall notice."""
+        if self._kept is None:
+            self._kept = deque()
+
+    def let_go(self) -> None:
+        """Pass it on, in order."""
+        kept, self._kept = self._kept or deque(), None
+        for link, frame in kept:
+            link.send(frame)
+
+    def keeps(self, link: _Link, frame: Frame) -> bool:
+        """Whether this message of a driver stays with us for now."""
+        if self._kept is None:
+            return False
+        self._kept.append((link, frame))
+        return True
 
     def close(self) -> None:
         """Also those that still had something to write."""
@@ -95,6 +116,7 @@ class _Link:
         self.can_pass_fds = False
         self.held_up = False
         self._conn = conn
+        self._backend = backend
         self._limits = backend.limits
         self._auth = ClientAuth(backend.uid)
         self._framer = Framer(backend.limits.message_bytes_max)
@@ -106,7 +128,8 @@ class _Link:
 
     def send(self, frame: Frame) -> None:
         """To the bus, as it is."""
-        self._wire.write(frame.raw, frame.fds)
+        if not self._backend.keeps(self, frame):
+            self._wire.write(frame.raw, frame.fds)
 
     def close(self) -> None:
         """Flush and close."""
