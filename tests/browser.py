@@ -1,4 +1,4 @@
-"""A real browser for the tests of pages: Chromium without a window, spoken to over a pipe (no port, no web socket, no network)."""
+"""Real browsers for the tests of pages, without a window or a network: Chromium over a pipe, Firefox over a local socket."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import select
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -179,3 +180,109 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, 9)
         process.wait(10)
+
+
+# ---- Firefox, over its Marionette protocol: "<length>:<JSON>" on a socket of this machine
+
+
+def find_firefox() -> str | None:
+    """The browser of this machine, if it has one."""
+    return next((path for name in ("firefox-esr", "firefox") if (path := shutil.which(name))), None)
+
+
+FIREFOX_PREFERENCES = {
+    "marionette.port": 0,  # any free one: it writes which
+    "network.proxy.type": 1,
+    "network.proxy.http": "127.0.0.1",
+    "network.proxy.http_port": 9,
+    "network.proxy.ssl": "127.0.0.1",
+    "network.proxy.ssl_port": 9,
+    "app.update.enabled": False,
+    "datareporting.policy.dataSubmissionEnabled": False,
+    "toolkit.telemetry.enabled": False,
+    "browser.shell.checkDefaultBrowser": False,
+    "browser.startup.homepage_override.mstone": "ignore",
+}
+
+
+class Fox:
+    """A Firefox without a window."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._rest = b""
+        self._number = 0
+        self._read()  # its greeting
+        self.ask("WebDriver:NewSession", capabilities={"alwaysMatch": {"acceptInsecureCerts": True}})
+
+    def ask(self, command: str, **parameters: Any) -> Any:
+        """One command of the WebDriver kind, and its value."""
+        self._number += 1
+        text = json.dumps([0, self._number, command, parameters])
+        self._connection.sendall(f"{len(text)}:{text}".encode())
+        _, number, error, result = self._read()
+        assert number == self._number
+        assert error is None, f"{command}: {error}"
+        return result.get("value", result) if isinstance(result, dict) else result
+
+    def _read(self) -> Any:
+        while b":" not in self._rest:
+            self._rest += self._received()
+        length, _, self._rest = self._rest.partition(b":")
+        while len(self._rest) < int(length):
+            self._rest += self._received()
+        told, self._rest = self._rest[: int(length)], self._rest[int(length) :]
+        return json.loads(told)
+
+    def _received(self) -> bytes:
+        data = self._connection.recv(1 << 20)
+        assert data, "the browser has gone"
+        return data
+
+    def open(self, file: Path, fragment: str = "") -> None:
+        """Show a file."""
+        self.ask("WebDriver:Navigate", url=file.absolute().as_uri() + fragment)
+
+    def run(self, script: str) -> Any:
+        """The value of a JavaScript expression."""
+        return self.ask("WebDriver:ExecuteScript", script=f"return {script}", args=[])
+
+    def picture(self, file: Path) -> None:
+        """What is visible, as a PNG."""
+        file.write_bytes(base64.b64decode(self.ask("WebDriver:TakeScreenshot", full=False)))
+
+
+@contextmanager
+def firefox() -> Iterator[Fox]:
+    """A Firefox of its own, with an empty profile; both are gone afterwards."""
+    binary = find_firefox()
+    assert binary is not None
+    with tempfile.TemporaryDirectory(prefix="cgrace-browser-", ignore_cleanup_errors=True) as folder:
+        profile = Path(folder)
+        lines = [f"user_pref({json.dumps(key)}, {json.dumps(value)});" for key, value in FIREFOX_PREFERENCES.items()]
+        (profile / "user.js").write_text("\n".join(lines))
+        environment = {**os.environ, "HOME": folder, "MOZ_HEADLESS": "1", "MOZ_REMOTE_SETTINGS_DEVTOOLS": "1"}
+        process = subprocess.Popen(
+            [binary, "--headless", "--no-remote", "--marionette", "--profile", folder],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=environment,
+        )
+        try:
+            with _connected(profile / "MarionetteActivePort", process) as connection:
+                fox = Fox(connection)
+                yield fox
+                fox.ask("Marionette:Quit", flags=["eForceQuit"])
+        finally:
+            _end(process)
+
+
+def _connected(port_file: Path, process: subprocess.Popen[bytes]) -> socket.socket:
+    until = time.monotonic() + ANSWER_S_MAX
+    while time.monotonic() < until:
+        assert process.poll() is None, "the browser ended at once"
+        if port_file.is_file() and (text := port_file.read_text().strip()):
+            return socket.create_connection(("127.0.0.1", int(text)), ANSWER_S_MAX)
+        select.select([], [], [], 0.05)
+    raise AssertionError("the browser never said where it listens")

@@ -3,6 +3,7 @@
 
 const NARROW = 760;
 const NODES_MAX = 6000;
+const ROOM = 15; // pixels that a line of text needs
 let lanes = []; // {kind, name, x (middle), left, width}
 let gutter = 0;
 let textLeft = 0;
@@ -139,7 +140,7 @@ function drawStretch(first, last, top, bottom, width) {
   svg.append(marks);
   const taken = new Set();
   if (!dense) for (const bar of visible) drawBarLabel(svg, bar, top, bottom, taken);
-  return { svg, texts: drawTexts(first, last, top, width) };
+  return { svg, texts: drawTexts(first, last, top) };
 }
 
 function drawRow(group, row, y, dense) {
@@ -157,24 +158,28 @@ function drawRow(group, row, y, dense) {
 }
 
 // Texts where there is room for them; evidence and the chosen row come first.
-function drawTexts(first, last, top, width) {
+function drawTexts(first, last, top) {
   const texts = h("div", { class: "texts" });
-  const room = 15;
-  const busy = new Set();
-  const fits = (at) => {
-    const slot = Math.round(tops[at] / room);
-    if (busy.has(slot)) return false;
-    busy.add(slot);
-    return true;
-  };
-  const roomy = state.scale === "order" && rowHeight() >= 14;
+  const roomy = state.scale === "order" && rowHeight() >= ROOM;
   const wanted = [];
-  const firstChoice = (row) => evidence.has(row) || row === state.selected;
-  for (let at = first; at < last; at++) if (firstChoice(shown[at]) && (roomy || fits(at))) wanted.push(at);
-  for (let at = first; at < last; at++) if (!firstChoice(shown[at]) && (roomy || fits(at))) wanted.push(at);
-  for (const at of wanted.sort((a, b) => a - b)) texts.append(drawText(shown[at], tops[at] - top));
+  for (let at = first; at < last; at++) {
+    if (!roomy && (evidence.has(shown[at]) || shown[at] === state.selected) && free(wanted, tops[at])) wanted.push(at);
+  }
+  const certain = wanted.map((at) => tops[at]);
+  let next = 0;
+  let before = -Infinity;
+  for (let at = first; at < last; at++) {
+    const y = tops[at];
+    while (next < certain.length && certain[next] < y) before = Math.max(before, certain[next++]);
+    const fits = y - before >= ROOM && (next === certain.length || certain[next] - y >= ROOM);
+    if (!roomy && !fits) continue;
+    wanted.push(at);
+    before = y;
+  }
+  for (const at of wanted) texts.append(drawText(shown[at], tops[at] - top));
   return texts;
 }
+function free(wanted, y) { return !wanted.length || y - tops[wanted[wanted.length - 1]] >= ROOM; }
 
 function drawText(row, y) {
   const shows = evidence.has(row);

@@ -48,4 +48,5 @@ function toggleTable() {
   }
   showControls();
   arrange(-1);
+  if (byId("view").getBoundingClientRect().top < 0 || state.table) byId("view").scrollIntoView();
 }
