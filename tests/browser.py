@@ -240,8 +240,13 @@ class Fox:
         return data
 
     def open(self, file: Path, fragment: str = "") -> None:
-        """Show a file."""
-        self.ask("WebDriver:Navigate", url=file.absolute().as_uri() + fragment)
+        """Show a file, and wait until it has drawn itself."""
+        url = file.absolute().as_uri() + fragment
+        self.ask("WebDriver:Navigate", url=url)
+        until = time.monotonic() + ANSWER_S_MAX
+        drawn = f"document.URL === {json.dumps(url)} && document.documentElement.dataset.ready !== undefined"
+        while not self.run(drawn):
+            assert time.monotonic() < until, "the page never drew itself"
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression."""
