@@ -129,7 +129,7 @@ class ScenarioFile(pytest.File):
                 self.config.addinivalue_line("markers", f"{name}: scenarios marked so")
         backstop_s = suite.backstop_s(scenario, len(cases))
         for case in cases:
-            name = "".join(case.id.partition("[")[1:])
+            name = f"{case.driver.name}[{case.setting.profile}:{case.setting.layout}]"
             yield ScenarioItem.from_parent(self, name=name, case=case, backstop_s=backstop_s)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:

@@ -60,7 +60,7 @@ def test_an_item_for_each_driver_run_together(
     batches = engine(monkeypatch)
     done = pytester.runpytest_inprocess("-v")
     done.assert_outcomes(passed=9)
-    done.stdout.fnmatch_lines(["*lock.toml::?219-rhel7:v1?-err-nil PASSED*"])
+    done.stdout.fnmatch_lines(["*lock.toml::err-nil?219-rhel7:v1? PASSED*"])
     assert len(batches) == 1
 
 
@@ -223,6 +223,7 @@ def test_junit_carries_it(story: Path, pytester: pytest.Pytester, monkeypatch: p
     engine(monkeypatch, HANG, blamed="today")
     pytester.runpytest_inprocess("--cgrace-driver", "today", "--junitxml", "junit.xml")
     (case,) = ElementTree.parse(pytester.path / "junit.xml").getroot().iter("testcase")
+    assert case.get("name") == "today[219-rhel7:v1]"
     told = {p.get("name"): p.get("value") for p in case.iter("property")}
     assert (told["outcome"], told["driver"], told["target"]) == ("regressed", "today", "fake")
     assert (told["profile"], told["layout"], told["rows"]) == ("219-rhel7", "v1", "7b, 12, fix")
