@@ -9,7 +9,7 @@ from cgrace.harness.events import Actor, Direction, Event
 from cgrace.harness.trace import Trace
 
 HIERARCHIES = ("systemd", "cpu,cpuacct", "memory", "devices", "pids", "blkio", "cpuset", "freezer")
-EVENTS_A_SLICE = 29
+EVENTS_A_SLICE = 27
 
 
 def big_trace(events: int = 100_000, drivers: int = 4) -> Trace:

@@ -244,7 +244,7 @@ class Fox:
         url = file.absolute().as_uri() + fragment
         self.ask("WebDriver:Navigate", url=url)
         until = time.monotonic() + ANSWER_S_MAX
-        drawn = f"document.URL === {json.dumps(url)} && document.documentElement.dataset.ready !== undefined"
+        drawn = f"document.URL === {json.dumps(url)} && document.documentElement?.dataset.ready !== undefined"
         while not self.run(drawn):
             assert time.monotonic() < until, "the page never drew itself"
 

@@ -191,6 +191,8 @@ def _graph(trace: Trace, judgement: Judgement) -> dict[str, Any] | None:
         }
         for wait in waits[:GRAPH_NODES_MAX]
     ]
+    if not nodes:
+        return None
     return {"process": inert_line(stacks[1].process), "nodes": nodes, "more": max(0, len(waits) - GRAPH_NODES_MAX)}
 
 

@@ -3,6 +3,7 @@
 const BLOCK_ROWS = 34;
 const PRINT_ROWS_MAX = 700;
 const AROUND = 30;
+let folded = []; // what is folded away on the screen: paper cannot be unfolded
 
 function printedPositions() {
   const all = Array.from(shown, (_, at) => at);
@@ -24,6 +25,8 @@ function printOut() {
   layOut();
   const width = 1000;
   placeLanes(width);
+  folded = [...document.querySelectorAll("#about details, #findings details")].filter((fold) => !fold.open);
+  for (const fold of folded) fold.open = true;
   const sheet = byId("printed");
   const positions = printedPositions();
   sheet.replaceChildren(drawLaneNames(width));
@@ -49,6 +52,7 @@ function printBlock(first, last, width) {
 }
 
 function printDone() {
+  for (const fold of folded) fold.open = false;
   byId("printed").replaceChildren();
   arrange(-1);
 }

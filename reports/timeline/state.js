@@ -1,6 +1,6 @@
 // What is shown of the run, and where each row lies. The only state of the page.
 
-const ROW_HEIGHTS = [1, 2, 3, 5, 8, 12, 16, 22, 28, 36];
+const ROW_HEIGHTS = [1, 2, 3, 5, 8, 12, 16, 22, 28, 36, 48];
 const HEIGHT_MAX = 12e6; // browsers cut elements that are higher than some 17 million pixels
 const GAP_MS = 20; // a wait that long gets a break of its own between two rows
 const state = {
