@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_checkers_deadlock import DUMP
 
-from cgrace.harness.checkers.goroutines import Frame, parse
-from cgrace.harness.checkers.wait_graph import render, short_place, wait_graph
+from cgrace.harness.stacks.goroutines import Frame, parse
+from cgrace.harness.stacks.wait_graph import render, short_place, wait_graph
 
 SIGQUIT = """SIGQUIT: quit
 PC=0x40816c m=0 sigcode=0

@@ -25,7 +25,7 @@ FUNCTION_LINES_MAX = 70
 # Imports point only downwards: a module may import its own layer and those below (README, architecture).
 LAYERS = {
     0: {"errors", "clock", "points", "events", "trace", "verdict"},
-    1: {"faults", "orders", "dbus", "scenario", "checkers", "canonical"},
+    1: {"faults", "orders", "dbus", "scenario", "stacks", "checkers", "canonical"},
     2: {"proc"},
     3: {"targets", "drivers", "relay", "witnesses"},
     4: {"engine", "store", "suite", "runner", "worker", "explore", "rejudge", "schedule", "baseline"},
@@ -39,7 +39,12 @@ USES_FAKES = 4
 USES_REPORTS = 5
 REPORTS_MAY_USE = {"suite"}  # besides layers 0 to 2
 
-CHILD_PROCESSES = ("harness/proc/", "harness/targets/", "harness/bootstrap.py", "fakes/driver/bugs.py")  # the last: on purpose
+CHILD_PROCESSES = (
+    "harness/proc/",
+    "harness/targets/",
+    "harness/bootstrap.py",
+    "fakes/driver/bugs.py",
+)  # the last: on purpose
 
 
 def listed(*suffixes: str) -> list[Path]:

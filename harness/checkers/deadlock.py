@@ -13,9 +13,9 @@ from cgrace.harness import events as ev
 from cgrace.harness.checkers import explain
 from cgrace.harness.checkers.text import duration, listed, seconds
 from cgrace.harness.checkers.view import Run, StepRun, look
-from cgrace.harness.checkers.wait_graph import Wait, render, wait_graph
 from cgrace.harness.clock import NS_PER_MS
 from cgrace.harness.events import Actor
+from cgrace.harness.stacks.wait_graph import Wait, render, wait_graph
 from cgrace.harness.trace import Entry, Trace
 from cgrace.harness.verdict import Finding, Invariant, Verdict
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from cgrace import __version__
 from cgrace.harness import events as ev
-from cgrace.harness.checkers.wait_graph import wait_graph
 from cgrace.harness.errors import CgraceError
 from cgrace.harness.scenario.model import Scenario
+from cgrace.harness.stacks.wait_graph import wait_graph
 from cgrace.harness.trace import Trace
 from cgrace.harness.verdict import Finding, Invariant, Judgement, Verdict
 from cgrace.reports.console.timeline import ends

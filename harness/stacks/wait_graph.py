@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from cgrace.harness.checkers.goroutines import RUNTIME_PREFIXES, Frame, Goroutine, parse
+from cgrace.harness.stacks.goroutines import RUNTIME_PREFIXES, Frame, Goroutine, parse
 
 DRIVER_PACKAGES = ("/libcontainer/cgroups", "opencontainers/cgroups", "containerd/cgroups")
 _BUS_LIBRARY = "godbus/dbus."
