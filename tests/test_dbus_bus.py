@@ -411,3 +411,19 @@ def test_outgoing_is_shared() -> None:
         bus.receive(conn, to_bus(2, "AddMatch", "s", ""))
     first, second = bus.emit(NAME, signal())
     assert isinstance(first, Outgoing) and first.message is second.message
+
+
+def test_what_nobody_can_hear_is_known_beforehand(bus: EmbeddedBus) -> None:
+    """`hears` follows the rules as they come and go, whatever it has answered before."""
+    assert not bus.hears(NAME, MANAGER, "JobNew")
+    conn = joined(bus)
+    rule = f"type='signal',sender='{NAME}',interface='{MANAGER}',member='JobNew',arg2='x.slice'"
+    assert not bus.hears(NAME, MANAGER, "JobNew")
+    bus.receive(conn, to_bus(2, "AddMatch", "s", rule))
+    assert bus.hears(NAME, MANAGER, "JobNew") and not bus.hears(NAME, MANAGER, "JobRemoved")
+    bus.service_gone(NAME)
+    assert not bus.hears(NAME, MANAGER, "JobNew")
+    bus.service_back(NAME, Silent())
+    assert bus.hears(NAME, MANAGER, "JobNew")
+    bus.receive(conn, to_bus(3, "RemoveMatch", "s", rule))
+    assert not bus.hears(NAME, MANAGER, "JobNew")

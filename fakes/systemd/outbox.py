@@ -18,11 +18,11 @@ _PC_SIGNATURE = "sa{sv}as"
 
 Describe = Callable[[Unit, Job | None], list[tuple[str, dict[str, Any], list[str]]]]
 """The PropertiesChanged of a unit: (interface, changed, invalidated), with the job to show."""
-Hears = Callable[[str, str, str], bool]
-"""Whether anybody on the bus may hear a signal of this path, interface and member."""
+Hears = Callable[[str, str], bool]
+"""Whether anybody on the bus may hear a signal of this interface and member."""
 
 
-def _anybody(path: str, interface: str, member: str) -> bool:
+def _anybody(interface: str, member: str) -> bool:
     return True
 
 
@@ -84,7 +84,7 @@ class Outbox:
 
     def signal(self, member: str, signature: str, body: tuple[Any, ...]) -> None:
         """Broadcast a signal of the manager."""
-        if self.hears(systemd1.PATH, systemd1.MANAGER, member):
+        if self.hears(systemd1.MANAGER, member):
             self._broadcast(systemd1.PATH, systemd1.MANAGER, member, signature, body)
 
     def _broadcast(self, path: str, interface: str, member: str, signature: str, body: tuple[Any, ...]) -> None:
@@ -157,7 +157,7 @@ class Outbox:
             unit.announced = True
             self.signal("UnitNew", "so", (unit.name, unit.path))
             return
-        if not self.hears(unit.path, systemd1.PROPERTIES, "PropertiesChanged"):
+        if not self.hears(systemd1.PROPERTIES, "PropertiesChanged"):
             return
         for interface, changed, invalidated in self._describe(unit, job):
             body = (interface, changed, invalidated)

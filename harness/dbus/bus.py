@@ -121,7 +121,7 @@ class EmbeddedBus:
             raise ProtocolError("a message in the name of the reserved local path or interface")
         if to_bus:
             return self._driver.receive(peer, message) if message.type is MessageType.CALL else []
-        message = replace(message, sender=peer.name)
+        message = message.stamped(peer.name, message.serial)
         if message.destination:
             return self._unicast(peer, message)
         if message.type is MessageType.SIGNAL:
@@ -142,9 +142,9 @@ class EmbeddedBus:
             heard = roster.hearers(message, roster.names.owned_by(seat.name))
             if not heard:
                 return []
-            message = replace(message, sender=seat.name, serial=seat.serial)
+            message = message.stamped(seat.name, seat.serial)
             return [Outgoing(conn, message) for conn in heard]
-        message = replace(message, sender=seat.name, serial=seat.serial)
+        message = message.stamped(seat.name, seat.serial)
         target = roster.by_name.get(message.destination) or roster.peer_of(message.destination)
         if target is None:
             return []
@@ -152,17 +152,10 @@ class EmbeddedBus:
             return []  # a real bus refuses an answer that nobody waits for
         return [Outgoing(target.conn, message)]
 
-    def hears(self, service_name: str, path: str, interface: str, member: str) -> bool:
+    def hears(self, service_name: str, interface: str, member: str) -> bool:
         """Whether any client may hear such a signal of the service: if not, it need not be made."""
         seat = self._seats.get(service_name)
-        if seat is None:
-            return False
-        names = self._roster.names.owned_by(seat.name)
-        return any(
-            rule.may_match_signal(path, interface, member, names)
-            for peer in self._roster.by_name.values()
-            for rule in peer.rules
-        )
+        return seat is not None and self._roster.may_hear(seat.name, interface, member)
 
     def emit_all(self, service_name: str, messages: Iterable[Message]) -> list[Outgoing]:
         """Several of them, in order."""

@@ -152,6 +152,7 @@ class BusDriver:
         """One more rule; the same one twice counts twice."""
         try:
             peer.rules.append(parse_rule(text))
+            self._bus.heard.clear()
         except MatchRuleError as error:
             raise Refusal(error.name, str(error)) from None
         return (), []
@@ -160,6 +161,7 @@ class BusDriver:
         """One rule less."""
         try:
             peer.rules.remove(parse_rule(text))
+            self._bus.heard.clear()
         except MatchRuleError as error:
             raise Refusal(error.name, str(error)) from None
         except ValueError:

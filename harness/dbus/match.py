@@ -81,15 +81,13 @@ class Rule:
             and (not self.args or all(_arg_matches(message, *wanted) for wanted in self.args))
         )
 
-    def may_match_signal(self, path: str, interface: str, member: str, sender_names: Collection[str]) -> bool:
-        """Whether the rule can pick such a broadcast, whatever its body: what can be said before there is one."""
+    def may_match_signal(self, interface: str, member: str, sender_names: Collection[str]) -> bool:
+        """Whether the rule can pick such a broadcast of some path, whatever its body: what can be said before there is one."""
         return (
             (not self.member or self.member == member)
             and (not self.interface or self.interface == interface)
             and (self.type is None or self.type is MessageType.SIGNAL)
-            and (not self.path or self.path == path)
             and (not self.sender or self.sender in sender_names)
-            and (not self.path_namespace or _below(path, self.path_namespace))
             and not self.destination
         )
 

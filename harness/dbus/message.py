@@ -58,3 +58,22 @@ class Message:
     body: tuple[Any, ...] = field(default=())
     fds: int = 0
     little_endian: bool = True
+
+    def stamped(self, sender: str, serial: int) -> Message:
+        """The same message as a bus passes it on. (What dataclasses.replace does, at half the price, for each message there is.)"""
+        return Message(
+            type=self.type,
+            serial=serial,
+            flags=self.flags,
+            path=self.path,
+            interface=self.interface,
+            member=self.member,
+            error_name=self.error_name,
+            reply_serial=self.reply_serial,
+            destination=self.destination,
+            sender=sender,
+            signature=self.signature,
+            body=self.body,
+            fds=self.fds,
+            little_endian=self.little_endian,
+        )

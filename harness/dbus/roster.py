@@ -42,6 +42,9 @@ class Roster:
         self.names = Names()
         self.peers: dict[int, Peer] = {}
         self.by_name: dict[str, Peer] = {}
+        self.heard: dict[
+            tuple[str, str, str], bool
+        ] = {}  # answers of `may_hear`, until somebody's rules or names change
         self._next_unique = 0
 
     def new_unique_name(self) -> str:
@@ -52,6 +55,7 @@ class Roster:
 
     def register(self, peer: Peer) -> None:
         """The peer said Hello and has its name."""
+        self.heard.clear()
         self.by_name[peer.name] = peer
 
     def peer_of(self, name: str) -> Peer | None:
@@ -72,6 +76,7 @@ class Roster:
 
     def owner_changed(self, change: OwnerChange) -> list[Outgoing]:
         """Tell everyone who wants to know, then the old and the new owner."""
+        self.heard.clear()
         out = self.broadcast(
             _bus_signal("NameOwnerChanged", "sss", (change.name, change.old, change.new)), (systemd1.BUS_NAME,)
         )
@@ -84,6 +89,15 @@ class Roster:
     def broadcast(self, message: Message, sender_names: Iterable[str]) -> list[Outgoing]:
         """A message to every peer with a rule that picks it, once each, in order of Hello."""
         return [Outgoing(conn, message) for conn in self.hearers(message, sender_names)]
+
+    def may_hear(self, sender: str, interface: str, member: str) -> bool:
+        """Whether any peer has a rule that can pick such a broadcast of the sender."""
+        key = (sender, interface, member)
+        if key not in self.heard:
+            names = self.names.owned_by(sender)
+            rules = (rule for peer in self.by_name.values() for rule in peer.rules)
+            self.heard[key] = any(rule.may_match_signal(interface, member, names) for rule in rules)
+        return self.heard[key]
 
     def hearers(self, message: Message, sender_names: Iterable[str]) -> list[int]:
         """The connections with a rule that picks a broadcast by the owner of these names, in order of Hello."""

@@ -88,9 +88,9 @@ class EmbeddedSeat:
         self._embedded = Embedded(self._bus, after=after)
         self.backend: Backend = self._embedded
 
-    def hears(self, path: str, interface: str, member: str) -> bool:
+    def hears(self, interface: str, member: str) -> bool:
         """Whether anybody on the bus may hear such a signal of systemd."""
-        return self._bus.hears(NAME, path, interface, member)
+        return self._bus.hears(NAME, interface, member)
 
     @property
     def unique_name(self) -> str:
