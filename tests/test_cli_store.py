@@ -96,3 +96,44 @@ def test_home_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert runs_home() == tmp_path / "cgrace" / "runs"
     monkeypatch.setenv("XDG_STATE_HOME", "relative")
     assert runs_home() == Path.home() / ".local" / "state" / "cgrace" / "runs"
+
+
+def test_pruning_by_age(tmp_path: Path) -> None:
+    """Runs older than the bound go; the newest stays, however old."""
+    for name in ("20180309T101500Z-1", "20180310T101500Z-1", "20180401T000000Z-1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / MARK).touch()
+    april = 1_522_540_800.0  # 2018-04-01 00:00 UTC
+    assert prune(tmp_path, age_s_max=22 * 86400, now_s=april) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["20180310T101500Z-1", "20180401T000000Z-1"]
+    assert prune(tmp_path, age_s_max=1, now_s=april + 10**7) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["20180401T000000Z-1"]
+
+
+def test_pruning_leaves_what_somebody_put_into_a_run(tmp_path: Path) -> None:
+    """A note in a run's folder outlives the run: our files go, the folder is no run any more, and nothing touches it again."""
+    old, _ = new_run(tmp_path), new_run(tmp_path)
+    (old.folder / "a.jsonl").touch()
+    (old.folder / "a.html").touch()
+    for name in ("note.txt", "mine.html", "data.json"):
+        (old.folder / name).touch()
+    (old.folder / "sub").mkdir()
+    (old.folder / "link.jsonl").symlink_to("/etc/passwd")
+    old.save({})
+    assert prune(tmp_path, runs_max=2) == 1
+    left = {"note.txt", "mine.html", "data.json", "sub", "link.jsonl"}
+    assert {path.name for path in old.folder.iterdir()} == left
+    assert prune(tmp_path, runs_max=2) == 0
+    assert {path.name for path in old.folder.iterdir()} == left
+
+
+def test_results_that_are_too_large_are_refused(tmp_path: Path) -> None:
+    """Nobody reads ten gigabytes into memory; nor what is nested without end."""
+    run = new_run(tmp_path)
+    with (run.folder / "results.json").open("wb") as stream:
+        stream.truncate(10 * 1024**3)
+    with pytest.raises(CgraceError, match="larger than any results"):
+        run.results()
+    (run.folder / "results.json").write_text("[" * 200_000)
+    with pytest.raises(CgraceError, match="cannot be read"):
+        run.results()
