@@ -119,6 +119,16 @@ def test_a_held_duplicate_is_still_one_of_each() -> None:
     assert len(set(serials(one.to_systemd_frames))) == 2
 
 
+def test_a_hold_behind_a_duplicate_holds_the_second_alone() -> None:
+    """Faults act in the order of the file: what was sent already is not held any more."""
+    bench = Bench(faults=[ft.Duplicate(id="d", match=match(A)), hold("h", "fault go fired", match(A))])
+    one = bench.connect()
+    bench.signal(one, A)
+    assert len(one.to_driver_frames) == 1
+    fire(bench)
+    assert len(one.to_driver_frames) == 2
+
+
 def test_reorder_swaps_with_the_next_one() -> None:
     """And the fault has fired only then."""
     bench = Bench(faults=[ft.Reorder(id="r", match=match(A))])
@@ -128,6 +138,14 @@ def test_reorder_swaps_with_the_next_one() -> None:
     second, third = bench.signal(one, B), bench.signal(one, B)
     assert serials(one.to_driver_frames) == [second, first, third]
     assert [e.fault for e in bench.of(ev.FaultFired)] == ["r"]
+
+
+def test_two_in_a_row_that_are_reordered_change_places() -> None:
+    """The second is the next one of the first; neither is put off further."""
+    bench = Bench(faults=[ft.Reorder(id="r", match=match(A, nth=None))])
+    one = bench.connect()
+    first, second, third = (bench.signal(one, unit) for unit in (A, A, B))
+    assert serials(one.to_driver_frames) == [second, first, third]
 
 
 def test_reorder_behind_a_hold_swaps_with_what_follows_it() -> None:

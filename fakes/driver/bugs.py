@@ -73,10 +73,19 @@ class TalksToOthers(WaitsForEver):
 class LocksOverWait(WaitsForEver):
     """Holds the lock that the signal's reader needs, while it waits for the signal."""
 
-    def wait(self, removed: queue.SimpleQueue[tuple[str, str]], job: str) -> str:
+    def __init__(self) -> None:
+        super().__init__()
+        self._jobs = threading.Lock()
+
+    def job(self, unit: str, member: str, signature: str, body: tuple[Any, ...]) -> None:
         """As Driver."""
-        with self.lock:
-            return super().wait(removed, job)
+        with self._jobs:
+            super().job(unit, member, signature, body)
+
+    def on_signal(self, message: Message) -> None:
+        """As Driver."""
+        with self._jobs:
+            super().on_signal(message)
 
 
 class _DeafBus(Bus):

@@ -33,8 +33,9 @@ class DriverProcess:
     exited: asyncio.Event = field(default_factory=asyncio.Event)
 
     def has_said(self) -> bool:
-        """Whether it has said something that has not been recorded yet: in its pipe, or read and not yet taken up."""
-        if any(answer.done() for answer in self.answers.values()):
+        """Whether it has said something that has not been recorded yet, in its pipe or read and not yet taken up; or is to be
+        asked something that has not been written yet: then it does not rest in that step either."""
+        if any(step not in self.answers for step in self.out) or any(answer.done() for answer in self.answers.values()):
             return True
         return not self.gone and not self.shim.gone and bool(pipe_bytes(self.stdout))
 

@@ -98,6 +98,7 @@ class Run:
         self._kernel = kernel
         self._socket = self._stem.with_suffix(".bus")
         self.witness: RunWitness | InotifyRun | None = None
+        self.relay: Relay  # from `go` on
         self._tasks: asyncio.TaskGroup | None = None
         self._partings: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -117,8 +118,8 @@ class Run:
                 self.witness = witness = self._kernel.attach(self.sandbox, self.record)
                 stack.callback(witness.close)
                 self.wire.before_driver = self.systemd.before_job = self.opens.before = self._kernel.drain
-            relay = Relay(self._socket, self.wire, self.systemd.backend)
-            await stack.enter_async_context(relay)
+            self.relay = Relay(self._socket, self.wire, self.systemd.backend)
+            await stack.enter_async_context(self.relay)
             try:
                 await self._live()
             finally:
@@ -308,6 +309,8 @@ class Run:
         if process is not None:
             process.gone = True
             process.exited.set()
+        if self.ended is not None:  # it ends because we closed its stdin: that is no part of the run
+            return
         self.record(ev.ProcessExited(process=name, status=status, expected=expected))
         if process is not None and not expected:
             self.finish("driver died", f"{name} ended with status {status}")

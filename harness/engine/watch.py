@@ -136,8 +136,8 @@ class Watch:
         )
 
     def _has_news(self, process: DriverProcess) -> bool:
-        """Whether it has answered a step, or waits for us in a call that we have not taken up."""
-        return process.has_said() or self._run.opens.asks(process.name)
+        """Whether it has answered a step, or waits for us in a call or at a door that we have not taken up."""
+        return process.has_said() or self._run.opens.asks(process.name) or self._run.relay.knocked
 
     def _look_at(self, process: DriverProcess) -> Rest | None:
         """See whether the process is at rest, and tell what follows. What it leaves unread cannot wake it (witnesses/waits.py)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import socket
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +49,15 @@ class Relay:
     def connections(self) -> tuple[Connection, ...]:
         """Those that are open, in order of accept."""
         return tuple(self._connections.values())
+
+    @property
+    def knocked(self) -> bool:
+        """Whether somebody has connected who has not been let in yet: what it said first no connection knows of."""
+        if self._listener is None:
+            return False
+        ready = select.poll()
+        ready.register(self._listener, select.POLLIN)
+        return bool(ready.poll(0))
 
     async def __aenter__(self) -> Self:
         self.broken = asyncio.get_running_loop().create_future()
