@@ -4,10 +4,10 @@ Collected are *.toml files that say `#:schema ...cgrace...` in their first line,
 like ours, or that were named on the command line. In anybody else's test run it does nothing: for every other file it looks at
 no more than the name, and imports nothing.
 
-All selected items of a file run side by side at the first of them; each then reports its own result. A verdict that differs from
-what is expected fails the item, told as the finding that made it and never as a traceback. What cannot be told (unknown, an unfired
-fault, a driver that does not build) is an error. Only what this machine cannot run at all is skipped: listed with the reason,
-counted, and if nothing could run the session fails.
+All selected items run side by side at the first of them (with --repeat: those of a file); each then reports its own result. A
+verdict that differs from what is expected fails the item, told as the finding that made it and never as a traceback. What cannot be
+told (unknown, an unfired fault, a driver that does not build) is an error. Only what this machine cannot run at all is skipped:
+listed with the reason, counted, and if nothing could run the session fails.
 
 Items can be picked by -k (driver, generation, markers) and -m: `core`, `row(name="7b")`, and so `issue`, `invariant`, `driver`,
 `target`, `layout`. With pytest-xdist each worker has a target of its own; with `--dist loadfile` a file's items stay side by side.
@@ -89,6 +89,18 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFi
     return None
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The first item waits for all: pytest-timeout is the backstop of that, and no more."""
+    mine = [item for item in items if isinstance(item, ScenarioItem)]
+    if mine and config.pluginmanager.has_plugin("timeout"):
+        from cgrace.harness.pytest_suite import suite_of
+
+        backstop = pytest.mark.timeout(suite_of(config).backstop_s([item.case for item in mine]))
+        for item in mine:
+            item.add_marker(backstop)
+
+
 def _is_scenario(path: Path) -> bool:
     try:
         with path.open("rb") as file:
@@ -111,56 +123,36 @@ def _told(error: BaseException) -> str | None:
 
 
 class ScenarioFile(pytest.File):
-    """One scenario file. `results` are those of its items once they have run."""
-
-    results: dict[str, list[CaseResult]]
+    """One scenario file."""
 
     def collect(self) -> Iterator[pytest.Item]:
         """An item for each setting and driver that fits."""
         from cgrace.harness.pytest_suite import suite_of
         from cgrace.harness.scenario.parse import load
 
-        self.results = {}
         scenario = load(self.path)
         suite = suite_of(self.config)
         cases = suite.plan(scenario)
         for name in scenario.markers:
             if not any(line.startswith(name) for line in self.config.getini("markers")):
                 self.config.addinivalue_line("markers", f"{name}: scenarios marked so")
-        backstop_s = suite.backstop_s(scenario, len(cases))
         for case in cases:
             name = f"{case.driver.name}[{case.setting.profile}:{case.setting.layout}]"
-            yield ScenarioItem.from_parent(self, name=name, case=case, backstop_s=backstop_s)
+            yield ScenarioItem.from_parent(self, name=name, case=case)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """A file that is not a scenario gets its one message."""
         return _told(excinfo.value) or super().repr_failure(excinfo)
 
-    def result(self, case: Case) -> list[CaseResult]:
-        """The results of one case, its repetitions; runs all of this file's selected cases when the first is asked for."""
-        from cgrace.harness.pytest_suite import suite_of
-
-        if case.id not in self.results:
-            # A worker of pytest-xdist that gets items one by one does not know which others of this file it will get.
-            apart = hasattr(self.config, "workerinput") and self.config.getoption("dist") not in _WHOLE_FILES
-            cases = [case] if apart or self.results else self._selected()
-            self.results |= suite_of(self.config).run(cases)
-        return self.results[case.id]
-
-    def _selected(self) -> list[Case]:
-        return [i.case for i in self.session.items if isinstance(i, ScenarioItem) and i.parent is self]
-
 
 class ScenarioItem(pytest.Item):
     """One scenario in one setting on one driver."""
 
-    def __init__(self, *, case: Case, backstop_s: float, **more: Any) -> None:
+    def __init__(self, *, case: Case, **more: Any) -> None:
         super().__init__(**more)
         self.case = case
         scenario = case.scenario
         self._mark(scenario)
-        if self.config.pluginmanager.has_plugin("timeout"):
-            self.add_marker(pytest.mark.timeout(backstop_s))
         self.extra_keyword_matches.update({case.driver.name, case.driver.generation, *scenario.markers})
 
     def _mark(self, scenario: Scenario) -> None:
@@ -181,9 +173,7 @@ class ScenarioItem(pytest.Item):
         from cgrace.harness.pytest_suite import failure, properties, suite_of
         from cgrace.harness.verdict import Outcome
 
-        parent = self.parent
-        assert isinstance(parent, ScenarioFile)
-        results = parent.result(self.case)
+        results = self._results()
         if all(result.unavailable for result in results):
             self.user_properties += [("outcome", _CANNOT), ("reason", results[0].error)]
             pytest.skip(f"{_CANNOT} here: {results[0].error}")
@@ -196,12 +186,26 @@ class ScenarioItem(pytest.Item):
         """Passes where every run came out as history (or --expect clean) says."""
         from cgrace.harness.pytest_suite import failure
 
-        parent = self.parent
-        assert isinstance(parent, ScenarioFile)
-        results = parent.result(self.case)
+        results = self._results()
         wrong = [r for r in results if not r.judgement.outcome.passes]
         if wrong:
             raise ScenarioError(failure(wrong[0], results))
+
+    def _results(self) -> list[CaseResult]:
+        """Of this item, its repetitions; whoever asks first has all selected items run that can run beside this one."""
+        from cgrace.harness.pytest_suite import suite_of
+
+        suite = suite_of(self.config)
+        found = suite.results.get(self.case.id)
+        return found if found is not None else suite.run(self.case, [item.case for item in self._beside()])
+
+    def _beside(self) -> list[ScenarioItem]:
+        """A worker of pytest-xdist that gets items one by one does not know which others it will get."""
+        items = [item for item in self.session.items if isinstance(item, ScenarioItem)]
+        of_file = [item for item in items if item.parent is self.parent]
+        if hasattr(self.config, "workerinput"):
+            return of_file if self.config.getoption("dist") in _WHOLE_FILES else [self]
+        return of_file if self.config.getoption("cgrace_repeat") > 1 else items
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The finding, as it stands."""

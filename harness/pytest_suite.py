@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from cgrace.harness import runner
+from cgrace.harness.clock import NS_PER_S
 from cgrace.harness.commands.common import run_async
 from cgrace.harness.commands.select import pick_drivers
 from cgrace.harness.drivers.base import DriverSpec
+from cgrace.harness.errors import CgraceError, ScenarioError
 from cgrace.harness.scenario.model import Scenario
 from cgrace.harness.store import StoredRun, new_run
 from cgrace.harness.suite import Case, CaseResult
@@ -42,7 +44,7 @@ def suite_of(config: pytest.Config) -> Suite:
 
 
 class Suite:
-    """Plans and runs cases as the options say. `unfit`: scenario files that no chosen driver fits, with the reason."""
+    """Plans and runs cases as the options say. unfit: scenarios that no chosen driver fits, with the reason; results: by case."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -50,11 +52,18 @@ class Suite:
         self.repeat: int = config.getoption("cgrace_repeat")
         self.target: str = config.getoption("cgrace_target")
         self.unfit: dict[str, str] = {}
+        self.results: dict[str, list[CaseResult]] = {}
+        self._files: dict[str, Path] = {}
         self._stored: StoredRun | None = None
+        self._apart = False
         self._kept: list[dict[str, Any]] = []
 
     def plan(self, scenario: Scenario) -> list[Case]:
-        """A case for each setting and driver that fits; none is noted with the reason."""
+        """A case for each setting and driver that fits; none is noted with the reason. ScenarioError for a name that another file
+        has, since results and traces go by it."""
+        if self._files.setdefault(scenario.name, scenario.file) != scenario.file:
+            message = f"two scenarios are called '{scenario.name}': {self._files[scenario.name]} is the other"
+            raise ScenarioError(message, hint="rename one", file=scenario.file)
         cases = runner.plan([scenario], self.drivers)
         if not cases:
             needs = ", ".join(f"{s.profile} {s.layout}" for s in scenario.settings)
@@ -63,13 +72,27 @@ class Suite:
             self._hand_over()
         return cases
 
-    def backstop_s(self, scenario: Scenario, cases: int) -> float:
-        """What pytest-timeout may wait for a batch of so many cases: far more than it ever takes."""
-        turns = -(-cases * self.repeat // runner.JOBS_DEFAULT)
-        return BACKSTOP_S + turns * (scenario.wall_ns / 1e9 + TURN_S)
+    def backstop_s(self, cases: Sequence[Case]) -> float:
+        """What pytest-timeout may wait for all of these: far more than it ever takes."""
+        turns = -(-len(cases) * self.repeat // runner.JOBS_DEFAULT)
+        return BACKSTOP_S + turns * (max(case.scenario.wall_ns for case in cases) / NS_PER_S + TURN_S)
 
-    def run(self, cases: Sequence[Case]) -> dict[str, list[CaseResult]]:
-        """Run cases side by side, `repeat` times each; results by the case's id. TargetError where the machine cannot."""
+    def run(self, wanted: Case, beside: Sequence[Case]) -> list[CaseResult]:
+        """Run cases side by side, `repeat` times each; the wanted one's results, and the others' in `results`.
+
+        When they cannot be run together (a driver that does not build), each runs alone from then on and has its own error.
+        """
+        cases = [case for case in beside if case.id not in self.results]
+        if not self._apart:
+            try:
+                self._run(cases)
+            except CgraceError:
+                self._apart = True
+        if self._apart:
+            self._run([wanted])
+        return self.results[wanted.id]
+
+    def _run(self, cases: Sequence[Case]) -> None:
         if self._stored is None:
             home = self._config.getoption("cgrace_store")
             self._stored = new_run(Path(home) if home else None)
@@ -82,12 +105,10 @@ class Suite:
                 bus=self._config.getoption("cgrace_bus"),
             )
         )
-        grouped: dict[str, list[CaseResult]] = {}
         for result in results:
-            grouped.setdefault(result.case.id, []).append(result)
-        self._kept += [result_data(result) for group in grouped.values() for result in _different(group)]
+            self.results.setdefault(result.case.id, []).append(result)
+        self._kept += [result_data(result) for case in cases for result in _different(self.results[case.id])]
         self._hand_over()
-        return grouped
 
     def _hand_over(self) -> None:
         """To the controller, in a worker of pytest-xdist: text alone goes over its wire."""

@@ -14,6 +14,7 @@ from handmade import HANG, UNKNOWN
 
 from cgrace.harness import runner
 from cgrace.harness.commands.common import scenarios_folder
+from cgrace.harness.errors import DriverError
 from cgrace.harness.suite import Case, CaseResult
 from cgrace.harness.verdict import Finding, Invariant, Judgement, Outcome, Verdict, judge
 
@@ -56,7 +57,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, *findings: Finding, blamed: str = ""
 def test_an_item_for_each_driver_run_together(
     story: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Items are named by setting and driver; a file's items run side by side, once."""
+    """Items are named by driver and setting; all run side by side, once."""
     batches = engine(monkeypatch)
     done = pytester.runpytest_inprocess("-v")
     done.assert_outcomes(passed=9)
@@ -178,6 +179,33 @@ def test_unknown_is_an_error(story: Path, pytester: pytest.Pytester, monkeypatch
     engine(monkeypatch, UNFIRED, blamed="buffered")
     done = pytester.runpytest_inprocess()
     done.assert_outcomes(passed=8, errors=1)
+
+
+def test_a_driver_that_does_not_build_is_an_error_of_its_own(
+    story: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The items of the other drivers run all the same."""
+
+    async def run_cases(cases: list[Case], **_: object) -> list[CaseResult]:
+        if any(case.driver.name == "today" for case in cases):
+            raise DriverError("today does not build", detail="main.go:7: undefined: x")
+        return [CaseResult(case=case, judgement=judge((), ())) for case in cases]
+
+    monkeypatch.setattr(runner, "run_cases", run_cases)
+    done = pytester.runpytest_inprocess()
+    done.assert_outcomes(passed=8, errors=1)
+    done.stdout.fnmatch_lines(["*today does not build*"])
+    assert "Traceback" not in done.stdout.str()
+
+
+def test_two_scenarios_of_one_name(story: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results go by name, so the second file is refused and names the first; the first runs."""
+    engine(monkeypatch)
+    (second := pytester.path / "more" / "scenarios").mkdir(parents=True)
+    shutil.copy(story / "lock.toml", second)
+    done = pytester.runpytest_inprocess("--cgrace-driver", "today", "--continue-on-collection-errors")
+    done.assert_outcomes(passed=1, errors=1)
+    done.stdout.fnmatch_lines(["*two scenarios are called 'scenarios/lock': *"])
 
 
 def test_vanished_fails(story: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
