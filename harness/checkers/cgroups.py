@@ -48,7 +48,7 @@ def check(trace: Trace) -> tuple[Finding, ...]:
 
 def findings(run: Run) -> tuple[Finding, ...]:
     """`check` of a joined trace."""
-    looked = {seen.step for _, seen in run.trace.of(ev.CgroupSeen)}
+    looked = {seen.step for _, seen in run.of(ev.CgroupSeen)}
     found = tuple(
         _judge(run, step)
         for step in run.steps.values()
@@ -62,7 +62,7 @@ def _judge(run: Run, step: StepRun) -> Finding:
     destroyed = _destroy_called(run, step)
     looks = [
         (entry, seen)
-        for entry, seen in run.trace.of(ev.CgroupSeen)
+        for entry, seen in run.of(ev.CgroupSeen)
         if seen.step == step.id and (destroyed is None or entry.index < destroyed.index)
     ]
     losses: dict[str, _Loss] = {}
@@ -111,14 +111,14 @@ def _never_made(run: Run, step: StepRun, seen: ev.CgroupSeen) -> bool:
     """Whether the kernel witness saw that what this step reported was made, or what is above it, and never this path; with or
     without a process."""
     assert step.result is not None
-    made = {(event.hierarchy, event.path) for _, event in run.trace.of(ev.CgroupMade)}
+    made = {(event.hierarchy, event.path) for _, event in run.of(ev.CgroupMade)}
     above = {(name, path.rpartition("/")[0]) for name, path in step.result.paths}
     return (seen.hierarchy, seen.path) not in made and not made.isdisjoint({*step.result.paths, *above})
 
 
 def _never_put(run: Run, step: StepRun, seen: ev.CgroupSeen) -> bool:
     """Whether the kernel witness saw the step's process move, and never into this path."""
-    moves = {(move.hierarchy, move.path) for _, move in run.trace.of(ev.ProcessMoved) if move.process == step.workload}
+    moves = {(move.hierarchy, move.path) for _, move in run.of(ev.ProcessMoved) if move.process == step.workload}
     return bool(moves) and (seen.hierarchy, seen.path) not in moves
 
 
@@ -155,7 +155,7 @@ def _actor(cause: Entry | None) -> Actor:
 def _last_removal(run: Run, seen: ev.CgroupSeen, until: Entry) -> Entry | None:
     """The removal of that path, or of a directory above it, that came last before the look."""
     found = None
-    for entry, gone in run.trace.of(ev.CgroupRemoved):
+    for entry, gone in run.of(ev.CgroupRemoved):
         inside = seen.path == gone.path or seen.path.startswith(gone.path.rstrip("/") + "/")
         if gone.hierarchy != seen.hierarchy or not inside or entry.t_ns > until.t_ns:
             continue
@@ -168,7 +168,7 @@ def _last_removal(run: Run, seen: ev.CgroupSeen, until: Entry) -> Entry | None:
 def _last_move(run: Run, step: StepRun, seen: ev.CgroupSeen, until: Entry) -> Entry | None:
     """The move of the step's process in that hierarchy that came last before the look."""
     found = None
-    for entry, move in run.trace.of(ev.ProcessMoved):
+    for entry, move in run.of(ev.ProcessMoved):
         if move.hierarchy == seen.hierarchy and move.process == step.workload and entry.t_ns <= until.t_ns:
             found = entry if move.path != seen.path else None
     return found
@@ -186,7 +186,7 @@ def _fault_did(run: Run, step: StepRun, seen: ev.CgroupSeen, until: Entry) -> bo
             case ft.MoveProcess(hierarchy=hierarchy, process=process):
                 if hierarchy == seen.hierarchy and process == step.workload:
                     ids.add(fault.id)
-    fired = [entry for entry, fault in run.trace.of(ev.FaultFired) if fault.fault in ids]
+    fired = [entry for entry, fault in run.of(ev.FaultFired) if fault.fault in ids]
     return any(step.ended.t_ns <= entry.t_ns <= until.t_ns for entry in fired)
 
 
@@ -206,7 +206,7 @@ def _removed_by_systemd(run: Run, step: StepRun, destroyed: Entry | None) -> lis
     paths = set(step.result.paths)
     return [
         gone.hierarchy
-        for entry, gone in run.trace.of(ev.CgroupRemoved)
+        for entry, gone in run.of(ev.CgroupRemoved)
         if (gone.hierarchy, gone.path) in paths
         and gone.by is Actor.SYSTEMD
         and step.ended.t_ns <= entry.t_ns
@@ -283,7 +283,7 @@ def _evidence(run: Run, step: StepRun, loss: _Loss) -> list[str]:
 def _job_at(run: Run, t_ns: int) -> str:
     """The job that was running then: "the start job of a.slice", "" when none was (or the target does not tell)."""
     running: dict[str, ev.JobChanged] = {}
-    for entry, job in run.trace.of(ev.JobChanged):
+    for entry, job in run.of(ev.JobChanged):
         if entry.t_ns > t_ns:
             break
         if job.state == "ended":

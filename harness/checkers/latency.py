@@ -97,8 +97,8 @@ def _returned(run: Run, step: StepRun, bound: int) -> Finding:
         return _plain(step, Verdict.UNKNOWN, text, evidence)
     theirs = [*held_spans(run, step), *owed_spans(run, step)]
     rest = wall - _total(theirs) - least
-    watched = run.trace.first(ev.StepWatched, lambda watched: watched.step == step.id)
-    closely = watched is not None and watched[1].gap_ns + PARKING_NS < bound
+    watched = next((watched for _, watched in run.of(ev.StepWatched) if watched.step == step.id), None)
+    closely = watched is not None and watched.gap_ns + PARKING_NS < bound
     if rest > bound and not closely:
         text = (
             f"{step.title} took {duration(rest)} that neither its own timers, nor systemd, nor we account for "
@@ -168,7 +168,7 @@ def own_waits(run: Run, step: StepRun) -> tuple[OwnWait, ...]:
     """The step's timed waits that its own timer ended while we held nothing of it. One for each timer, in order."""
     rests = [
         (entry, waits.bound_ns)
-        for entry, waits in run.trace.of(ev.StepWaits)
+        for entry, waits in run.of(ev.StepWaits)
         if waits.step == step.id and waits.bound_ns is not None and run.matters(entry)
     ]
     found: list[OwnWait] = []
@@ -223,19 +223,18 @@ def _answered(run: Run, step: StepRun, rest: Entry, until_ns: int) -> bool:
     """Whether anything that concerns the step was written to the driver after the rest."""
     return any(
         m.to_driver and m.gone is not None and isinstance(m.gone.event, ev.MessageSent)
-        and m.gone.index > rest.index and m.gone.t_ns <= until_ns and _concerns(m, step)
-        for m in run.messages.values()
+        and m.gone.index > rest.index and m.gone.t_ns <= until_ns
+        for m in run.concerning(step)
     )  # fmt: skip
 
 
 def _last_thing_before(run: Run, step: StepRun, rest: Entry) -> int:
     """When the step's process last did or got anything before a rest: its timer was set no earlier."""
     last = step.called.t_ns
-    for m in run.messages.values():
-        if _concerns(m, step):
-            at = m.gone if m.to_driver else m.seen
-            if at is not None and last < at.t_ns <= rest.t_ns:
-                last = at.t_ns
+    for m in run.concerning(step):
+        at = m.gone if m.to_driver else m.seen
+        if at is not None and last < at.t_ns <= rest.t_ns:
+            last = at.t_ns
     return last
 
 
@@ -244,14 +243,10 @@ def held_spans(run: Run, step: StepRun) -> list[Span]:
     its process itself."""
     start, end = step.called.t_ns, step.ended.t_ns if step.ended is not None else run.stop_ns
     spans = [
-        (m.held.t_ns, m.gone.t_ns if m.gone is not None else end)
-        for m in run.messages.values()
-        if m.held is not None and _concerns(m, step)
+        (m.held.t_ns, m.gone.t_ns if m.gone is not None else end) for m in run.concerning(step) if m.held is not None
     ]
     blocked: dict[str, int] = {}
-    for entry, job in run.trace.of(ev.JobChanged):
-        if job.unit != step.unit:
-            continue
+    for entry, job in run.jobs_of(step.unit):
         if job.state == "blocked":
             blocked.setdefault(job.job, entry.t_ns)
         elif job.state in ("started", "ended") and job.job in blocked:
@@ -264,29 +259,29 @@ def held_spans(run: Run, step: StepRun) -> list[Span]:
 
 def _stopped_spans(run: Run, process: str, end_ns: int) -> list[Span]:
     """When we held a call of the process to the kernel."""
-    released = {hold.hold: entry.t_ns for entry, hold in run.trace.of(ev.HoldLetGo)}
+    released = {hold.hold: entry.t_ns for entry, hold in run.of(ev.HoldLetGo)}
     return [
         (entry.t_ns, released.get(opens.hold, end_ns))
-        for entry, opens in run.trace.of(ev.DriverOpens)
+        for entry, opens in run.of(ev.DriverOpens)
         if opens.hold and opens.process == process
     ]
 
 
 def _asking_spans(run: Run, process: str) -> list[Span]:
     """When a supervised process waited until we took up its call: no earlier than its last act, until DriverOpens."""
-    opens = [entry.t_ns for entry, asked in run.trace.of(ev.DriverOpens) if asked.process == process]
+    opens = [entry.t_ns for entry, asked in run.of(ev.DriverOpens) if asked.process == process]
     if not opens:
         return []
     acts = [*opens, *(step.called.t_ns for step in run.steps.values() if step.process == process)]
     acts += [m.seen.t_ns for m in run.messages.values() if m.process == process and not m.to_driver]
-    acts += [entry.t_ns for entry, made in run.trace.of(ev.CgroupMade) if made.by is Actor.DRIVER]
-    acts += [entry.t_ns for entry, moved in run.trace.of(ev.ProcessMoved) if moved.by is Actor.DRIVER]
+    acts += [entry.t_ns for entry, made in run.of(ev.CgroupMade) if made.by is Actor.DRIVER]
+    acts += [entry.t_ns for entry, moved in run.of(ev.ProcessMoved) if moved.by is Actor.DRIVER]
     return [(max((act for act in acts if act < at), default=at), at) for at in opens]
 
 
 def _paused_spans(run: Run) -> list[Span]:
     """When a peer was paused (or not read) by a fault and went on later. One that never went on is the driver's to survive."""
-    fired = {fault.fault: entry.t_ns for entry, fault in run.trace.of(ev.FaultFired)}
+    fired = {fault.fault: entry.t_ns for entry, fault in run.of(ev.FaultFired)}
     spans = []
     for fault in run.scenario.faults:
         if isinstance(fault, ft.Peer) and fault.do == "pause" and fault.id in fired:
@@ -296,7 +291,7 @@ def _paused_spans(run: Run) -> list[Span]:
                 if isinstance(other, ft.Peer) and (other.do, other.peer) == ("resume", fault.peer) and other.id in fired
             ]
             spans += [(fired[fault.id], at) for at in resumed[:1] if at > fired[fault.id]]
-    for entry, hold in run.trace.of(ev.HoldLetGo):
+    for entry, hold in run.of(ev.HoldLetGo):
         stopped = next((f for f in run.scenario.faults if isinstance(f, ft.StopReading) and f.id == hold.hold), None)
         if stopped is not None and stopped.id in fired and hold.why != "end":
             spans.append((fired[stopped.id], entry.t_ns))
@@ -309,12 +304,9 @@ def owed_spans(run: Run, step: StepRun) -> list[Span]:
     spans: list[Span] = []
     calls: dict[tuple[int, int], int] = {}
     jobs: dict[str, int] = {}
-    for entry, job in run.trace.of(ev.JobChanged):
-        if job.unit == step.unit:
-            jobs.setdefault(job.job, entry.t_ns)
-    for m in run.messages.values():
-        if not _concerns(m, step):
-            continue
+    for entry, job in run.jobs_of(step.unit):
+        jobs.setdefault(job.job, entry.t_ns)
+    for m in run.concerning(step):
         message = m.message
         if message.kind == "call":
             calls[message.connection, message.serial] = m.seen.t_ns

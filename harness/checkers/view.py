@@ -6,12 +6,15 @@ Everything is ordered by (time, index): kernel events are read later than they h
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from cgrace.harness import events as ev
-from cgrace.harness.events import Direction, Grade, MessageSeen
+from cgrace.harness.events import Direction, Event, Grade, MessageSeen
 from cgrace.harness.faults import grade
 from cgrace.harness.scenario.model import Scenario
 from cgrace.harness.trace import Entry, Trace
+
+E = TypeVar("E", bound=Event)
 
 _GRADE_RANK = (Grade.NATURAL, Grade.LEGAL, Grade.IMPOSSIBLE)
 
@@ -78,6 +81,32 @@ class Run:
     exited: dict[str, Entry] = field(default_factory=dict)
     end: Entry | None = None
     stop: Entry | None = None
+    _kinds: dict[type[Event], list[tuple[Entry, Any]]] = field(default_factory=dict)
+    _about: dict[tuple[str, str], list[MessageRun]] = field(default_factory=dict)
+    _jobs: dict[str, list[tuple[Entry, ev.JobChanged]]] = field(default_factory=dict)
+
+    def of(self, kind: type[E]) -> list[tuple[Entry, E]]:
+        """As `Trace.of`, without reading the trace again each time: checkers ask for every step of long runs."""
+        if not self._kinds:
+            for entry in self.trace.entries:
+                self._kinds.setdefault(type(entry.event), []).append((entry, entry.event))
+        return self._kinds.get(kind, [])
+
+    def jobs_of(self, unit: str) -> list[tuple[Entry, ev.JobChanged]]:
+        """The changes of a unit's jobs, in order."""
+        if not self._jobs:
+            for entry, job in self.of(ev.JobChanged):
+                self._jobs.setdefault(job.unit, []).append((entry, job))
+        return self._jobs.get(unit, [])
+
+    def concerning(self, step: StepRun) -> list[MessageRun]:
+        """What the step may wait for, in order: messages of its process, about its unit or about none, that are no probes."""
+        if not self._about:
+            for message in self.messages.values():
+                if not message.message.probe:
+                    self._about.setdefault((message.process, message.message.unit), []).append(message)
+        keys = {(process, unit) for process in (step.process, "") for unit in (step.unit, "")}
+        return sorted((m for key in keys for m in self._about.get(key, [])), key=lambda m: m.seen.index)
 
     @property
     def ended_why(self) -> str:
