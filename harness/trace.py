@@ -196,6 +196,8 @@ def encode_entry(entry: Entry) -> str:
 
 def _typed(value: Any, wanted: Any, what: str) -> Any:
     """JSON data as the type that the schema says, or a TraceError."""
+    if type(value) is wanted and wanted in (str, bool):
+        return value
     origin = typing.get_origin(wanted)
     if origin in (types.UnionType, typing.Union):
         if value is None:
@@ -220,15 +222,27 @@ def _typed(value: Any, wanted: Any, what: str) -> Any:
     raise TraceError(f"{what}: {value!r:.80} is not what the schema says ({wanted})")
 
 
+_WANTED: dict[type[Any], tuple[dict[str, Any], tuple[str, ...]]] = {}
+
+
+def _wanted(kind: type[Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The types of a record's fields by name, and the names of those without a default."""
+    if kind not in _WANTED:
+        fields = _fields(kind)
+        needed = tuple(name for name, _, default in fields if default is dataclasses.MISSING)
+        _WANTED[kind] = {name: hint for name, hint, _ in fields}, needed
+    return _WANTED[kind]
+
+
 def _record(kind: type[Any], data: Mapping[str, Any], what: str) -> Any:
-    known = {name: (hint, default) for name, hint, default in _fields(kind)}
-    unknown = set(data) - set(known)
+    known, needed = _wanted(kind)
+    unknown = data.keys() - known.keys()
     if unknown:
-        raise TraceError(f"{what}: unknown field {sorted(unknown)[0]!r:.80}")
-    missing = [name for name, (_, default) in known.items() if name not in data and default is dataclasses.MISSING]
-    if missing:
-        raise TraceError(f"{what}: field {missing[0]!r} is missing")
-    return kind(**{name: _typed(value, known[name][0], f"{what}, {name}") for name, value in data.items()})
+        raise TraceError(f"{what}: unknown field {min(unknown)!r:.80}")
+    for name in needed:
+        if name not in data:
+            raise TraceError(f"{what}: field {name!r} is missing")
+    return kind(**{name: _typed(value, known[name], f"{what}, {name}") for name, value in data.items()})
 
 
 def decode_entry(line: str, index: int) -> Entry:

@@ -11,7 +11,6 @@ from cgrace.harness.commands import EXIT_DIFFERED, EXIT_OK
 from cgrace.harness.commands.common import show, show_json
 from cgrace.harness.commands.stored import every
 from cgrace.harness.errors import CgraceError
-from cgrace.harness.trace import read_trace
 
 if TYPE_CHECKING:
     from cgrace.reports.compare import Comparison, Told
@@ -39,11 +38,10 @@ def _told(word: str, home: Path | None) -> list[Told]:
     told = []
     for one in every(word, home):
         trace, problem = None, str(one.data["error"])
-        if one.trace is not None:
-            try:
-                trace = read_trace(one.trace)
-            except CgraceError as error:
-                problem = str(error)
+        try:
+            trace = one.read()
+        except CgraceError as error:
+            problem = str(error)
         case, outcome = str(one.data["case"]), str(one.data["outcome"])
         told.append(Told(case=case, outcome=outcome, findings=one.findings, trace=trace, problem=problem))
     return told

@@ -12,7 +12,7 @@ from cgrace.harness.commands import EXIT_OK
 from cgrace.harness.commands.common import note
 from cgrace.harness.commands.stored import Stored
 from cgrace.harness.errors import CgraceError, UsageError
-from cgrace.harness.trace import Trace, read_trace
+from cgrace.harness.trace import Trace
 from cgrace.harness.verdict import Invariant, Judgement, Outcome, Verdict
 
 OTHERS_MAX = 6
@@ -21,7 +21,7 @@ OTHERS_MAX = 6
 def export(args: argparse.Namespace, picked: Sequence[Stored]) -> int:
     """Write what is asked for, of the one case that says most."""
     one = _most_telling(picked)
-    trace = read_trace(one.trace) if one.trace is not None else None
+    trace = one.read()
     if trace is None:
         raise CgraceError(f"there is no trace of {one.data['case']}: {one.data['error'] or 'it did not run'}")
     judgement = _judgement(one)

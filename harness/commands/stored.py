@@ -20,11 +20,16 @@ FORMS = ("html", "open", "perfetto", "pcapng", "markdown", "reproducer")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """One result of a stored run: its JSON data (reports/machine.py), its findings, its trace."""
+    """One result of a stored run: its JSON data (reports/machine.py), its findings, its trace (and that as read, if it was)."""
 
     data: Mapping[str, Any]
     findings: tuple[Finding, ...]
     trace: Path | None
+    known: Trace | None = None
+
+    def read(self) -> Trace | None:
+        """The trace, if there is one."""
+        return self.known or (read_trace(self.trace) if self.trace is not None else None)
 
 
 def report(args: argparse.Namespace) -> int:
@@ -84,7 +89,7 @@ def _alone(path: Path) -> tuple[dict[str, Any], list[Stored]]:
     except TraceError as error:
         raise TraceError(error.message, hint=error.hint, file=path) from None
     document = results_document("report", [result], passed=result.judgement.outcome.passes)
-    return document, [Stored(data=document["results"][0], findings=result.judgement.findings, trace=path)]
+    return document, [Stored(data=document["results"][0], findings=result.judgement.findings, trace=path, known=trace)]
 
 
 def _pick(
@@ -111,11 +116,10 @@ def _show(one: Stored, *, probes: bool) -> None:
 
     trace: Trace | None = None
     problem = str(one.data["error"])
-    if one.trace is not None:
-        try:
-            trace = read_trace(one.trace)
-        except CgraceError as error:
-            problem = str(error)
+    try:
+        trace = one.read()
+    except CgraceError as error:
+        problem = str(error)
     show(story(one.data, one.findings, trace, problem=problem, probes=probes))
 
 
