@@ -14,7 +14,7 @@ import pytest
 from dbus_fast import Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
-from cgrace.fakes.systemd.service import unix_path
+from cgrace.harness.dbus.address import unix_path
 from cgrace.harness.errors import TargetError
 
 CONFIG = """<busconfig><type>session</type><listen>unix:path={path}</listen><auth>EXTERNAL</auth>

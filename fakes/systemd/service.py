@@ -12,10 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from urllib.parse import unquote
 
 from cgrace.fakes.systemd.manager import Manager
 from cgrace.harness.dbus import systemd1
+from cgrace.harness.dbus.address import unix_path
 from cgrace.harness.dbus.auth import ClientAuth
 from cgrace.harness.dbus.frames import Frame, Framer
 from cgrace.harness.dbus.message import Message, MessageType
@@ -25,23 +25,6 @@ _READ_BYTES = 65536
 _POLL_S = 0.05
 _REQUEST_NAME_DO_NOT_QUEUE = 4
 _PRIMARY_OWNER = 1
-
-
-def unix_path(address: str) -> str:
-    """The socket of a D-Bus address (unix:path=, unix:abstract=) or a plain path; TargetError for another."""
-    if address.startswith("/"):
-        return address
-    for part in address.split(";"):
-        transport, _, rest = part.partition(":")
-        options = dict(item.partition("=")[::2] for item in rest.split(","))
-        if transport == "unix" and "path" in options:
-            return unquote(options["path"])
-        if transport == "unix" and "abstract" in options:
-            return "\0" + unquote(options["abstract"])
-    raise TargetError(
-        f"bus address '{address:.120}' is neither unix:path=... nor unix:abstract=...",
-        hint="--bus-address unix:path=/run/dbus/system_bus_socket",
-    )
 
 
 class BusService:

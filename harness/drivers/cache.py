@@ -1,7 +1,7 @@
 """Built binaries by content: `${XDG_CACHE_HOME:-~/.cache}/cgrace/builds/<name>-<key>/{<name>,build.json}`.
 
 An entry appears by one rename, whole or not at all, so two cgrace may build the same thing at once and a killed build
-leaves nothing that counts as built. Its workshop under `.../cgrace/work/` is locked while it lives; what a dead one left is swept
+leaves nothing that counts as built. Its workshop, in `work` beside `builds`, is locked while it lives; a dead one is swept
 by the next build.
 """
 

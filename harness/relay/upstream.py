@@ -7,9 +7,9 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from urllib.parse import unquote
 from weakref import WeakSet
 
+from cgrace.harness.dbus.address import unix_path
 from cgrace.harness.dbus.auth import ClientAuth
 from cgrace.harness.dbus.frames import Frame, Framer
 from cgrace.harness.errors import ProtocolError, TargetError
@@ -22,28 +22,11 @@ CONNECT_TRIES_MAX = 200  # a full backlog answers EAGAIN, and nothing tells when
 _PATH_BYTES_MAX = 107
 
 
-def socket_path(address: str) -> str:
-    """The path to connect to, "\\0name" for an abstract one; from a D-Bus address or a plain path. TargetError else."""
-    if address.startswith("/"):
-        return address
-    for part in address.split(";"):
-        transport, _, rest = part.partition(":")
-        options = dict(item.partition("=")[::2] for item in rest.split(","))
-        if transport == "unix" and "path" in options:
-            return unquote(options["path"])
-        if transport == "unix" and "abstract" in options:
-            return "\0" + unquote(options["abstract"])
-    raise TargetError(
-        f"bus address '{address:.120}': only unix:path=... and unix:abstract=... can be reached",
-        hint="give DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/dbus/system_bus_socket, or a path",
-    )
-
-
 class Upstream:
     """A backend. address: a D-Bus address or a path, checked here (TargetError), connected to for each driver connection."""
 
     def __init__(self, address: str, *, limits: Limits | None = None, uid: int | None = None) -> None:
-        self.path = socket_path(address)
+        self.path = unix_path(address)
         if len(os.fsencode(self.path)) > _PATH_BYTES_MAX:
             raise TargetError(f"the bus's path '{self.path}' is longer than {_PATH_BYTES_MAX} bytes")
         self.limits = limits or Limits()
