@@ -27,7 +27,7 @@ from cgrace.harness.engine.sink import TraceFile
 from cgrace.harness.errors import CgraceError, StoreError, TargetError, UnavailableError
 from cgrace.harness.proc.workers import workers
 from cgrace.harness.scenario.data import to_data
-from cgrace.harness.scenario.model import Scenario, Setting
+from cgrace.harness.scenario.model import Expect, Scenario, Setting
 from cgrace.harness.suite import Case, CaseResult
 from cgrace.harness.targets.buses import EMBEDDED, bus_version, find_bus
 from cgrace.harness.targets.fake import FakeTarget
@@ -69,9 +69,14 @@ async def prepare(
     return await build(drivers, progress=progress)
 
 
+def expected(case: Case) -> tuple[Expect, ...]:
+    """What history says of this driver here."""
+    return case.scenario.expected(case.driver.generation, case.setting, case.driver.release)
+
+
 def judge_trace(trace: Trace, case: Case, *, expect_clean: bool = False) -> Judgement:
     """Findings of a trace against what its scenario expects of this driver here."""
-    expectations = () if expect_clean else case.scenario.expected(case.driver.generation, case.setting)
+    expectations = () if expect_clean else expected(case)
     return judge(
         check_all(trace),
         [pair for e in expectations for pair in e.violated],
@@ -120,6 +125,7 @@ async def run_case(case: Case, place: Place, store: Path | None, *, expect_clean
             "generation": case.driver.generation,
             "module": case.driver.module,
             "version": case.driver.version,
+            "release": case.driver.release,
             "build": built.build_id,
             "proof": built.proof,
             "uses_bus": str(case.driver.uses_bus).lower(),

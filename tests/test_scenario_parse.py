@@ -206,6 +206,9 @@ EXPECT = [
     ('generations = ["async"]\nviolated = { "no deadlock" = "fist" }', 9, "no step 'fist'", ""),
     ('generations = ["async"]\nfailed = { fist = "no" }', 9, "no step 'fist'", ""),
     ('generations = ["async"]', 7, "the expectation expects nothing", "add violated"),
+    ('failed = { a = "x" }', 7, "the expectation is about no driver", "add generations"),
+    ('releases = ["runc 1.1.5..1.0"]\nfailed = { a = "x" }', 8, "ends before it begins", ""),
+    ('releases = ["runc 1..x"]\nfailed = { a = "x" }', 8, "'x' is not a version", ""),
     ('generations = ["async"]\nprofiles = ["257"]\nfailed = { first = "x" }', 9, "in no setting of 'on'", ""),
 ]
 

@@ -40,7 +40,9 @@ def reproduce(args: argparse.Namespace) -> int:
 
 def _guilty(cases: Sequence[Case]) -> list[Case]:
     """The cases that history expects something of; of a row in which nobody is guilty, all."""
-    guilty = [case for case in cases if case.scenario.expected(case.driver.generation, case.setting)]
+    from cgrace.harness.runner import expected
+
+    guilty = [case for case in cases if expected(case)]
     rows = {(case.scenario.name, case.setting) for case in guilty}
     return guilty + [case for case in cases if (case.scenario.name, case.setting) not in rows]
 

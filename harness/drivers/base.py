@@ -25,7 +25,9 @@ class DriverSpec:
     name: how people call it ("err-nil", "err-nil@rc6", "rc4", "today", "cgroupfs", "source:/path"). column: its generation,
     which expectations name ("async", "wait-forever", "timeout", "err-nil", "err-nil-delegate", "buffered", "rc4", "today",
     "cgroupfs"; for a user's own build "source"). rung: "rc5" or "rc6" for what was cut from those, "" otherwise (fits any).
-    module, version: where the code is from. layouts: cgroup layouts it can drive. uses_bus: False for cgroupfs.
+    module, version: where the code is from. release: PRODUCT@VERSION as expectations name
+    it ("runc@1.1.5"), "" for what was never released (a rung, a user's own build). layouts: cgroup layouts it can drive.
+    uses_bus: False for cgroupfs.
     """
 
     name: str
@@ -38,6 +40,7 @@ class DriverSpec:
     uses_bus: bool = True
     note: str = ""
     source: Path | None = None
+    release: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

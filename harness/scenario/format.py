@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cgrace.harness.scenario import words
+from cgrace.harness.scenario import releases, words
 from cgrace.harness.scenario.shapes import (
     ByName,
     Duration,
@@ -187,7 +187,12 @@ EXPECT = Table(
             "generations",
             Many(Word((*words.GENERATIONS, words.EVERY_DRIVER), "a generation"), single=True, least=1),
             "the drivers' generations that it is about; 'any': every driver",
-            required=True,
+        ),
+        Key(
+            "releases",
+            Many(Text("releases such as 'runc 1.0.0-rc93..1.1.5'", releases.RANGE_PATTERN, releases.trouble),
+                 single=True, least=1),
+            "the released drivers that it is about, each a product and a range of versions",
         ),
         Key(
             "violated",

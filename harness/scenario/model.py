@@ -8,6 +8,7 @@ from typing import Any
 
 from cgrace.harness.faults import Fault, Order
 from cgrace.harness.points import Point
+from cgrace.harness.scenario import releases
 from cgrace.harness.scenario.records import decode, encode
 from cgrace.harness.scenario.words import EVERY_DRIVER
 from cgrace.harness.verdict import Invariant
@@ -56,10 +57,12 @@ class Step:
 class Expect:
     """Which generations violate what. violated: (invariant, subject); failed: steps that end with an error, text part.
 
-    The generation "any" is every driver, a user's own too. profiles, rungs, layouts: only in these settings (empty: in all).
+    The generation "any" is every driver, a user's own too. releases: ranges ("runc 1.0.0-rc93..1.1.5", see releases.py) of
+    released drivers that it is about as well. profiles, rungs, layouts: only in these settings (empty: in all).
     """
 
-    generations: tuple[str, ...]
+    generations: tuple[str, ...] = ()
+    releases: tuple[str, ...] = ()
     violated: tuple[tuple[Invariant, str], ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
     profiles: tuple[str, ...] = ()
@@ -97,12 +100,12 @@ class Scenario:
     patience_ns: int = 3_000_000_000
     wall_ns: int = 30_000_000_000
 
-    def expected(self, generation: str, setting: Setting) -> tuple[Expect, ...]:
-        """The expectations that apply to a driver of this generation here; none means clean."""
+    def expected(self, generation: str, setting: Setting, release: str = "") -> tuple[Expect, ...]:
+        """The expectations that apply here to a driver of this generation, or of this release ("runc@1.1.5"); none: clean."""
         return tuple(
             e
             for e in self.expect
-            if (generation in e.generations or EVERY_DRIVER in e.generations)
+            if (generation in e.generations or EVERY_DRIVER in e.generations or releases.among(release, e.releases))
             and (not e.profiles or setting.profile in e.profiles)
             and (not e.rungs or setting.rung in e.rungs)
             and (not e.layouts or setting.layout in e.layouts)

@@ -151,6 +151,8 @@ def build_expect(file: Section, names: Names, faults: tuple[str, ...]) -> tuple[
         failed = section.get("failed").values if "failed" in section else {}
         for step in failed:
             names.step(step, section.at("failed").at(step))
+        if "generations" not in section and "releases" not in section:
+            section.place.problem("the expectation is about no driver", "add generations = [...] or releases = [...]")
         if not violated and not failed:
             section.place.problem("the expectation expects nothing", "add violated = { ... } or failed = { ... }")
         for profile in section.get("profiles", ()):
@@ -158,7 +160,8 @@ def build_expect(file: Section, names: Names, faults: tuple[str, ...]) -> tuple[
                 section.at("profiles").problem(f"'{profile}' is in no setting of 'on', so this never applies")
         found.append(
             Expect(
-                generations=section.get("generations"),
+                generations=section.get("generations", ()),
+                releases=section.get("releases", ()),
                 violated=tuple(violated),
                 failed=tuple(failed.items()),
                 profiles=section.get("profiles", ()),

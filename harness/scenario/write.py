@@ -161,6 +161,7 @@ def _expect(expect: Expect) -> dict[str, Any]:
         violated.setdefault(str(invariant), []).append(subject)
     return {
         "generations": expect.generations,
+        "releases": expect.releases,
         "violated": violated,
         "failed": dict(expect.failed),
         "profiles": expect.profiles,

@@ -137,7 +137,11 @@ def _verdict(row: Row, standard: str) -> Text:
     same, otherwise = _SAYS[standard]
     wrong = [r for r in row.results if not r.judgement.outcome.passes and not r.unavailable]
     if not wrong:
-        applied = [e for r in row.results for e in row.scenario.expected(r.case.driver.generation, row.setting)]
+        applied = [
+            e
+            for r in row.results
+            for e in row.scenario.expected(r.case.driver.generation, row.setting, r.case.driver.release)
+        ]
         notes = "; ".join(dict.fromkeys(e.note for e in applied if e.note)) if standard == HISTORY else ""
         return Text(same + (f" ({notes})" if notes else ""), style="green")
     names = ", ".join(dict.fromkeys(r.case.driver.name for r in wrong))

@@ -18,12 +18,12 @@ def reproducer(trace: Trace) -> dict[str, str]:
     head = trace.head
     whole = Scenario.from_data(head.scenario)
     setting = _setting(whole, trace)
-    generation = str(head.driver.get("generation", ""))
+    generation, release = (str(head.driver.get(key, "")) for key in ("generation", "release"))
     scenario = dataclasses.replace(
         whole,
         settings=(setting,),
         drivers=(),
-        expect=tuple(_here(expect) for expect in whole.expected(generation, setting)),
+        expect=tuple(_here(expect) for expect in whole.expected(generation, setting, release)),
     )
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", whole.name.rpartition("/")[2]).strip("_-") or "scenario"
     command = f"cgrace run {stem}.toml --driver {shlex.quote(str(head.driver.get('name', '')))}"
