@@ -203,7 +203,8 @@ class Realiser:
         if made or not unit.realised or not unit.delegate:
             changed = unit.realised_mask ^ target
         unit.realised, unit.realised_mask = True, target
-        self._migrate(unit, (known for known in self._known if known.controllers & changed))
+        if self.main is None or self.main.name not in made:  # one that was just made is empty
+            self._migrate(unit, (known for known in self._known if known.controllers & changed))
         for known in self._known:
             if not known.controllers & target:
                 self._trim(known, unit)

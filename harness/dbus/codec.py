@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 from cgrace.harness.dbus.marshal import encode_body
@@ -49,6 +50,20 @@ _CHECKS: dict[int, Callable[[str], bool]] = {
     SENDER: is_bus_name,
 }
 _NAMES = ("", "path", "interface", "member", "error name", "reply serial", "destination", "sender", "signature", "fds")
+_ATTRIBUTES = (
+    "",
+    "path",
+    "interface",
+    "member",
+    "error_name",
+    "reply_serial",
+    "destination",
+    "sender",
+    "signature",
+    "fds",
+)
+_REPLY_TO = bytes((REPLY_SERIAL,)) + _FIELD_TYPES[REPLY_SERIAL]
+_WITH_FDS = bytes((UNIX_FDS,)) + _FIELD_TYPES[UNIX_FDS]
 _REQUIRED: dict[MessageType, tuple[int, ...]] = {
     MessageType.CALL: (PATH, MEMBER),
     MessageType.REPLY: (REPLY_SERIAL,),
@@ -200,7 +215,7 @@ def encode(message: Message) -> bytes:
         raise ProtocolError(f"serial {message.serial} is not allowed")
     mark = 0x6C if order == "<" else 0x42
     start = _FIXED[order].pack(
-        mark, message.type, message.flags & 0xFF, PROTOCOL_VERSION, len(body), message.serial, len(fields)
+        mark, message.type, int(message.flags) & 0xFF, PROTOCOL_VERSION, len(body), message.serial, len(fields)
     )
     raw = b"".join((start, fields, ZEROS[: -len(fields) & 7], body))
     if len(raw) > MESSAGE_BYTES_MAX:
@@ -208,40 +223,41 @@ def encode(message: Message) -> bytes:
     return raw
 
 
-def _encode_fields(message: Message, order: str) -> bytearray:
-    """The header fields that are present, in the order of their codes."""
-    texts = (message.path, message.interface, message.member, message.error_name)
-    values: tuple[str | int, ...] = (
-        "",
-        *texts,
-        message.reply_serial,
-        message.destination,
-        message.sender,
-        message.signature,
-        message.fds,
-    )
+def _encode_fields(message: Message, order: str) -> bytes:
+    """The header fields that are present, in the order of their codes. Answers differ in one number, signals in little more:
+    what comes before and behind that number is remembered."""
+    for code in _REQUIRED[message.type]:
+        if not getattr(message, _ATTRIBUTES[code]):
+            raise ProtocolError(f"a {message.type.name.lower()} without {_NAMES[code]}")
+    before = _encode_some((message.path, message.interface, message.member, message.error_name), PATH, order)
+    behind = _encode_some((message.destination, message.sender, message.signature), DESTINATION, order)
+    if message.reply_serial:
+        before += ZEROS[: -len(before) & 7] + _REPLY_TO + _U32[order].pack(message.reply_serial)
+    fields = before + ZEROS[: -len(before) & 7] + behind if behind else before
+    if message.fds:
+        fields += ZEROS[: -len(fields) & 7] + _WITH_FDS + _U32[order].pack(message.fds)
+    return fields
+
+
+@lru_cache(maxsize=4096)
+def _encode_some(values: tuple[str, ...], first: int, order: str) -> bytes:
+    """The fields of these texts, of the code `first` and those behind it; they begin on a multiple of eight."""
     pack_u32 = _U32[order].pack
     fields = bytearray()
-    for code, value in enumerate(values):
+    for code, value in enumerate(values, first):
         if not value:
             continue
         fields += ZEROS[: -len(fields) & 7]
         fields.append(code)
         fields += _FIELD_TYPES[code]
-        if isinstance(value, int):
-            fields += pack_u32(value)
-        elif code == SIGNATURE:
+        if code == SIGNATURE:
             fields.append(len(value))
-            fields += value.encode() + b"\0"
         elif _CHECKS[code](value):
             fields += pack_u32(len(value))
-            fields += value.encode() + b"\0"
         else:
             raise ProtocolError(f"'{value:.80}' is not allowed as {_NAMES[code]}")
-    for code in _REQUIRED[message.type]:
-        if not values[code]:
-            raise ProtocolError(f"a {message.type.name.lower()} without {_NAMES[code]}")
-    return fields
+        fields += value.encode() + b"\0"
+    return bytes(fields)
 
 
 # ---- patches of bytes that stay as they are otherwise
