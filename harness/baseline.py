@@ -3,7 +3,7 @@
 Both are judged without any excuse (`--expect clean`). What the baseline violates in a scenario and setting, in any repetition,
 then is what is expected there: the driver's outcome is `reproduced` where it does the same, `clean`, or `regressed` by what is
 new. What only the baseline does is fixed. Where the baseline came to no conclusion and the driver violates something, nobody
-can say whose it is: inconclusive.
+can say whose it is: inconclusive. So it is with what the driver violates in a step that the baseline, which hung before, never got to.
 """
 
 from __future__ import annotations
@@ -69,15 +69,28 @@ def _place(case: Case) -> tuple[str, Setting]:
 def _compare(result: CaseResult, base: Sequence[CaseResult]) -> Comparison:
     mine = wrongs(result.judgement)
     theirs = frozenset[Wrong]().union(*(wrongs(r.judgement) for r in base))
+    untold = {wrong for wrong in mine - theirs if _untold(wrong, result, base)}
     told = [r for r in base if r.judgement.outcome is not Outcome.INCONCLUSIVE]
     conclusive = result.judgement.outcome is not Outcome.INCONCLUSIVE
     return Comparison(
         case=result.case,
-        new=tuple(sorted(mine - theirs)),
+        new=tuple(sorted(mine - theirs - untold)),
         same=tuple(sorted(mine & theirs)),
         fixed=tuple(sorted(theirs - mine)) if conclusive else (),
         compared=bool(told) and len(told) == len(base),
+        untold=tuple(sorted(untold)),
     )
+
+
+def _untold(wrong: Wrong, result: CaseResult, base: Sequence[CaseResult]) -> bool:
+    """Whether the baseline never got to where this shows: a step that it never called, or the end, where leaks are looked for."""
+    hung = [any(f.invariant is Invariant.NO_DEADLOCK for f in r.judgement.violated) for r in base]
+    if not hung or not all(hung):
+        return False
+    if wrong.invariant == Invariant.NOTHING_LEAKED:
+        return True
+    called = {f.subject for r in base for f in r.judgement.findings if f.invariant is not Invariant.NO_LOST_CGROUPS}
+    return wrong.subject in {step.id for step in result.case.scenario.steps} - called
 
 
 def _judge(judgement: Judgement, comparison: Comparison) -> Judgement:
@@ -87,6 +100,10 @@ def _judge(judgement: Judgement, comparison: Comparison) -> Judgement:
     if comparison.new and not comparison.compared:
         new = "; ".join(str(wrong) for wrong in comparison.new)
         reason = f"the baseline came to no conclusion here, so nobody can say whether this is new: {new}"
+        return dataclasses.replace(judgement, outcome=Outcome.INCONCLUSIVE, reasons=(reason,))
+    if comparison.untold and not comparison.new:
+        untold = "; ".join(str(wrong) for wrong in comparison.untold)
+        reason = f"the baseline hung before it came to this, so nobody can say whether it is new: {untold}"
         return dataclasses.replace(judgement, outcome=Outcome.INCONCLUSIVE, reasons=(reason,))
     return _excused(judgement, frozenset(comparison.same))
 

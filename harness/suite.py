@@ -68,13 +68,17 @@ class Wrong:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One case of a driver beside its baseline's. compared: whether there was a baseline that came to a conclusion."""
+    """One case of a driver beside its baseline's. compared: whether there was a baseline that came to a conclusion.
+
+    untold: what the driver does wrong in a part of the run that the baseline never got to.
+    """
 
     case: Case
     new: tuple[Wrong, ...]
     same: tuple[Wrong, ...]
     fixed: tuple[Wrong, ...]
     compared: bool
+    untold: tuple[Wrong, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,7 +93,10 @@ def _baseline_data(run: SuiteRun) -> dict[str, Any] | None:
             "case": c.case.id,
             "turn": c.case.turn,
             "compared": c.compared,
-            **{key: [dataclasses.asdict(wrong) for wrong in getattr(c, key)] for key in ("new", "same", "fixed")},
+            **{
+                key: [dataclasses.asdict(wrong) for wrong in getattr(c, key)]
+                for key in ("new", "same", "fixed", "untold")
+            },
         }
         for c in run.comparisons
     ]

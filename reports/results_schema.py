@@ -124,6 +124,7 @@ _WRONGS = {
         ("new", "what the baseline does not do"),
         ("same", "what both do"),
         ("fixed", "what only the baseline does"),
+        ("untold", "what the baseline, which hung before, never got to"),
     )
 }
 _COMPARISON = _table(

@@ -35,6 +35,23 @@ def compared(*results: CaseResult) -> tuple[CaseResult, Comparison]:
     return found.results[0], found.comparisons[0]
 
 
+LATER = Finding(
+    invariant=Invariant.BOUNDED_LATENCY, verdict=Verdict.VIOLATED, subject="second", summary="SLOW", short="SLOW 1s"
+)
+LEAK = Finding(invariant=Invariant.NOTHING_LEAKED, verdict=Verdict.VIOLATED, subject="cgrace-a.slice", summary="left")
+
+
+@pytest.mark.parametrize("wrong", [LATER, LEAK])
+def test_what_the_baseline_never_got_to_is_not_new(wrong: Finding) -> None:
+    """A baseline that hung in the first step says nothing of the second, nor of what is left at the end."""
+    hang = dataclasses.replace(HANG, subject="first")
+    judged, comparison = compared(result("mine", wrong), result("base", hang))
+    assert judged.judgement.outcome is Outcome.INCONCLUSIVE
+    assert (len(comparison.new), len(comparison.untold)) == (0, 1)
+    judged, comparison = compared(result("mine", wrong, SLOW), result("base", hang, SLOW, LATER, LEAK))
+    assert judged.judgement.outcome is Outcome.REPRODUCED
+
+
 @pytest.mark.parametrize(
     ("mine", "base", "outcome", "counts"),
     [
