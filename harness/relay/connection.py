@@ -145,6 +145,14 @@ class Connection:
         if not self._ended:
             self._handler.from_systemd(self, frame)
 
+    def cork(self) -> None:
+        """Several messages may be delivered in a row: gather them, up to `uncork`."""
+        self._wire.cork()
+
+    def uncork(self) -> None:
+        """Write what was gathered."""
+        self._wire.uncork()
+
     def systemd_drained(self) -> None:
         """Systemd's side has taken enough of what was waiting."""
         self._wire.resume("systemd")

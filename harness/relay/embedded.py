@@ -77,21 +77,28 @@ class Embedded:
             asyncio.get_running_loop().call_soon(self._hand_out)
 
     def _hand_out(self) -> None:
-        """What is in the queue now; what that causes comes in the next turn."""
-        self._scheduled = False
+        """What is in the queue, and what that causes. Written in one piece to each driver: an answer and the signals behind it."""
+        corked: dict[_Link, None] = {}
         try:
-            for _ in range(len(self._queue)):
-                link, frame = self._queue.popleft()
-                link.waiting -= len(frame.raw)
-                link.conn.deliver(frame)
-            if self._told:
-                self._told = False
-                self._after()
+            while self._queue or self._told:
+                while self._queue:
+                    link, frame = self._queue.popleft()
+                    link.waiting -= len(frame.raw)
+                    if link not in corked:
+                        corked[link] = None
+                        link.conn.cork()
+                    link.conn.deliver(frame)
+                if self._told:
+                    self._told = False
+                    self._after()
         except Exception as error:
             if self.bug is None:
                 raise
             self.bug(error)
         finally:
+            for link in corked:
+                link.conn.uncork()
+            self._scheduled = False
             self._schedule()
 
     @property

@@ -21,6 +21,7 @@ FDS_MAX = 253  # SCM_MAX_FD
 SIOCOUTQ = termios.TIOCOUTQ  # the same number; for a unix socket: memory of what the peer has not read, 0 when nothing
 _ANCILLARY_BYTES = socket.CMSG_SPACE(FDS_MAX * 4)
 _GATHER_MAX = 64  # buffers in one sendmsg
+_CORKED_BYTES_MAX = 16 * 1024  # of what waits to be written together
 
 
 class OwnedFd(int):
@@ -54,6 +55,7 @@ class Wire:
         self.unsent = 0
         self._pauses: set[str] = {"not started"}
         self._writing = False
+        self._corked = False
         self._finishing = False
         self.closed = False
 
@@ -125,7 +127,17 @@ class Wire:
             return
         self._out.append((memoryview(data), fds))
         self.unsent += len(data)
-        if not self._writing:
+        if not self._writing and (not self._corked or self.unsent > _CORKED_BYTES_MAX):
+            self._flush()
+
+    def cork(self) -> None:
+        """Gather what is written from now on, up to `uncork`: the peer is woken once and not for each message."""
+        self._corked = True
+
+    def uncork(self) -> None:
+        """Write what was gathered."""
+        self._corked = False
+        if self._out and not self._writing and not self.closed:
             self._flush()
 
     def _writable(self) -> None:
