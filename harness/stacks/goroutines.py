@@ -7,7 +7,7 @@ raises: what it cannot read it leaves out, because a dump comes from a program t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 DUMP_CHARS_MAX = 8 * 1024 * 1024
 GOROUTINES_MAX = 20_000
@@ -27,12 +27,16 @@ RUNTIME_PREFIXES = ("runtime.", "runtime/", "sync.", "internal/", "time.Sleep", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One call. args: its words as printed ("0xc0000b4000", "?", "..."); file as the compiler saw it; line 0 when not printed."""
+    """One call. args: its words as printed ("0xc0000b4000", "?", "..."); file as the compiler saw it; line 0 when not printed.
+
+    at: the dump's own line, from 1, that names the function; 0 for a frame that was not read. It is no part of what a frame is.
+    """
 
     function: str
     args: tuple[str, ...] = ()
     file: str = ""
     line: int = 0
+    at: int = field(default=0, compare=False)
 
     @property
     def name(self) -> str:
@@ -52,7 +56,7 @@ class Goroutine:
     """One goroutine. state: its wait reason in the runtime's words ("chan receive", "sync.Mutex.Lock", "select (no cases)").
 
     minutes: how long it has been so, as the runtime prints it (0: less than one). locked: tied to a thread. frames: innermost
-    first. created_by, created_in: who started it (0: not printed, Go before 1.21).
+    first. created_by, created_in: who started it (0: not printed, Go before 1.21). at: the dump's own line of its header, from 1.
     """
 
     id: int
@@ -63,6 +67,7 @@ class Goroutine:
     frames: tuple[Frame, ...] = ()
     created_by: Frame | None = None
     created_in: int = 0
+    at: int = field(default=0, compare=False)
 
     @property
     def blocking(self) -> Frame | None:
@@ -77,7 +82,7 @@ class Goroutine:
         return next((frame for frame in self.frames if any(needle in frame.function for needle in needles)), None)
 
 
-def _header(line: str) -> Goroutine | None:
+def _header(line: str, at: int) -> Goroutine | None:
     found = _HEADER.match(line)
     if found is None:
         return None
@@ -90,7 +95,7 @@ def _header(line: str) -> Goroutine | None:
             locked = True
         elif part:
             notes.append(part)
-    return Goroutine(id=int(found["id"]), state=state, minutes=minutes, locked=locked, notes=tuple(notes))
+    return Goroutine(id=int(found["id"]), state=state, minutes=minutes, locked=locked, notes=tuple(notes), at=at)
 
 
 @dataclass(slots=True)
@@ -110,7 +115,7 @@ class _Open:
         self.pending = None
         if frame is None:
             return
-        frame = Frame(function=frame.function, args=frame.args, file=file, line=line)
+        frame = Frame(function=frame.function, args=frame.args, file=file, line=line, at=frame.at)
         if self.pending_created:
             self.created = frame
         elif len(self.frames) < FRAMES_MAX:
@@ -128,29 +133,31 @@ class _Open:
             frames=tuple(self.frames),
             created_by=self.created,
             created_in=self.created_in,
+            at=self.head.at,
         )
 
 
-def _feed(goroutine: _Open, line: str) -> None:
+def _feed(goroutine: _Open, line: str, at: int) -> None:
     """One line below a header."""
     if place := _PLACE.match(line):
         goroutine.place(place["file"], int(place["line"]))
     elif created := _CREATED.match(line):
         goroutine.place("", 0)
-        goroutine.pending, goroutine.pending_created = Frame(function=created["function"]), True
+        goroutine.pending, goroutine.pending_created = Frame(function=created["function"], at=at), True
         goroutine.created_in = int(created["id"] or 0)
     elif call := _FUNCTION.match(line):
         goroutine.place("", 0)
         args = tuple(arg.strip() for arg in call["args"].split(",") if arg.strip())
-        goroutine.pending, goroutine.pending_created = Frame(function=call["function"], args=args), False
+        goroutine.pending, goroutine.pending_created = Frame(function=call["function"], args=args, at=at), False
 
 
 def parse(text: str) -> tuple[Goroutine, ...]:
     """Every goroutine of a dump, in its order; () for text that is not a dump. Never raises."""
     done: list[Goroutine] = []
     current: _Open | None = None
-    for line in text[:DUMP_CHARS_MAX].splitlines():
-        head = _header(line)
+    for at, ended in enumerate(text[:DUMP_CHARS_MAX].split("\n"), 1):
+        line = ended.removesuffix("\r")
+        head = _header(line, at)
         if head is not None:
             if current is not None:
                 done.append(current.close())
@@ -162,7 +169,7 @@ def parse(text: str) -> tuple[Goroutine, ...]:
                 done.append(current.close())
             current = None
         elif current is not None:
-            _feed(current, line)
+            _feed(current, line, at)
     if current is not None:
         done.append(current.close())
     return tuple(done)
