@@ -38,7 +38,12 @@ type Driver struct {
 	// New makes a manager. paths are those that an earlier Apply of the unit reported (nil: none), as a real user keeps them
 	// in its state; Apply never gets any.
 	New func(unit Unit, paths map[string]string) (Manager, error)
+	// Stacks says where every operation that is out waits (nil: all goroutines of this process).
+	Stacks func() string
 }
+
+// Placer is a Manager that makes the process which it places itself. Pid is that process, as the driver sees it.
+type Placer interface{ Pid() int }
 
 // Unit names a cgroup in the words that libcontainer has for it.
 type Unit struct {
@@ -67,6 +72,7 @@ type answer struct {
 	Error string            `json:"error"`
 	NS    int64             `json:"ns"`
 	Paths map[string]string `json:"paths,omitempty"`
+	Pid   int               `json:"pid,omitempty"`
 	Value string            `json:"value"`
 }
 
@@ -91,6 +97,9 @@ type server struct {
 
 // Main serves until stdin ends.
 func Main(driver Driver) {
+	if driver.Stacks == nil {
+		driver.Stacks = stacks
+	}
 	s := &server{driver: driver, kept: map[string]Manager{}, paths: map[string]map[string]string{}}
 	var said hello
 	said.Hello.Conclusions, s.refusal = s.start()
@@ -141,7 +150,7 @@ func (s *server) dispatch(line []byte) {
 		os.Exit(0)
 	case "stacks":
 		// Here and not in a goroutine of its own: nothing that a driver does can keep this one.
-		s.say(answer{ID: r.ID, OK: true, Value: stacks()})
+		s.say(answer{ID: r.ID, OK: true, Value: s.driver.Stacks()})
 	default:
 		go s.answer(r)
 	}
@@ -154,7 +163,7 @@ func (s *server) answer(r request) {
 		if a.Error == "" {
 			a.Error = fmt.Sprintf("an error without a text (%T)", err)
 		}
-		a.Paths, a.Value = nil, ""
+		a.Paths, a.Pid, a.Value = nil, 0, ""
 	}
 	a.OK = a.Error == ""
 	s.say(a)
@@ -185,6 +194,9 @@ func (s *server) operate(r *request, a *answer) (err error) {
 	case "apply":
 		if err = m.Apply(pid); err == nil {
 			a.Paths = s.remember(r.Unit, m)
+			if placer, ok := m.(Placer); ok {
+				a.Pid = placer.Pid()
+			}
 		}
 	case "destroy":
 		if err = m.Destroy(); err == nil {

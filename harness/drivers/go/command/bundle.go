@@ -1,0 +1,95 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"cgrace/shim"
+)
+
+type object = map[string]any
+
+// writeBundle writes the least configuration (OCI runtime specification) of a container of one process that waits: its own
+// mounts and pids, no network of its own, and the cgroup `slice:prefix:name`.
+func writeBundle(folder, rootfs string, unit shim.Unit) error {
+	annotations := object{}
+	if unit.Delegate != nil {
+		annotations["org.systemd.property.Delegate"] = strconv.FormatBool(*unit.Delegate)
+	}
+	config := object{
+		"ociVersion": "1.0.2",
+		"process": object{
+			"user": object{"uid": 0, "gid": 0},
+			"args": []string{"/wait", "wait"},
+			"env":  []string{"PATH=/"},
+			"cwd":  "/",
+		},
+		"root":        object{"path": rootfs},
+		"mounts":      []object{{"destination": "/proc", "type": "proc", "source": "proc"}},
+		"annotations": annotations,
+		"linux": object{
+			"cgroupsPath": unit.Parent + ":" + unit.ScopePrefix + ":" + unit.Name,
+			"namespaces":  []object{{"type": "mount"}, {"type": "pid"}},
+			"resources":   withDevices(limits(unit.Resources)),
+		},
+	}
+	text, err := json.Marshal(config)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(folder, "config.json"), text, 0o600)
+}
+
+// withDevices adds the rule that every engine begins with: no device is allowed.
+func withDevices(resources object) object {
+	resources["devices"] = []object{{"allow": false, "access": "rwm"}}
+	return resources
+}
+
+// limits are a request's resources in the specification's words.
+func limits(r *shim.Resources) object {
+	found := object{}
+	group := func(name string, fields object) {
+		for key, value := range fields {
+			switch value := value.(type) {
+			case *int64:
+				if value == nil {
+					delete(fields, key)
+				}
+			case *uint64:
+				if value == nil {
+					delete(fields, key)
+				}
+			case *uint16:
+				if value == nil {
+					delete(fields, key)
+				}
+			case *string:
+				if value == nil {
+					delete(fields, key)
+				}
+			}
+		}
+		if len(fields) > 0 {
+			found[name] = fields
+		}
+	}
+	if r == nil {
+		return found
+	}
+	group("memory", object{"limit": r.Memory, "swap": r.MemorySwap})
+	group("pids", object{"limit": r.Pids})
+	group("cpu", object{
+		"shares": r.CPUShares, "quota": r.CPUQuota, "period": r.CPUPeriod, "cpus": r.CpusetCpus, "mems": r.CpusetMems,
+	})
+	group("blockIO", object{"weight": r.BlkioWeight})
+	if r.CPUWeight != nil {
+		found["unified"] = map[string]string{"cpu.weight": strconv.FormatUint(*r.CPUWeight, 10)}
+	}
+	return found
+}
