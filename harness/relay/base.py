@@ -1,7 +1,7 @@
 """What the relay's parts promise each other: a handler decides, a backend stands for systemd's side, limits are data.
 
-Two rules make handlers simple. No method of a handler is ever called from inside a method of a connection: what a call
-causes comes in a later turn of the event loop, in order. And no method of a connection fails because a peer is gone: that is
+Two rules make handlers simple. No method of a handler is ever called from inside a method of a connection or of a handler: what
+a call causes comes when that has returned, in order. And no method of a connection fails because a peer is gone: that is
 told once, by `disconnected`, and everything sent afterwards goes nowhere.
 """
 
@@ -67,6 +67,14 @@ class Link(Protocol):
 
     def send(self, frame: Frame) -> None:
         """Pass a message on."""
+        ...
+
+    def begin(self) -> None:
+        """The handler is about to see what the driver has said; no deliveries until `end`."""
+        ...
+
+    def end(self) -> None:
+        """It has seen all that has come: what that caused may be delivered, now."""
         ...
 
     def close(self) -> None:

@@ -192,14 +192,24 @@ class Connection:
                 data = self._authenticate(data)
             if data or fds:
                 self._inbox.extend(self._framer.feed(data, fds))
-                self._take()
+                self._take_all()
         except ProtocolError as error:
             self._end(Actor.DRIVER, error.message)
+
+    def _take_all(self) -> None:
+        """Give the handler what has come; then what that caused may be delivered."""
+        link = self._link
+        assert link is not None  # reading starts with linked()
+        link.begin()
+        try:
+            self._take()
+        finally:
+            link.end()
 
     def _hand_in(self) -> None:
         """Reading was resumed: go on with what had been read."""
         try:
-            self._take()
+            self._take_all()
         except ProtocolError as error:
             self._end(Actor.DRIVER, error.message)
         except Exception as error:

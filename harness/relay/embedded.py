@@ -1,6 +1,6 @@
 """The embedded bus behind the relay: same process, same event loop, no socket.
 
-What the bus answers goes into one queue and is handed out in a later turn of the loop, in order, so that a handler is never
+What the bus answers goes into one queue and is handed out when the handler has returned, in order, so that a handler is never
 entered while it is at work, and the same input always gives the same order.
 """
 
@@ -25,8 +25,7 @@ def _nothing() -> None:
 class Embedded:
     """A backend.
 
-    after: called in a later turn, each time that the bus was told something and its direct answers are handed out: the fake
-    systemd may then run what it has put off (jobs), and give what that says to `emit`.
+    after: called each time that the bus was told something and its direct answers are handed out: the fake systemd may then run what it has put off (jobs), and give what that says to `emit`.
     """
 
     def __init__(self, bus: EmbeddedBus, after: Callable[[], None] = _nothing) -> None:
@@ -37,6 +36,7 @@ class Embedded:
         self._links: dict[int, _Link] = {}
         self._queue: deque[tuple[_Link, Frame]] = deque()
         self._scheduled = False
+        self._held = False  # somebody is at work who hands out at the end
         self._unread: deque[tuple[_Link, Frame]] | None = None
 
     def open(self, conn: Connection) -> None:
@@ -55,7 +55,7 @@ class Embedded:
         return next((number for number, link in self._links.items() if link.conn is conn), None)
 
     def queue(self, outgoing: Iterable[Outgoing]) -> None:
-        """Hand these out in a later turn (what `bus.service_gone` and the like return)."""
+        """Hand these out, not before the caller has returned (what `bus.service_gone` and the like return)."""
         last: Message | None = None
         frame: Frame | None = None
         for item in outgoing:
@@ -72,13 +72,18 @@ class Embedded:
         """Every link is closed with its connection."""
 
     def _schedule(self) -> None:
-        if (self._queue or self._told) and not self._scheduled:
+        if (self._queue or self._told) and not self._scheduled and not self._held:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._hand_out)
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        self._hand_out()
 
     def _hand_out(self) -> None:
         """What is in the queue, and what that causes. Written in one piece to each driver: an answer and the signals behind it."""
         corked: dict[_Link, None] = {}
+        self._held = True
         try:
             while self._queue or self._told:
                 while self._queue:
@@ -98,7 +103,7 @@ class Embedded:
         finally:
             for link in corked:
                 link.conn.uncork()
-            self._scheduled = False
+            self._held = False
             self._schedule()
 
     @property
@@ -116,6 +121,16 @@ class Embedded:
         kept, self._unread = self._unread or deque(), None
         for link, frame in kept:
             link.conn.to_systemd(frame)  # nothing for one that has ended meanwhile
+
+    def begin(self) -> None:
+        """A driver's messages are being read: hand nothing out."""
+        self._held = True
+
+    def end(self) -> None:
+        """They were read."""
+        if self._queue or self._told:
+            self._hand_out()
+        self._held = False
 
     def receive(self, link: _Link, frame: Frame) -> None:
         """A driver's message reaches the bus."""
@@ -146,6 +161,14 @@ class _Link:
     def send(self, frame: Frame) -> None:
         """To the bus; ProtocolError when it hangs up."""
         self._backend.receive(self, frame)
+
+    def begin(self) -> None:
+        """Nothing is handed out until `end`."""
+        self._backend.begin()
+
+    def end(self) -> None:
+        """Hand out."""
+        self._backend.end()
 
     def close(self) -> None:
         """Leave the bus."""

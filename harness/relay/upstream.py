@@ -114,6 +114,12 @@ class _Link:
         if not self._backend.keeps(self, frame):
             self._wire.write(frame.raw, frame.fds)
 
+    def begin(self) -> None:
+        """The bus's answers take a way of their own."""
+
+    def end(self) -> None:
+        """The bus's answers take a way of their own."""
+
     def close(self) -> None:
         """Flush and close."""
         self._wire.finish()
