@@ -100,6 +100,17 @@ def _add_report(report: argparse.ArgumentParser) -> None:
     forms.add_argument("--reproducer", default=None, metavar="DIR", help="one scenario file and the command to run it")
 
 
+def _add_validate(validate: argparse.ArgumentParser) -> None:
+    validate.add_argument(
+        "new", nargs="?", default="", metavar="NEW", help="container:SUITE, fake:PROFILE, local, or a recorded baseline"
+    )
+    validate.add_argument("--against", metavar="OLD", help="compare with this; the nearest older baseline if none")
+    validate.add_argument("--probe", action="append", default=[], metavar="PATTERN", help="only these; also exists.*")
+    validate.add_argument("--record", action="store_true", help="write NEW's answers into reports/baselines")
+    validate.add_argument("--list", action="store_true", help="the probes: what is asked, and where that is written")
+    validate.add_argument("--junit", metavar="FILE", help="also write a JUnit report")
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole grammar."""
     top = _Parser(
@@ -153,6 +164,7 @@ def parser() -> argparse.ArgumentParser:
     report = command("report", "show a stored run: evidence, wait graph, timeline", "stored:report")
     report.add_argument("run", nargs="?", default="last", metavar="RUN", help="'last', a run's folder, or a trace")
     _add_report(report)
+    _add_validate(command("validate", "say what a systemd changes for the drivers", "validate:validate"))
     compare = command("compare", "say what changed between two runs or traces", "compare:compare")
     compare.add_argument("first", metavar="A", help="'last', a run's folder or name, or a trace")
     compare.add_argument("second", metavar="B")

@@ -28,7 +28,7 @@ LAYERS = {
     1: {"faults", "orders", "dbus", "scenario", "stacks", "checkers", "canonical"},
     2: {"proc"},
     3: {"targets", "drivers", "relay", "witnesses"},
-    4: {"engine", "store", "suite", "runner", "worker", "explore", "rejudge", "schedule", "baseline"},
+    4: {"engine", "store", "suite", "runner", "worker", "explore", "rejudge", "schedule", "baseline", "validate"},
     5: {"cli", "commands", "pytest_plugin", "pytest_suite", "doctor"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}

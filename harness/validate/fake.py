@@ -1,0 +1,231 @@
+"""The fake systemd as a machine: its manager on the embedded bus, in this process, its cgroups and processes real."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterable
+
+from cgrace.fakes.systemd.manager import Manager
+from cgrace.fakes.systemd.profile import load_profile
+from cgrace.fakes.systemd.tree import KernelTree
+from cgrace.harness.dbus.bus import EmbeddedBus
+from cgrace.harness.dbus.message import Message, Variant
+from cgrace.harness.dbus.roster import Outgoing
+from cgrace.harness.dbus.systemd1 import NAME
+from cgrace.harness.errors import TargetError
+from cgrace.harness.targets.fake import FakeTarget
+from cgrace.harness.targets.sandbox import FakeSandbox
+from cgrace.harness.validate.client import Client
+from cgrace.harness.validate.machine import HOME, IGNORE_TERM, Gate, Machine, MachineName, Worker
+
+_NS_PER_S = 1_000_000_000
+_TURNS_MAX = 100_000
+_SHELL = "/bin/sh"
+
+
+class FakeMachine:
+    """See `machine.Machine`. One decision at a time: what was posted is told to the bus at once, turns are taken later."""
+
+    quiet_s = 0.0
+
+    def __init__(self, name: MachineName, sandbox: FakeSandbox) -> None:
+        self.name = str(name)
+        self.layout = name.layout
+        self._sandbox = sandbox
+        self.tree = KernelTree(sandbox.hierarchies, outer=sandbox.outer)
+        profile = load_profile(name.which)
+        self.version = profile.version_string
+        self.manager = Manager(profile, self.tree, kill=self._kill)
+        self._bus = EmbeddedBus({NAME: self.manager})
+        self.manager.listen(lambda interface, member: self._bus.hears(NAME, interface, member))
+        self._clients: dict[int, Client] = {}
+        self._loop = asyncio.get_running_loop()
+        self._soon: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._told_ns = int(self._loop.time() * _NS_PER_S)
+        self._reexecute = False
+        self._closed = False
+
+    # ---- the bus
+
+    @contextlib.asynccontextmanager
+    async def connect(self) -> AsyncIterator[Client]:
+        """See `Machine`."""
+        number = self._bus.connect(pid=os.getpid(), uid=os.geteuid())
+        client = Client(lambda message: self._take(number, message))
+        self._clients[number] = client
+        try:
+            client.unique_name = (await client.call_bus("Hello")).body[0]
+            yield client
+        finally:
+            del self._clients[number]
+            self._hand_out(self._bus.disconnect(number))
+            self._later()
+
+    def _take(self, number: int, message: Message) -> None:
+        self._pass_time()
+        self._hand_out(self._bus.receive(number, message))
+        if message.member == "Reexecute" and message.destination == NAME:
+            self._hand_out(self._bus.service_gone(NAME))
+            self._hand_out(self._bus.service_back(NAME, self.manager))
+        self._later()
+
+    def _hand_out(self, outgoing: Iterable[Outgoing]) -> None:
+        for item in outgoing:
+            client = self._clients.get(item.conn)
+            if client is not None:
+                client.received(item.message)
+
+    def _emit(self, messages: list[Message]) -> None:
+        self._hand_out(self._bus.emit_all(NAME, messages))
+
+    # ---- turns and time
+
+    def _later(self) -> None:
+        if self._soon is None and not self._closed:
+            self._soon = self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._soon = None
+        self._pass_time()
+        for _ in range(_TURNS_MAX):
+            if not self.manager.pending():
+                break
+            self._emit(self.manager.turn())
+        else:
+            raise AssertionError("the fake systemd never comes to rest")
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self.manager.next_deadline_ns()
+        if due is not None:
+            self._timer = self._loop.call_later(due / _NS_PER_S, self._later)
+
+    def _pass_time(self) -> None:
+        now_ns = int(self._loop.time() * _NS_PER_S)
+        self._emit(self.manager.elapsed(now_ns - self._told_ns))
+        self._told_ns = now_ns
+
+    async def settle(self) -> None:
+        """See `Machine`."""
+        while True:
+            await asyncio.sleep(0)
+            if self._soon is None and not self.manager.pending():
+                return
+            self._later()
+
+    def close(self) -> None:
+        """Take no more turns, and let go of the tree."""
+        self._closed = True
+        for handle in (self._soon, self._timer):
+            if handle is not None:
+                handle.cancel()
+        self.tree.close()
+
+    # ---- processes
+
+    def _kill(self, pid_outer: int, number: int) -> None:
+        inner = self._sandbox.inner(pid_outer)
+        if inner is not None:
+            self._sandbox.signal(inner, number)
+
+    async def spawn(self, *, stubborn: bool = False) -> Worker:
+        """See `Machine`."""
+        script = f"{IGNORE_TERM if stubborn else ''} echo; exec sleep infinity"
+        gone = asyncio.Event()
+
+        def ended(_status: int) -> None:
+            gone.set()
+            if not self._closed:
+                self._pass_time()
+                self._emit(self.manager.poll_empty())
+                self._later()
+
+        reads, writes = os.pipe()
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            spawned = await self._sandbox.spawn(
+                "worker",
+                [_SHELL, "-c", script],
+                env={"PATH": os.defpath},
+                stdin=nothing,
+                stdout=writes,
+                stderr=nothing,
+                role="workload",
+                on_exit=ended,
+            )
+        finally:
+            os.close(writes)
+            os.close(nothing)
+        try:
+            await _readable(reads)
+        finally:
+            os.close(reads)
+        place_at_home(self.tree, spawned.pid_outer)
+        return Worker(
+            pid=spawned.pid,
+            pid_outer=spawned.pid_outer,
+            kill=lambda number: self._sandbox.signal(spawned.pid, number),
+            gone=gone,
+        )
+
+    async def gate(self, client: Client, stem: str) -> Gate:
+        """See `Machine`. The fake keeps a scope's job queued by itself."""
+        unit = f"{stem}.scope"
+        worker = await self.spawn()
+        self.manager.stay_queued(unit)
+        array = [["PIDs", Variant(signature="au", value=[worker.pid])]]
+        await client.call("StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "replace", array, [])
+        return _FakeGate(unit, self, client)
+
+
+class _FakeGate:
+    def __init__(self, unit: str, machine: FakeMachine, client: Client) -> None:
+        self.unit = unit
+        self._machine = machine
+        self._client = client
+
+    async def open(self) -> None:
+        if self._machine.manager.let_go(self.unit):
+            self._machine._later()
+            await self._machine.settle()
+            await self._client.call("StopUnit", "ss", self.unit, "replace")
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    came: asyncio.Future[None] = loop.create_future()
+
+    def ready() -> None:
+        loop.remove_reader(descriptor)
+        came.set_result(None)
+
+    loop.add_reader(descriptor, ready)
+    try:
+        await came
+    finally:
+        loop.remove_reader(descriptor)
+    if not os.read(descriptor, 1):
+        raise TargetError("a process ended before it was ready")
+
+
+def place_at_home(tree: KernelTree, pid_outer: int) -> None:
+    """Put a new process where systemd has no hand in: the root of each v1 hierarchy, HOME on v2."""
+    for hierarchy in tree.hierarchies:
+        home = HOME if hierarchy.is_v2 else ""
+        tree.mkdir(hierarchy.name, home)
+        tree.attach(hierarchy.name, home, pid_outer)
+
+
+@contextlib.asynccontextmanager
+async def fake(name: MachineName) -> AsyncIterator[Machine]:
+    """The fake with a profile, on cgroups of this machine; TargetError where those cannot be had."""
+    load_profile(name.which)  # first: a wrong name should cost nothing
+    async with FakeTarget.open((name.layout,), warm=1) as target, target.sandbox(name.layout) as sandbox:
+        machine = FakeMachine(name, sandbox)
+        try:
+            yield machine
+        finally:
+            machine.close()

@@ -1,0 +1,129 @@
+"""What a probe runs against: a systemd with its bus and its cgroups, real or fake, and processes that it can be given.
+
+`open_machine` gives one by its name:
+
+    container:SUITE[:v1|v2]    a booted Debian root's own systemd (targets/container.py)
+    fake:PROFILE[:v1|v2]       the fake systemd with that profile on cgroups of this machine (fakes/systemd)
+    local                      the systemd of the machine that this runs on, over its system bus (in a guest, as root)
+
+Whatever happens inside the block, processes and machines are gone after it. What a caller made on `local` is the caller's to
+undo.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from cgrace.fakes.systemd.tree import KernelTree
+from cgrace.harness.errors import UsageError
+from cgrace.harness.validate.client import Client
+
+LAYOUTS: Final = ("v1", "v2")
+HOME: Final = "/cgrace-home"  # where a new process is on v2: the root must have none, to hand down controllers
+
+IGNORE_TERM: Final = "trap '' TERM;"  # in front of a shell's command: its exec keeps what is ignored
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Worker:
+    """A process that does nothing until it is killed. pid: as systemd sees it, for PIDs=; pid_outer: as we do.
+
+    gone: set once it has ended and was reaped. kill: sends a signal to it.
+    """
+
+    pid: int
+    pid_outer: int
+    kill: Callable[[int], None]
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Gate(Protocol):
+    """A unit that is still starting: whatever is ordered After= it stays queued until the gate opens."""
+
+    unit: str
+
+    async def open(self) -> None:
+        """Let go of what waits. May be called again."""
+        ...
+
+
+class Machine(Protocol):
+    """name: as it was asked for, with its layout; layout: "v1" or "v2"; version: the Manager's Version property.
+
+    tree: its cgroup file systems by hierarchy; paths there begin at what its systemd takes for the root ("" or "/a.slice").
+    quiet_s: when so long nothing was heard, nothing more comes. 0 for the fake, which works at once.
+    """
+
+    name: str
+    layout: str
+    version: str
+    tree: KernelTree
+    quiet_s: float
+
+    def connect(self) -> AbstractAsyncContextManager[Client]:
+        """A connection of one's own to its bus, named; closed when the block ends."""
+        ...
+
+    async def spawn(self, *, stubborn: bool = False) -> Worker:
+        """A process in the root cgroup (v2: in HOME) that systemd did not start. stubborn: it ignores SIGTERM."""
+        ...
+
+    async def gate(self, client: Client, stem: str) -> Gate:
+        """A closed gate, whose unit's name begins with `stem`."""
+        ...
+
+    async def settle(self) -> None:
+        """Until the fake has nothing left to do; on a real one until a quiet time has passed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MachineName:
+    """A machine's name, taken apart. kind: "container", "fake" or "local"; which: the suite or profile."""
+
+    kind: str
+    which: str
+    layout: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.which}:{self.layout}" if self.which else f"{self.kind}:{self.layout}"
+
+
+def parse_machine(text: str) -> MachineName:
+    """Read a machine's name; UsageError with what there is."""
+    words = text.split(":")
+    layout = words.pop() if len(words) > 1 and words[-1] in LAYOUTS else ""
+    match words:
+        case ["container", str(suite)] if suite:
+            return MachineName("container", suite, layout or "v1")
+        case ["fake", str(profile)] if profile:
+            return MachineName("fake", profile, layout or "v1")
+        case ["local"]:
+            return MachineName("local", "", layout)
+    raise UsageError(
+        f"{text!r:.80} is no machine to validate",
+        hint="container:trixie, container:bookworm:v2, fake:257, local, or a recorded baseline such as 257-v1",
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_machine(
+    name: MachineName, *, progress: Callable[[str], None] = lambda _: None
+) -> AsyncIterator[Machine]:
+    """The machine, ready, for as long as the block lasts. TargetError where it cannot be had."""
+    from cgrace.harness.validate import fake, real
+
+    match name.kind:
+        case "container":
+            opened: AbstractAsyncContextManager[Machine] = real.container(name, progress)
+        case "fake":
+            opened = fake.fake(name)
+        case _:
+            opened = real.local(name)
+    async with opened as machine:
+        yield machine

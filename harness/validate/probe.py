@@ -1,0 +1,96 @@
+"""What a probe is, and how one is written down."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from cgrace.harness.validate.stage import Answer, Stage
+
+Ask = Callable[[Stage], Awaitable[Answer]]
+
+# The generations of drivers that probes speak of (harness/drivers/catalogue.py), and other programs that do the same.
+LADDER: Final = ("rc4", "async", "wait-forever", "timeout", "err-nil", "err-nil-delegate", "buffered")
+WAITING: Final = LADDER[2:]
+LATER: Final = ("today", "containerd", "crun")
+EVERY: Final = LADDER + LATER
+
+
+class Kind(StrEnum):
+    """contract: promised by a man page or the D-Bus interface's own description. habit: how it is done, promised nowhere."""
+
+    CONTRACT = "contract"
+    HABIT = "habit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One small question to a systemd.
+
+    id: "start.exists.active"; source: man page and section, or systemd file and function; relied_on: drivers by generation that
+    go wrong where the answer changes, () for none; scenarios: patterns of scenarios' names that it touches. layouts: those in
+    which it can be asked; needs: controllers without which it cannot. tree: the answer is about cgroups, so that it depends on
+    which hierarchies the machine has.
+    """
+
+    id: str
+    question: str
+    kind: Kind
+    source: str
+    ask: Ask
+    relied_on: tuple[str, ...] = ()
+    scenarios: tuple[str, ...] = ()
+    layouts: tuple[str, ...] = ("v1", "v2")
+    needs: tuple[str, ...] = ()
+    tree: bool = False
+
+    @property
+    def cites(self) -> str:
+        """The source, or who relies on it although nothing says so."""
+        if self.kind is Kind.CONTRACT:
+            return self.source
+        who = f"relied on by {', '.join(self.relied_on)}" if self.relied_on else "relied on by no driver here"
+        return f"{self.source}; undocumented, {who}"
+
+
+_ID: Final = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
+
+
+class Probes:
+    """A collection in the making: modules of probes register theirs here."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Probe] = {}
+
+    def add(self, probe: Probe) -> None:
+        """One more. Its id must be new."""
+        assert _ID.fullmatch(probe.id), probe.id
+        assert probe.id not in self._by_id, probe.id
+        self._by_id[probe.id] = probe
+
+    def contract(self, id: str, question: str, source: str, **more: object) -> Callable[[Ask], Ask]:
+        """Register the decorated function as a probe of a contract."""
+        return self._register(id, question, Kind.CONTRACT, source, more)
+
+    def habit(self, id: str, question: str, source: str, **more: object) -> Callable[[Ask], Ask]:
+        """Register the decorated function as a probe of a habit."""
+        return self._register(id, question, Kind.HABIT, source, more)
+
+    def _register(
+        self, id: str, question: str, kind: Kind, source: str, more: dict[str, object]
+    ) -> Callable[[Ask], Ask]:
+        def register(ask: Ask) -> Ask:
+            self.add(Probe(id=id, question=question, kind=kind, source=source, ask=ask, **more))  # type: ignore[arg-type]
+            return ask
+
+        return register
+
+    def all(self) -> tuple[Probe, ...]:
+        """Every probe, in the order in which they were written."""
+        return tuple(self._by_id.values())
+
+
+PROBES: Final = Probes()

@@ -1,0 +1,350 @@
+"""Where a probe stands: names of its own, processes, calls and what was said, all put as data that is the same every time.
+
+Names of units are "t-a.scope", "t-a.slice" (below "t.slice") to a probe; on the machine "t" is another word for each probe, so that
+what one leaves does not meet the next. Pids, job numbers, ids and unique names never reach an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import signal
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from cgrace.harness.dbus import systemd1
+from cgrace.harness.dbus.message import Message, MessageType, Variant
+from cgrace.harness.validate.client import Client
+from cgrace.harness.validate.machine import HOME, Gate, Machine, Worker
+
+Answer = Any
+"""What a probe gives: JSON data."""
+
+TOP: Final = "t"
+INFINITY: Final = 2**64 - 1
+START: Final = "ssa(sv)a(sa(sv))"
+SOON_S: Final = 8.0  # what is to come comes by then
+CLEAN_S_MAX: Final = 10.0
+_SIGNATURES: Final = {
+    "PIDs": "au",
+    "Slice": "s",
+    "Description": "s",
+    "DevicePolicy": "s",
+    "CollectMode": "s",
+    "KillMode": "s",
+    "DeviceAllow": "a(ss)",
+}
+_LISTS: Final = ("Wants", "Requires", "After", "Before", "Conflicts", "BindsTo", "PartOf", "DelegateControllers")
+_SHORT: Final = {"org.freedesktop.DBus.Error.": "D:", "org.freedesktop.systemd1.": "S:"}
+_OWN: Final = re.compile(r"\bcgv\d+(?=[-._]|$)")
+_UNIT_WORD: Final = re.compile(r"^(cgv\d+)")
+
+
+class Stage:
+    """One probe's world on a machine. An async context manager: what the probe made is undone when it ends."""
+
+    def __init__(self, machine: Machine, number: int) -> None:
+        self.machine = machine
+        self.word = f"cgv{number}"
+        self.client: Client
+        self._stack = contextlib.AsyncExitStack()
+        self._units: dict[str, None] = {}
+        self._workers: dict[str, Worker] = {}
+        self._gates: list[Gate] = []
+        self._jobs: dict[str, str] = {}
+
+    async def __aenter__(self) -> Stage:
+        self.client = await self.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            async with asyncio.timeout(CLEAN_S_MAX):
+                await self._clean()
+        finally:
+            await self._stack.aclose()
+
+    async def connect(self) -> Client:
+        """Another connection, for as long as the probe lasts."""
+        return await self._stack.enter_async_context(self.machine.connect())
+
+    async def _clean(self) -> None:
+        for gate in self._gates:
+            await gate.open()
+        for worker in self._workers.values():
+            worker.kill(signal.SIGKILL)
+        client = await self.connect()
+        for unit in [*reversed(self._units), f"{self.word}.slice"]:
+            await client.call("KillUnit", "ssi", unit, "all", signal.SIGKILL)
+            await client.call("ThawUnit", "s", unit)
+            if self.machine.quiet_s or unit.endswith(".slice"):
+                await self._stop_for_good(client, unit)
+            await client.call("ResetFailedUnit", "s", unit)
+        for worker in self._workers.values():
+            await worker.gone.wait()
+        for hierarchy in self.machine.tree.hierarchies:
+            for name in self.machine.tree.children(hierarchy.name, ""):
+                if name.startswith(self.word):
+                    self.machine.tree.rmdir(hierarchy.name, f"/{name}")
+
+    async def _stop_for_good(self, client: Client, unit: str) -> None:
+        since = len(client.inbox)
+        await client.match()
+        answer = await client.call("StopUnit", "ss", unit, "replace")
+        if answer.type is MessageType.REPLY:
+            job = answer.body[0]
+            await client.until(lambda m: m.member == "JobRemoved" and m.body[1] == job, since)
+
+    # ---- names
+
+    def name(self, unit: str) -> str:
+        """The unit's name on the machine: "t-a.scope" becomes "cgv7-a.scope". Other names are nobody's and stay."""
+        if unit != TOP and not unit.startswith((f"{TOP}-", f"{TOP}.")):
+            return unit
+        return self.word + unit.removeprefix(TOP)
+
+    def own(self, unit: str) -> str:
+        """The same, and the unit is stopped when the probe ends."""
+        name = self.name(unit)
+        if name != unit:
+            self._units[name] = None
+        return name
+
+    def plain(self, value: Any) -> Any:
+        """A value off the wire as an answer: own names, pids and job paths put in words."""
+        if isinstance(value, Variant):
+            return self.plain(value.value)
+        if isinstance(value, (list, tuple)):
+            return [self.plain(one) for one in value]
+        if isinstance(value, dict):
+            return {key: self.plain(one) for key, one in sorted(value.items())}
+        if isinstance(value, bytes):
+            return f"{len(value)} bytes"
+        if not isinstance(value, str):
+            return "infinity" if value == INFINITY else value
+        if value.startswith(systemd1.JOB_PREFIX):
+            return self._jobs.setdefault(value, f"job {len(self._jobs) + 1}")
+        for name, worker in self._workers.items():
+            value = re.sub(rf"\b{worker.pid}\b", f"<{name}>", value)
+        return _OWN.sub(TOP, value).replace(f"{self.word}_2d", f"{TOP}_2d")
+
+    # ---- processes
+
+    async def worker(self, name: str = "worker", *, stubborn: bool = False) -> int:
+        """A process; its pid as systemd sees it."""
+        worker = await self.machine.spawn(stubborn=stubborn)
+        self._workers[name] = worker
+        return worker.pid
+
+    async def kill(self, name: str = "worker", number: int = signal.SIGKILL) -> None:
+        """End a process, and see it gone."""
+        self._workers[name].kill(number)
+        await asyncio.wait_for(self._workers[name].gone.wait(), SOON_S)
+
+    async def ends(self, name: str = "worker", seconds_max: float = SOON_S) -> bool:
+        """Whether the process ends by itself or by systemd's doing."""
+        try:
+            await asyncio.wait_for(self._workers[name].gone.wait(), seconds_max)
+        except TimeoutError:
+            return False
+        return True
+
+    async def gate(self, stem: str = "t-gate") -> Gate:
+        """A closed gate: a unit to put in After=."""
+        gate = await self.machine.gate(self.client, self.name(stem))
+        self._units[gate.unit] = None
+        self._gates.append(gate)
+        return gate
+
+    # ---- calls
+
+    def properties(self, values: dict[str, Any]) -> list[list[Any]]:
+        """a(sv) by keyword: a bool is b, a number t, the rest by table; a Variant stands for itself."""
+        return [[name, self._variant(name, value)] for name, value in values.items()]
+
+    def _variant(self, name: str, value: Any) -> Variant:
+        if isinstance(value, Variant):
+            return value
+        if name in _LISTS:
+            return Variant(signature="as", value=[self.name(one) for one in value])
+        if name == "Slice":
+            return Variant(signature="s", value=self.own(value))
+        default = "b" if isinstance(value, bool) else "t" if isinstance(value, int) else "s"
+        return Variant(signature=_SIGNATURES.get(name, default), value=value)
+
+    async def call(self, member: str, signature: str = "", *body: Any, by: Client | None = None) -> Answer:
+        """Call the Manager; the answer in words. A unit's name in the body is given as `own` makes it."""
+        return self.told(await (by or self.client).call(member, signature, *[self._given(one) for one in body]))
+
+    def _given(self, value: Any) -> Any:
+        return self.name(value) if isinstance(value, str) else value
+
+    def told(self, answer: Message) -> Answer:
+        """An answer as data: "done" for an empty reply, its body, or the error with its text."""
+        if answer.type is MessageType.ERROR:
+            text = answer.body[0] if answer.body else ""
+            return {"error": short(answer.error_name), "text": self.plain(text)}
+        body = self.plain(list(answer.body))
+        if not body:
+            return "replied"
+        value = body[0] if len(body) == 1 else body
+        return "job" if isinstance(value, str) and value.startswith("job ") else value
+
+    async def ask_start(
+        self, unit: str, mode: str = "replace", /, *, by: Client | None = None, **values: Any
+    ) -> Message:
+        """StartTransientUnit: the answer as it is."""
+        array = self.properties(values)
+        return await (by or self.client).call("StartTransientUnit", START, self.own(unit), mode, array, [])
+
+    async def start(self, unit: str, mode: str = "replace", /, **values: Any) -> Answer:
+        """StartTransientUnit: the answer in words."""
+        return self.told(await self.ask_start(unit, mode, **values))
+
+    async def up(self, unit: str, /, **values: Any) -> Answer:
+        """StartTransientUnit, and how its job ended: "done", or what refused it."""
+        return await self._through(lambda: self.ask_start(unit, **values))
+
+    async def down(self, unit: str, mode: str = "replace") -> Answer:
+        """StopUnit, and how its job ended."""
+        return await self._through(lambda: self.client.call("StopUnit", "ss", self.name(unit), mode))
+
+    async def _through(self, ask: Any) -> Answer:
+        await self.client.match()
+        since = len(self.client.inbox)
+        answer = await ask()
+        if answer.type is MessageType.ERROR:
+            return self.told(answer)
+        job = answer.body[0]
+        removed = await self.client.until(lambda m: m.member == "JobRemoved" and m.body[1] == job, since, SOON_S)
+        return removed.body[3]
+
+    async def set(self, unit: str, /, **values: Any) -> Answer:
+        """SetUnitProperties(runtime)."""
+        array = self.properties(values)
+        return self.told(await self.client.call("SetUnitProperties", "sba(sv)", self.name(unit), True, array))
+
+    async def get(self, unit: str, interface: str, name: str) -> Answer:
+        """A property of a unit, on "Unit", "Scope" or "Slice"."""
+        full = f"{systemd1.NAME}.{interface}"
+        return self.told(await self.client.get(systemd1.unit_path(self.name(unit)), full, name))
+
+    async def state(self, unit: str) -> str:
+        """ActiveState and SubState, LoadState in front where it is not "loaded"."""
+        load, active, sub = [await self.get(unit, "Unit", name) for name in ("LoadState", "ActiveState", "SubState")]
+        return f"{active}/{sub}" if load == "loaded" else f"{load} {active}/{sub}"
+
+    async def becomes(self, unit: str, wanted: str, seconds_max: float = SOON_S) -> str:
+        """The state once it is the wanted one; the one that it stays in when it does not get there."""
+        deadline = asyncio.get_running_loop().time() + seconds_max
+        # Asked again and again: without Subscribe nobody tells of a state.
+        while (state := await self.state(unit)) != wanted and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        return state
+
+    async def quiet(self) -> None:
+        """Until nothing more comes."""
+        await self.machine.settle()
+
+    # ---- what was said
+
+    def heard(self, since: int = 0, by: Client | None = None, *, details: bool = False) -> list[str]:
+        """The inbox in words, in order, from an index on: replies, and signals about the probe's own units."""
+        return [word for m in (by or self.client).inbox[since:] for word in self._words(m, details=details)]
+
+    def _words(self, message: Message, *, details: bool) -> Iterator[str]:
+        if message.type in (MessageType.REPLY, MessageType.ERROR):
+            if message.sender != systemd1.BUS_NAME:
+                yield message.type.name.lower()
+            return
+        seen = systemd1.view(message)
+        if message.member == "Reloading":
+            yield f"Reloading {message.body[0]}"
+        if not _UNIT_WORD.match(seen.unit) or "-gate." in seen.unit:
+            return
+        if message.member != "PropertiesChanged":
+            yield " ".join(part for part in (message.member, self.plain(seen.unit), seen.result) if part)
+        elif details:
+            yield self._change(message, self.plain(seen.unit))
+        elif message.body[0] == systemd1.UNIT:
+            yield f"PropertiesChanged {self.plain(seen.unit)}"
+
+    def _change(self, message: Message, unit: str) -> str:
+        interface, changed, _ = message.body
+        values = {name: self.plain(changed[name]) for name in ("ActiveState", "SubState") if name in changed}
+        job = changed.get("Job")
+        with_job = "" if job is None else " job" if job.value[0] else " no job"
+        return f"PropertiesChanged {unit} {short(interface)} {'/'.join(values.values())}{with_job}".rstrip()
+
+    # ---- cgroups
+
+    def path(self, unit: str, within: str = "") -> str:
+        """The unit's cgroup: "t-a.scope" within "t.slice" is /t.slice/t-a.scope; a slice by its own name."""
+        above = within or (unit if unit.endswith(".slice") else "system.slice")
+        parts = _slice_parts(above)
+        if not unit.endswith(".slice"):
+            parts.append(unit)
+        return "".join(f"/{self.name(part)}" for part in parts)
+
+    def made(self, path: str) -> list[str]:
+        """The hierarchies in which the cgroup is there."""
+        tree = self.machine.tree
+        return sorted(one.name for one in tree.hierarchies if tree.exists(one.name, path))
+
+    def where(self, name: str = "worker", only: Iterable[str] = ()) -> dict[str, str]:
+        """Where the process is, by hierarchy; "/" for the root, "home" for where it came from on v2."""
+        tree, found = self.machine.tree, {}
+        for one in tree.hierarchies:
+            if only and one.name not in only:
+                continue
+            place = tree.locate(one.name, self._workers[name].pid_outer)
+            found[one.name] = "gone" if place is None else "home" if place == HOME else self.plain(place) or "/"
+        return found
+
+    def mkdir(self, path: str, hierarchies: Iterable[str] = ()) -> None:
+        """What somebody else does: make a cgroup, by default in every hierarchy."""
+        for one in self.machine.tree.hierarchies:
+            if not hierarchies or one.name in hierarchies:
+                self.machine.tree.mkdir(one.name, path)
+
+    def put(self, name: str, path: str) -> None:
+        """What somebody else does: move a process, in every hierarchy."""
+        for one in self.machine.tree.hierarchies:
+            self.machine.tree.attach(one.name, path, self._workers[name].pid_outer)
+
+    def read(self, controller: str, path: str, file: str) -> str:
+        """A control file's text; "no such file" where it is not there."""
+        try:
+            return self.machine.tree.read(self._carrier(controller), path, file).strip()
+        except OSError:
+            return "no such file"
+
+    def write(self, controller: str, path: str, file: str, text: str) -> None:
+        """Write a control file, as somebody else would."""
+        self.machine.tree.write(self._carrier(controller), path, file, text)
+
+    def _carrier(self, controller: str) -> str:
+        for one in self.machine.tree.hierarchies:
+            if controller in (one.name, *one.controllers):
+                return one.name
+        raise LookupError(controller)
+
+    def has(self, *controllers: str) -> bool:
+        """Whether the machine has all these controllers."""
+        have = {each for one in self.machine.tree.hierarchies for each in one.controllers}
+        return have.issuperset(controllers)
+
+
+def short(name: str) -> str:
+    """An error's or interface's name with its prefix cut: "S:UnitExists"."""
+    for prefix, letter in _SHORT.items():
+        if name.startswith(prefix):
+            return letter + name.removeprefix(prefix)
+    return name
+
+
+def _slice_parts(unit: str) -> list[str]:
+    stem = unit.removesuffix(".slice")
+    words = stem.split("-")
+    return ["-".join(words[: count + 1]) + ".slice" for count in range(len(words))]
