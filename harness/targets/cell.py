@@ -100,17 +100,11 @@ class Cell:
                 raise TargetError(f"cannot start the sandbox's init {init}: {error.strerror}") from error
 
     def _configuration(self, control: int, procs: list[int], keep: tuple[Path, ...]) -> dict[str, Any]:
-        mounts, links = [], []
-        for branch, hierarchy in zip(self.subtree.branches, self.hierarchies, strict=True):
-            kind = "cgroup2" if hierarchy.is_v2 else "cgroup"
-            mounts.append({"target": hierarchy.inner, "type": kind, "options": branch.host.option_text})
-            links += [(name, hierarchy.name) for name in hierarchy.controllers if not hierarchy.is_v2]
         return {
             "parent": os.getpid(),
             "control": control,
             "cgroups": procs,
-            "mounts": mounts,
-            "links": [link for link in links if link[0] != link[1]],
+            **self.subtree.view(self.hierarchies),
             "scope": self.scope,
             "keep": [str(path) for path in keep],
         }

@@ -25,12 +25,18 @@ from cgrace.harness.targets import owner
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.boot import Boot
 from cgrace.harness.targets.bus_client import BusClient
+from cgrace.harness.targets.joined import Joined
+from cgrace.harness.targets.machine import MachineSandbox
+from cgrace.harness.targets.putback import PutBack
+from cgrace.harness.targets.removal import thaw
 from cgrace.harness.targets.roots import Root, build_root
 from cgrace.harness.targets.subtree import Subtree
 from cgrace.harness.targets.sweep import record_owner, sweep
 
 BOOT_SOURCE: Final = Path(__file__).resolve().parent / "go" / "boot"
+INIT_SOURCE: Final = BOOT_SOURCE.parent / "init"
 BOOT_S_MAX: Final = 60.0
+CLEAR_S_MAX: Final = 3.0
 BUS_SOCKET: Final = "/run/dbus/system_bus_socket"
 INITS: Final = ("/lib/systemd/systemd", "/usr/lib/systemd/systemd")
 WRITABLE_MB: Final = 1024  # of the layer over the root: a limit, taken from memory as it is used
@@ -56,7 +62,8 @@ class ContainerTarget:
     """One booted machine. Made by `ContainerTarget.open`.
 
     version: what its systemd calls itself ("257.9-1~deb13u1");
-    hierarchies, cgroup_prefix: as of `base.Sandbox`; boot_ns: from start to ready.
+    hierarchies, cgroup_prefix: as of `base.Sandbox`; boot_ns: from start to ready; epoch: how many runs it has had;
+    dirty: what the last run left that could not be undone, "" when it is as it was after its boot.
     """
 
     def __init__(self, root: Root, layout: str) -> None:
@@ -68,9 +75,15 @@ class ContainerTarget:
         self.runtime_dir = Path(tempfile.gettempdir(), self.name)
         self.version = ""
         self.boot_ns = 0
+        self.dirty = ""
+        self.epoch = 0
         self._boot = Boot()
         self._subtree: Subtree | None = None
         self._lock = -1
+        self._turn = asyncio.Lock()
+        self._init: Path | None = None
+        self._joined: Joined | None = None
+        self._put_back: PutBack | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -89,8 +102,10 @@ class ContainerTarget:
             )
         root = await build_root(suite, progress=progress)
         program = await build_go_program(BOOT_SOURCE, "cgrace-boot")
+        init = await build_go_program(INIT_SOURCE, "cgrace-init")
         await asyncio.to_thread(sweep)
         target = cls(root, layout)
+        target._init = init
         failure: BaseException | None = None
         try:
             await target._start(program)
@@ -100,6 +115,51 @@ class ContainerTarget:
             raise
         finally:
             await target._tear_down(failure)
+
+    @contextlib.asynccontextmanager
+    async def sandbox(self) -> AsyncIterator[MachineSandbox]:
+        """A place on this machine for one run; a second one waits for the first to end.
+
+        At the block's end whatever the run left is undone: processes, units, jobs, cgroups, runtime unit files. What cannot be is
+        said by `dirty`, and nothing is promised to another run then. Reading `dirty` makes sense when no run is in.
+        """
+        async with self._turn:
+            joined = await self._enter()
+            self.epoch += 1
+            try:
+                yield MachineSandbox(self, joined, epoch=self.epoch, started_ns=now_ns())
+            finally:
+                self.dirty = "its run was not undone"
+                self.dirty = await self._undo(joined)
+
+    async def _enter(self) -> Joined:
+        """The process of ours inside, which serves one run after the other."""
+        if self._put_back is None:
+            self._put_back = PutBack(self.bus_path, Path(f"/proc/{self.init_pid}/root"), self.hierarchies)
+            await self._put_back.look()
+        if self._joined is None:
+            assert self._subtree is not None and self._init is not None
+            self._joined = Joined()
+            view = self._subtree.view(self.hierarchies)
+            keep = (self.runtime_dir,)
+            await self._joined.make(self._init, self.hierarchies, view, init_pid=self.init_pid, keep=keep)
+        return self._joined
+
+    async def _undo(self, joined: Joined) -> str:
+        assert self._put_back is not None
+        if self.ended.done():
+            return "its PID 1 ended"
+        try:
+            async with asyncio.timeout(CLEAR_S_MAX):
+                for hierarchy in self.hierarchies:
+                    if hierarchy.is_v2 or "freezer" in hierarchy.controllers:
+                        thaw(str(hierarchy.root))
+                await joined.control.clear()
+        except TimeoutError:
+            return f"processes of its run live on after {CLEAR_S_MAX:g} s"
+        except TargetError as error:
+            return error.message
+        return await self._put_back.put_back()
 
     @property
     def init_pid(self) -> int:
@@ -176,15 +236,9 @@ class ContainerTarget:
 
     def _configuration(self) -> dict[str, Any]:
         assert self._subtree is not None
-        mounts, links = [], []
-        for branch, hierarchy in zip(self._subtree.branches, self.hierarchies, strict=True):
-            kind = "cgroup2" if hierarchy.is_v2 else "cgroup"
-            mounts.append({"target": hierarchy.inner, "type": kind, "options": branch.host.option_text})
-            links += [(name, hierarchy.name) for name in hierarchy.controllers if not hierarchy.is_v2]
         legacy = self.layout == "v1"
         return {
-            "mounts": mounts,
-            "links": [link for link in links if link[0] != link[1]],
+            **self._subtree.view(self.hierarchies),
             "entry": str(self.root.folder),
             "size_mb": WRITABLE_MB,
             "hostname": "cgrace",
@@ -204,6 +258,8 @@ class ContainerTarget:
         """Runs whole: when we are cancelled meanwhile, the event loop's end waits for the thread."""
         self._boot.kill()
         self._boot.let_go()
+        if self._joined is not None:
+            self._joined.let_go()
         try:
             await asyncio.shield(asyncio.to_thread(self._remove_all))
         except CgraceError as error:
@@ -218,4 +274,8 @@ class ContainerTarget:
                 last.callback(shutil.rmtree, self.runtime_dir, ignore_errors=True)
             if self._subtree is not None:
                 last.callback(self._subtree.close)
+                for hierarchy in self.hierarchies:  # what is frozen does not die
+                    thaw(str(hierarchy.root))
+            if self._joined is not None:
+                self._joined.reap()  # before PID 1, whose end waits for everybody in its namespace to be reaped
             self._boot.reap()

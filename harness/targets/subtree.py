@@ -13,9 +13,10 @@ import errno
 import os
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cgrace.harness.errors import TargetError
 from cgrace.harness.targets import owner
@@ -157,6 +158,15 @@ class Subtree:
             with os.scandir(branch.path(run)) as entries:
                 below += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name != keep]
         remove_trees(below)
+
+    def view(self, hierarchies: Sequence[Hierarchy]) -> dict[str, Any]:
+        """What a process inside mounts to see these, the hierarchies of one run (go/init/mounts.go: "mounts" and "links")."""
+        mounts, links = [], []
+        for branch, hierarchy in zip(self.branches, hierarchies, strict=True):
+            kind = "cgroup2" if hierarchy.is_v2 else "cgroup"
+            mounts.append({"target": hierarchy.inner, "type": kind, "options": branch.host.option_text})
+            links += [(name, hierarchy.name) for name in hierarchy.controllers if not hierarchy.is_v2]
+        return {"mounts": mounts, "links": [link for link in links if link[0] != link[1]]}
 
     def settings(self, run: str) -> dict[str, str]:
         """The settings of the run's roots, by "hierarchy/file": equal before and after a run that left them alone."""

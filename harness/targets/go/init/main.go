@@ -6,11 +6,13 @@
 //	          control socket and one open cgroup.procs per hierarchy. It joins those cgroups, clones stage 2 into new
 //	          mount, pid and cgroup namespaces, as a child of cgrace, and ends.
 //	stage2    PID 1 inside: mounts (mounts.go), then serves the control socket (serve.go) and reaps.
+//	join      as stage1, but enters the namespaces of a machine that runs already (join.go).
+//	joined    a process of that machine, not its PID 1: mounts, serves and reaps what it starts.
 //	workload  pause() until killed: the process that a scenario places in cgroups.
 //	filtered  between fork and exec of a supervised process: installs its system call filter (filter.go).
 //
 // Everything ends with the control socket: when cgrace closes it or dies, PID 1 exits and the kernel kills whatever
-// is left in the pid namespace. PR_SET_PDEATHSIG on both stages is the second rope.
+// is left in the pid namespace. PR_SET_PDEATHSIG on both stages is the second rope. A joined process kills what it started.
 package main
 
 import (
@@ -39,9 +41,10 @@ type Config struct {
 	Control int         `json:"control"` // descriptor of the control socket
 	Cgroups []int       `json:"cgroups"` // descriptors of the cgroup.procs to join
 	Mounts  []Mount     `json:"mounts"`
-	Links   [][2]string `json:"links"` // name and target of symlinks in /sys/fs/cgroup
-	Scope   string      `json:"scope"` // cgroup (below the root, v2) in which init and its children live, "" for the root
-	Keep    []string    `json:"keep"`  // directories that must stay visible at their path (the run's socket)
+	Links   [][2]string `json:"links"`      // name and target of symlinks in /sys/fs/cgroup
+	Scope   string      `json:"scope"`      // cgroup (below the root, v2) in which init and its children live, "" for the root
+	Keep    []string    `json:"keep"`       // directories that must stay visible at their path (the run's socket)
+	Spaces  []int       `json:"namespaces"` // join: descriptors of the namespaces to enter
 }
 
 func main() {
@@ -57,7 +60,7 @@ func main() {
 			os.Exit(2)
 		}
 		filtered(os.Args[2], os.Args[3], os.Args[4:])
-	case "stage1", "stage2":
+	case "stage1", "stage2", "join", "joined":
 		if len(os.Args) != 3 {
 			os.Exit(2)
 		}
@@ -65,10 +68,16 @@ func main() {
 		if err := json.Unmarshal([]byte(os.Args[2]), &config); err != nil {
 			os.Exit(2)
 		}
-		if os.Args[1] == "stage1" {
+		switch os.Args[1] {
+		case "stage1":
 			stage1(config)
+		case "join":
+			join(config)
+		case "joined":
+			joined(config)
+		default:
+			stage2(config)
 		}
-		stage2(config)
 	default:
 		os.Exit(2)
 	}
@@ -83,26 +92,36 @@ func workload() {
 
 func stage1(config Config) {
 	dieWithParent(config.Parent)
+	enterCgroups(config)
+	// Under its old number it must not reach PID 1's children: they could write to it, and no hang of theirs could be proved.
+	syscall.CloseOnExec(config.Control)
+	next(config, "stage2", &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | cloneNewCgroup,
+		Pdeathsig:  syscall.SIGKILL,
+	})
+}
+
+func enterCgroups(config Config) {
 	for i, fd := range config.Cgroups {
 		if _, err := syscall.Write(fd, []byte("0\n")); err != nil {
 			fail(config.Control, fmt.Errorf("join cgroup %d of %d: %w", i+1, len(config.Cgroups), err))
 		}
 		syscall.Close(fd)
 	}
-	// Under its old number it must not reach PID 1's children: they could write to it, and no hang of theirs could be proved.
-	syscall.CloseOnExec(config.Control)
-	// CLONE_PARENT makes PID 1 a child of cgrace, so that nothing of ours stays in the run's cgroups but PID 1 itself.
-	pid, err := syscall.ForkExec("/proc/self/exe", []string{processName, "stage2", os.Args[2]}, &syscall.ProcAttr{
+}
+
+// next clones the next stage and ends. CLONE_PARENT makes it a child of cgrace, so that nothing of ours stays in the run's
+// cgroups but that stage itself.
+func next(config Config, stage string, attributes *syscall.SysProcAttr) {
+	attributes.Cloneflags |= syscall.CLONE_PARENT
+	pid, err := syscall.ForkExec("/proc/self/exe", []string{processName, stage, os.Args[2]}, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   os.Environ(),
 		Files: []uintptr{0, 1, 2, uintptr(config.Control)},
-		Sys: &syscall.SysProcAttr{
-			Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | cloneNewCgroup | syscall.CLONE_PARENT,
-			Pdeathsig:  syscall.SIGKILL,
-		},
+		Sys:   attributes,
 	})
 	if err != nil {
-		fail(config.Control, fmt.Errorf("clone into new mount, pid and cgroup namespaces: %w", err))
+		fail(config.Control, fmt.Errorf("clone into the sandbox's namespaces: %w", err))
 	}
 	text, _ := json.Marshal(map[string]int{"cloned": pid})
 	syscall.Sendto(config.Control, text, syscall.MSG_NOSIGNAL, nil)
@@ -113,7 +132,7 @@ func stage2(config Config) {
 	if err := setUp(config); err != nil {
 		fail(stage2Control, err)
 	}
-	newServer(stage2Control).run()
+	newServer(stage2Control, everybody).run()
 }
 
 // dieWithParent asks for SIGKILL when the parent dies, and honours a death that came first.

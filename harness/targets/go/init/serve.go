@@ -41,14 +41,16 @@ type Filter struct {
 // a pid that is told to cgrace is never already reaped, so its number cannot be another process's.
 type server struct {
 	control  int
+	victims  func() []int // whom `clear` kills: pids as kill(2) takes them
 	lock     sync.Mutex
 	children map[int]bool
 	clearing []int
 	killed   int
+	leaving  bool
 }
 
-func newServer(control int) *server {
-	return &server{control: control, children: map[int]bool{}}
+func newServer(control int, victims func() []int) *server {
+	return &server{control: control, victims: victims, children: map[int]bool{}}
 }
 
 func (s *server) run() {
@@ -72,13 +74,32 @@ func (s *server) run() {
 			continue
 		}
 		if err != nil || n == 0 {
-			os.Exit(0) // cgrace is done or dead: the pid namespace goes with us
+			s.leave() // cgrace is done or dead
 		}
 		fds := descriptors(rights[:oobn])
 		s.handle(buffer[:n], fds, flags&syscall.MSG_TRUNC != 0)
 		for _, fd := range fds {
 			syscall.Close(fd)
 		}
+	}
+}
+
+// leave kills what is ours to kill, and ends. PID 1 need not: the pid namespace goes with it.
+func (s *server) leave() {
+	if os.Getpid() == 1 {
+		os.Exit(0)
+	}
+	s.lock.Lock()
+	s.leaving = true
+	s.kill()
+	s.reapLocked()
+	s.lock.Unlock()
+	select {} // the last child's end ends us
+}
+
+func (s *server) kill() {
+	for _, pid := range s.victims() {
+		syscall.Kill(pid, syscall.SIGKILL)
 	}
 }
 
@@ -140,12 +161,12 @@ func (s *server) spawn(request Request, fds []int) {
 	s.tell(pid, map[string]any{"spawned": *request.Spawn, "pid": pid})
 }
 
-// clear kills whatever else lives in the pid namespace; the answer goes out when the last child is reaped (orphans
-// become our children, so none is missed).
+// clear kills whatever else lives in the pid namespace, or on a machine whatever descends from us; the answer goes out when
+// the last child is reaped (orphans become our children, so none is missed).
 func (s *server) clear(token int) {
 	s.clearing = append(s.clearing, token)
 	s.killed = len(s.children)
-	syscall.Kill(-1, syscall.SIGKILL)
+	s.kill()
 	s.reapLocked()
 }
 
@@ -156,6 +177,7 @@ func (s *server) reap() {
 }
 
 func (s *server) reapLocked() {
+	ended := 0
 	for {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
@@ -167,10 +189,17 @@ func (s *server) reapLocked() {
 				s.tell(0, map[string]any{"cleared": token, "killed": s.killed})
 			}
 			s.clearing = nil
+			if s.leaving {
+				os.Exit(0)
+			}
 		}
 		if err != nil || pid <= 0 {
+			if ended > 0 && (s.clearing != nil || s.leaving) {
+				s.kill() // orphans that have just become our children
+			}
 			return
 		}
+		ended++
 		if s.children[pid] {
 			delete(s.children, pid)
 			s.tell(0, map[string]any{"exited": pid, "status": int(status)})
@@ -194,10 +223,10 @@ func (s *server) tell(pid int, message map[string]any) {
 		if err == syscall.EINTR {
 			continue
 		}
-		if err != nil {
+		if err != nil && os.Getpid() == 1 {
 			os.Exit(0)
 		}
-		return
+		return // elsewhere the reader sees the end, and leaves
 	}
 }
 
