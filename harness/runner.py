@@ -42,12 +42,30 @@ WORKERS_MAX = 16
 
 
 def fits(scenario: Scenario, setting: Setting, driver: DriverSpec) -> bool:
-    """Whether a driver can take part: its layout, the cut of the ladder, and the scenario's own list."""
-    return (
-        setting.layout in driver.layouts
-        and (not driver.rung or driver.rung == setting.rung)
-        and (not scenario.drivers or driver.name in scenario.drivers)
-    )
+    """Whether a driver can take part."""
+    return not misfit(scenario, setting, driver)
+
+
+def misfit(scenario: Scenario, setting: Setting, driver: DriverSpec) -> str:
+    """Why a driver cannot take part, "" where it can: its layout, the cut of the ladder, the scenario's list, what it can do."""
+    if setting.layout not in driver.layouts:
+        return f"{driver.name} does not drive cgroup {setting.layout}"
+    if driver.rung and driver.rung != setting.rung:
+        return f"{driver.name} is a cut of {driver.rung}, and this setting takes those of {setting.rung}"
+    if scenario.drivers and driver.name not in scenario.drivers:
+        return f"{scenario.name} is only for {', '.join(scenario.drivers)}"
+    placed: set[str] = set()
+    for step in scenario.steps:
+        if (kind := step.unit.rpartition(".")[2]) not in driver.units:
+            return f"step {step.id} is about a {kind}, and {driver.name} has only {' and '.join(driver.units)} units"
+        if step.do not in driver.operations:
+            return f"step {step.id} wants '{step.do}', which {driver.name} cannot do"
+        if driver.places_own and step.do == "apply":
+            if not step.workload or step.workload in placed:
+                which = "no process" if not step.workload else "the same process again"
+                return f"step {step.id} places {which}, and {driver.name} makes a new one each time"
+            placed.add(step.workload)
+    return ""
 
 
 def plan(scenarios: Iterable[Scenario], drivers: Sequence[DriverSpec], rows: Sequence[str] = ()) -> list[Case]:

@@ -17,6 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+OPERATIONS = ("apply", "set", "freeze", "thaw", "destroy", "exists", "paths", "pids")
+UNITS = ("slice", "scope")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverSpec:
@@ -25,6 +28,8 @@ class DriverSpec:
     name: how people call it ("err-nil", "err-nil@rc6", "rc4", "today", "cgroupfs", "source:/path"). column: its generation,
     which expectations name ("async", "wait-forever", "timeout", "err-nil", "err-nil-delegate", "buffered", "rc4", "today",
     "cgroupfs"; for a user's own build "source"). rung: "rc5" or "rc6" for what was cut from those, "" otherwise (fits any).
+    places_own: it makes the process that it places (a container's) itself, and says its pid. program: the user's or the
+    machine's own program that it is, or runs.
     module, version: where the code is from. release: PRODUCT@VERSION as expectations name
     it ("runc@1.1.5"), "" for what was never released (a rung, a user's own build). layouts: cgroup layouts it can drive.
     uses_bus: False for cgroupfs.
@@ -40,7 +45,11 @@ class DriverSpec:
     uses_bus: bool = True
     note: str = ""
     source: Path | None = None
+    places_own: bool = False
+    program: Path | None = None
     release: str = ""
+    units: tuple[str, ...] = UNITS
+    operations: tuple[str, ...] = OPERATIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +70,12 @@ class BuiltDriver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a shim said of one operation. `error` is "" for success."""
+    """What a shim said of one operation. `error` is "" for success. `pid` is the process that an apply placed, where the driver
+    made it itself; 0: it placed the one that it was given."""
 
     id: str
     error: str = ""
     ns: int = 0
     paths: tuple[tuple[str, str], ...] = ()
     value: str = ""
+    pid: int = 0

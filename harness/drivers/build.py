@@ -17,6 +17,7 @@ from typing import Any
 
 from cgrace.harness.drivers import cache, ladder, reference
 from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
+from cgrace.harness.drivers.commands import FAMILIES, build_commands
 from cgrace.harness.drivers.gobuild import BUILD_FLAGS, ENVIRONMENT, build_go_program, go, try_find_go
 from cgrace.harness.drivers.recipe import GO_FOLDER, Recipe, recipe
 from cgrace.harness.drivers.source import copy_checkout
@@ -35,8 +36,10 @@ async def build(specs: Iterable[DriverSpec], *, progress: Progress | None = None
     """The binaries of these drivers by name. DriverError with the compiler's own lines where one cannot be built."""
     say = progress or (lambda text: None)
     wanted = {spec.name: spec for spec in specs}
-    recipes = {name: recipe(spec) for name, spec in wanted.items() if spec.family != reference.FAMILY}
-    built = {name: reference.reference(spec) for name, spec in wanted.items() if name not in recipes}
+    apart = (reference.FAMILY, *FAMILIES)
+    recipes = {name: recipe(spec) for name, spec in wanted.items() if spec.family not in apart}
+    built = {name: reference.reference(spec) for name, spec in wanted.items() if spec.family == reference.FAMILY}
+    built |= await build_commands([spec for spec in wanted.values() if spec.family in FAMILIES])
     tool = try_find_go()
     missing: list[Recipe] = []
     for name, one in recipes.items():

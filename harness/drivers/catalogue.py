@@ -7,6 +7,7 @@ import functools
 from pathlib import Path
 
 from cgrace.harness.drivers.base import DriverSpec
+from cgrace.harness.drivers.commands import find_command
 from cgrace.harness.drivers.ladder import RUNGS
 from cgrace.harness.drivers.reference import find_reference
 from cgrace.harness.errors import DriverError
@@ -83,7 +84,7 @@ def find(name: str) -> DriverSpec:
         from cgrace.harness.drivers.source import inspect
 
         return inspect(Path(name.removeprefix(SOURCE_PREFIX)))
-    if (spec := _by_name().get(name) or find_reference(name)) is not None:
+    if (spec := _by_name().get(name) or find_reference(name) or find_command(name)) is not None:
         return spec
     close = difflib.get_close_matches(name, _by_name(), n=3, cutoff=0.5)
     meant = " or ".join(f"'{one}'" for one in close) if close else ", ".join(_by_name())

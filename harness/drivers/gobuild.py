@@ -44,9 +44,11 @@ def try_find_go() -> GoTool | None:
         return None
 
 
-async def build_go_program(source_dir: Path, name: str) -> Path:
-    """The binary of the Go program in `source_dir` (a main package with its go.mod), built unless it is already."""
-    sources = cache.content_key([("program", name.encode()), *cache.source_files(source_dir)])
+async def build_go_program(source_dir: Path, name: str, *, beside: Sequence[Path] = ()) -> Path:
+    """The binary of the Go program in `source_dir` (a main package with its go.mod), built unless it is already. beside: folders
+    next to it that its go.mod names."""
+    shared = [(f"{folder.name}/{file}", text) for folder in beside for file, text in cache.source_files(folder)]
+    sources = cache.content_key([("program", name.encode()), *cache.source_files(source_dir), *shared])
     tool = try_find_go()
     if tool is None:
         # Without Go the newest build of exactly these sources, by whichever Go, will do.
@@ -57,8 +59,9 @@ async def build_go_program(source_dir: Path, name: str) -> Path:
     if (entry := cache.look_up(name, key)) is not None:
         return entry.binary
     with cache.workshop() as folder:
-        copy = folder / "source"
-        shutil.copytree(source_dir, copy)
+        copy = folder / "sources" / source_dir.name
+        for each in (source_dir, *beside):
+            shutil.copytree(each, copy.with_name(each.name))
         await go(
             tool,
             ["build", *BUILD_FLAGS, "-o", str(folder / name), "."],

@@ -258,13 +258,14 @@ def _hello(said: Any) -> Hello | None:
 
 
 def _answer(data: dict[str, Any]) -> Answer | None:
-    number, error, ns = data.get("id"), data.get("error", ""), data.get("ns", 0)
+    number, error, ns, pid = data.get("id"), data.get("error", ""), data.get("ns", 0), data.get("pid", 0)
     paths, value, ok = data.get("paths") or {}, data.get("value", ""), data.get("ok")
     sound = (
         isinstance(number, str)
         and isinstance(ok, bool)
         and isinstance(error, str)
         and type(ns) is int
+        and type(pid) is int
         and isinstance(value, str)
         and isinstance(paths, dict)
         and all(isinstance(path, str) for path in paths.values())
@@ -272,4 +273,4 @@ def _answer(data: dict[str, Any]) -> Answer | None:
     )
     if not sound:
         return None
-    return Answer(id=str(number), error=error, ns=ns, paths=tuple(sorted(paths.items())), value=value)
+    return Answer(id=str(number), error=error, ns=ns, paths=tuple(sorted(paths.items())), value=value, pid=pid)

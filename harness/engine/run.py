@@ -189,7 +189,7 @@ class Run:
     # ---- processes
 
     async def _start_processes(self) -> None:
-        for name in self.scenario.workloads:
+        for name in () if self.built.spec.places_own else self.scenario.workloads:
             await self._start_workload(name)
         for name in self.scenario.processes:
             await self._start_driver(name)
@@ -246,6 +246,13 @@ class Run:
             self.witness.started(event)
         self.record(event)
 
+    def _adopt(self, name: str, pid: int) -> None:
+        """A process that the driver made and placed is the scenario's workload from now on."""
+        outer = self.sandbox.outer(pid)
+        if name and outer is not None:
+            self.workloads[name] = Spawned(name=name, pid=pid, pid_outer=outer)
+            self._started(ev.ProcessStarted(process=name, role="workload", pid=pid, pid_outer=outer))
+
     def driver_args(self) -> list[str]:
         """What the shim is told: only which manager to use, where one binary has several."""
         return ["cgroupfs"] if not self.built.spec.uses_bus else []
@@ -255,6 +262,7 @@ class Run:
         return {
             "DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={self._socket}",
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "TMPDIR": str(self._stem.parent),
             "GOTRACEBACK": "all",
         }
 
@@ -408,6 +416,8 @@ class Run:
         await self.systemd.arrived()
         self.drain()
         del process.out[step.id], process.answers[step.id]
+        if answer.pid:
+            self._adopt(step.workload, answer.pid)
         self.record(self.watch.returned(step.id))
         paths = self.looker.resolve(answer.paths)
         self.record(

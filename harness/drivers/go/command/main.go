@@ -86,7 +86,7 @@ func enterOwnMounts() error {
 
 // start makes the containers' root and asks the command what it is.
 func (c *command) start() ([]string, error) {
-	for _, name := range []string{"root", "bundle", "log", "rootfs/proc"} {
+	for _, name := range []string{"root", "bundle", "log", "rootfs/proc", "rootfs/dev"} {
 		if err := os.MkdirAll(filepath.Join(c.dir, name), 0o755); err != nil {
 			return nil, err
 		}

@@ -1,0 +1,153 @@
+"""Drivers that are programs of their own: the `runc` and `crun` commands, and whatever speaks the protocol itself.
+
+    runc, crun          the machine's own, from PATH
+    runc:PATH           a binary of the user's that takes runc's command line (crun:PATH, for those that report as crun does)
+    runc-cli@VERSION    the command of that release of runc, built on demand (commands_build.py)
+    program:PATH        a program of the user's that speaks docs/driver-protocol.md
+
+A command does one operation and ends, so it is run by an adaptor (go/command) that speaks the protocol for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
+from cgrace.harness.drivers.cache import content_key
+from cgrace.harness.drivers.gobuild import build_go_program
+from cgrace.harness.drivers.sysmon import sysmon_note
+from cgrace.harness.errors import DriverError
+from cgrace.harness.proc.run import run
+
+FAMILY = "command"
+PROGRAM = "program"
+FAMILIES = (FAMILY, PROGRAM)
+BUILT = "runc-cli"
+SOURCES = Path(__file__).parent / "go"
+ADAPTOR = "cgrace-command"
+OWN = "source"  # the generation of what is the user's own: expected to do everything right
+VERSION_S_MAX = 20.0
+_KINDS = {"runc": "github.com/opencontainers/runc", "crun": "github.com/containers/crun"}
+_RELEASES = {"runc": BUILT, "crun": "crun"}  # the products that expectations name
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_VERSION = re.compile(r"\bversion\s+v?([0-9]+(?:\.[0-9]+)+(?:-[0-9A-Za-z.]+)?)")
+
+
+def find_command(name: str) -> DriverSpec | None:
+    """The driver of that name, None where the name is of another kind. DriverError where there is no such program."""
+    kind, colon, where = name.partition(":")
+    if kind == PROGRAM and colon:
+        return _spec(name, PROGRAM, _own(where, name), module="", note="a program of your own")
+    if kind in _KINDS:
+        return _of_user(name, kind, where) if colon else _of_machine(kind)
+    return None
+
+
+def _of_user(name: str, kind: str, where: str) -> DriverSpec:
+    path = _own(where, name)
+    return _spec(name, FAMILY, path, module=_KINDS[kind], note=f"the command {path}")
+
+
+def _of_machine(kind: str) -> DriverSpec:
+    found = shutil.which(kind) or shutil.which(kind, path=_SYSTEM_PATH)
+    if found is None:
+        raise DriverError(
+            f"this machine has no {kind} command", hint=f"install the package {kind}, or --driver {kind}:PATH"
+        )
+    path = Path(found).absolute()
+    version = _version(path)
+    return _spec(
+        kind,
+        FAMILY,
+        path,
+        module=_KINDS[kind],
+        version=version,
+        generation=FAMILY,
+        release=f"{_RELEASES[kind]}@{version}" if version else "",
+        note=f"the machine's {path}",
+    )
+
+
+def _spec(
+    name: str,
+    family: str,
+    path: Path,
+    *,
+    module: str,
+    note: str,
+    version: str = "",
+    generation: str = OWN,
+    release: str = "",
+) -> DriverSpec:
+    return DriverSpec(
+        name=name,
+        generation=generation,
+        module=module or str(path),
+        version=version,
+        family=family,
+        layouts=("v1", "v2"),
+        units=("scope",) if family == FAMILY else ("slice", "scope"),
+        places_own=family == FAMILY,
+        program=path,
+        release=release,
+        note=note,
+    )
+
+
+def _own(where: str, name: str) -> Path:
+    """The user's program, absolute: what runs it stands elsewhere."""
+    path = Path(where).expanduser().absolute()
+    if not path.is_file():
+        raise DriverError(f"there is no program {where or 'without a path'}", hint=f"{name.partition(':')[0]}:PATH")
+    if not os.access(path, os.X_OK):
+        raise DriverError(f"{where} cannot be executed", hint=f"chmod +x {where}")
+    return path
+
+
+@cache
+def _version(path: Path) -> str:
+    """What `--version` says, "" where that is no version. Callers may or may not be inside an event loop."""
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(asyncio.run, run([path, "--version"], timeout_s=VERSION_S_MAX)).result()
+    found = _VERSION.search(done.text)
+    return found[1] if found and done.ok else ""
+
+
+async def build_commands(specs: Sequence[DriverSpec]) -> dict[str, BuiltDriver]:
+    """How each of these is run: what needs one, by the adaptor. DriverError where that cannot be built."""
+    if not specs:
+        return {}
+    adaptor = note = None
+    if any(spec.family == FAMILY for spec in specs):
+        adaptor = await build_go_program(SOURCES / "command", ADAPTOR, beside=(SOURCES / "shim",))
+        note = await asyncio.to_thread(_sysmon_note, adaptor)
+    return {spec.name: _built(spec, adaptor if spec.family == FAMILY else None, note) for spec in specs}
+
+
+def _built(spec: DriverSpec, adaptor: Path | None, note: tuple[int, int] | None) -> BuiltDriver:
+    assert spec.program is not None
+    try:
+        content = spec.program.read_bytes()
+    except OSError as error:
+        raise DriverError(f"{spec.program} cannot be read: {error.strerror}") from None
+    return BuiltDriver(
+        spec=spec,
+        binary=adaptor or spec.program,
+        build_id=content_key([(spec.program.name, content)]),
+        proof=f"{spec.program} {spec.version}".rstrip(),
+        cached=True,
+        sysmon_note=note if adaptor else None,
+        argv=(str(adaptor), str(spec.program)) if adaptor else (str(spec.program),),
+    )
+
+
+@cache
+def _sysmon_note(binary: Path) -> tuple[int, int] | None:
+    return sysmon_note(binary)
