@@ -55,7 +55,7 @@ class Outbox:
 
     def reply(self, call: Message, sender: str, signature: str, body: tuple[Any, ...]) -> None:
         """Answer a call, unless it asked for none."""
-        if not call.flags & MessageFlag.NO_REPLY_EXPECTED:
+        if call.wants_answer:
             self._messages.append(
                 Message(
                     type=MessageType.REPLY,
@@ -68,7 +68,7 @@ class Outbox:
 
     def error(self, call: Message, sender: str, name: str, text: str) -> None:
         """Answer a call with an error."""
-        if not call.flags & MessageFlag.NO_REPLY_EXPECTED:
+        if call.wants_answer:
             self._messages.append(
                 Message(
                     type=MessageType.ERROR,

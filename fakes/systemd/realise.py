@@ -97,8 +97,10 @@ class Realiser:
             return NOTHING
         if unit.members_mask is None:
             mask: frozenset[str] = NOTHING
-            for child in unit.children.values():
-                mask |= self.own(child) | self.members(child)
+            for child in unit.children.values():  # some twenty of them each time: calls would be most of the work
+                mask |= child.own_mask if child.own_mask is not None else self.own(child)
+                if child.children:
+                    mask |= child.members_mask if child.members_mask is not None else self.members(child)
             unit.members_mask = mask
         return unit.members_mask
 

@@ -193,7 +193,7 @@ class EmbeddedBus:
         if not owner:
             text = f"The name {message.destination} was not provided by any .service files"
             return self._roster.refuse(peer, message, "ServiceUnknown", text)
-        wants_answer = message.type is MessageType.CALL and MessageFlag.NO_REPLY_EXPECTED not in message.flags
+        wants_answer = message.wants_answer
         if wants_answer and message.serial in peer.pending:
             text = "Message has the same reply serial as a currently-outstanding existing method call"
             return self._roster.refuse(peer, message, "AccessDenied", text)

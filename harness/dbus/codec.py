@@ -19,6 +19,7 @@ from cgrace.harness.errors import ProtocolError
 
 HEADER_BYTES = 16
 PROTOCOL_VERSION = 1
+FIELDS_KNOWN_BYTES = 512  # longer header fields are not remembered
 
 _ORDERS = {0x6C: "<", 0x42: ">"}  # "l" and "B"
 _FIXED = {order: struct.Struct(order + "BBBBIII") for order in "<>"}
@@ -123,7 +124,8 @@ def _decode(raw: bytes, *, with_body: bool) -> Message:
         raise ProtocolError("padding is not zero")
     kind = _TYPES[raw[1]]
     assert kind is not None  # extent() checked
-    texts, numbers = _decode_fields(raw, header_end, order)
+    fields = raw[HEADER_BYTES:header_end]
+    texts, numbers = (_known_fields if len(fields) <= FIELDS_KNOWN_BYTES else _decode_fields)(fields, order)
     for code in _REQUIRED[kind]:
         if not texts[code] and not numbers[code]:
             raise ProtocolError(f"a {kind.name.lower()} without {_NAMES[code]}")
@@ -152,12 +154,12 @@ def _decode(raw: bytes, *, with_body: bool) -> Message:
     )
 
 
-def _decode_fields(raw: bytes, end: int, order: str) -> tuple[list[str], list[int]]:
+def _decode_fields(raw: bytes, order: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The header fields by code: those that are texts, and those that are numbers ("" and 0 where absent)."""
     texts, numbers = [""] * 10, [0] * 10
     seen = 0
     unpack_u32 = _U32[order].unpack_from
-    position = HEADER_BYTES
+    position, end = 0, len(raw)
     try:
         while position < end:
             if position & 7:
@@ -187,7 +189,11 @@ def _decode_fields(raw: bytes, end: int, order: str) -> tuple[list[str], list[in
         raise ProtocolError(f"a header field is not UTF-8: {error.reason}") from None
     if position != end:
         raise ProtocolError("the header ends inside a field")
-    return texts, numbers
+    return tuple(texts), tuple(numbers)
+
+
+# Calls of one method differ in their first 16 bytes and their body alone.
+_known_fields = lru_cache(maxsize=1024)(_decode_fields)
 
 
 def _name(raw: bytes, position: int, length: int, code: int) -> str:

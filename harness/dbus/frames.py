@@ -7,7 +7,7 @@ find the end of a message: byte order, version, type and lengths. Everything els
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,10 +67,12 @@ class Framer:
         """How many bytes of an unfinished message are here."""
         return len(self._buffer)
 
-    def feed(self, data: bytes, fds: Iterable[int] = ()) -> list[Frame]:
+    def feed(self, data: bytes, fds: Sequence[int] = ()) -> list[Frame]:
         """Take bytes, and the descriptors received with them; give every frame that is now whole."""
         if self._error is not None:
             raise self._error
+        if not data and not fds:
+            return []
         self._fds.extend(fds)
         self._buffer += data
         frames: list[Frame] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from cgrace.harness.dbus.bus import EmbeddedBus
 from cgrace.harness.dbus.frames import Frame
@@ -54,8 +54,10 @@ class Embedded:
         """The number that the bus knows the connection by."""
         return next((number for number, link in self._links.items() if link.conn is conn), None)
 
-    def queue(self, outgoing: Iterable[Outgoing]) -> None:
+    def queue(self, outgoing: Sequence[Outgoing]) -> None:
         """Hand these out, not before the caller has returned (what `bus.service_gone` and the like return)."""
+        if not outgoing:
+            return
         last: Message | None = None
         frame: Frame | None = None
         for item in outgoing:

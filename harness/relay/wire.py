@@ -92,6 +92,11 @@ class Wire:
         """Begin to read."""
         self.resume("not started")
 
+    def read_now(self) -> None:
+        """Read what lies in the socket now, before the loop would; not while reading is paused."""
+        while not self._pauses and not self.closed and self.kernel_queues()[0]:
+            self._readable()
+
     def _readable(self) -> None:
         try:
             self._read()
