@@ -25,7 +25,8 @@ def _nothing() -> None:
 class Embedded:
     """A backend.
 
-    after: called each time that the bus was told something and its direct answers are handed out: the fake systemd may then run what it has put off (jobs), and give what that says to `emit`.
+    after: called each time that the bus was told something and its direct answers are handed out: the fake systemd may then run
+    what it has put off (jobs), and give what that says to `emit`.
     """
 
     def __init__(self, bus: EmbeddedBus, after: Callable[[], None] = _nothing) -> None:
