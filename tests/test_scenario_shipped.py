@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cgrace.harness.drivers.catalogue import CATALOGUE
+from cgrace.harness.drivers.versions import all_released
 from cgrace.harness.errors import ScenarioError
 from cgrace.harness.points import parse_point
 from cgrace.harness.scenario import words
@@ -143,7 +144,7 @@ def test_guilty_generations_run_where_they_are_guilty() -> None:
             for generation in set(expectation.generations) - {words.EVERY_DRIVER}:
                 found = [
                     (driver.name, setting)
-                    for driver in CATALOGUE
+                    for driver in (*CATALOGUE, *all_released())
                     for setting in scenario.settings
                     if driver.generation == generation
                     and driver.rung in ("", setting.rung)
@@ -155,7 +156,7 @@ def test_guilty_generations_run_where_they_are_guilty() -> None:
 
 def test_words_are_those_of_the_catalogue_and_the_fake() -> None:
     """Generations are the catalogue's; every profile of the fake may be named."""
-    assert {spec.generation for spec in CATALOGUE} == set(words.GENERATIONS)
+    assert {spec.generation for spec in (*CATALOGUE, *all_released())} == set(words.GENERATIONS)
     profiles = {path.stem for path in (ROOT / "fakes" / "systemd" / "profiles").glob("*.toml")}
     assert profiles <= set(words.PROFILES)
 

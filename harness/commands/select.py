@@ -119,10 +119,11 @@ def _range(row: str) -> frozenset[str]:
 
 
 def pick_drivers(names: Sequence[str]) -> Sequence[DriverSpec]:
-    """The named drivers, in that order and once each; all of them where none is named."""
-    from cgrace.harness.drivers.catalogue import default_drivers, find
+    """The named drivers, in that order and once each; one of each generation where none is named."""
+    from cgrace.harness.drivers.catalogue import default_drivers, find_all
 
-    return [find(name) for name in dict.fromkeys(names)] if names else default_drivers()
+    named = {spec.name: spec for name in names for spec in find_all(name)}
+    return list(named.values()) if names else default_drivers()
 
 
 def _choices(word: str, known: Iterable[str]) -> str:

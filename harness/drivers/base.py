@@ -27,12 +27,17 @@ class DriverSpec:
 
     name: how people call it ("err-nil", "err-nil@rc6", "rc4", "today", "cgroupfs", "source:/path"). column: its generation,
     which expectations name ("async", "wait-forever", "timeout", "err-nil", "err-nil-delegate", "buffered", "rc4", "today",
-    "cgroupfs"; for a user's own build "source"). rung: "rc5" or "rc6" for what was cut from those, "" otherwise (fits any).
+    "cgroupfs"; for a user's own build "source"; harness/scenario/words.py has them all). rung: "rc5" or "rc6" for what was cut
+    from those, "" otherwise (fits any).
     places_own: it makes the process that it places (a container's) itself, and says its pid. program: the user's or the
     machine's own program that it is, or runs.
     module, version: where the code is from. release: PRODUCT@VERSION as expectations name
     it ("runc@1.1.5"), "" for what was never released (a rung, a user's own build). layouts: cgroup layouts it can drive.
-    uses_bus: False for cgroupfs.
+    uses_bus: False for cgroupfs. units, operations: what it can be asked for; scenarios that ask for more are not run on it.
+
+    How it is built: kind, which of its shim's ways of using the module ("" where there is one); pins, ("MODULE", "VERSION") to
+    be linked whatever the module itself asks for; tags, for the Go compiler; rootless, asks the user's systemd; ours, a change of
+    our own to what was released, which nobody ever released.
     """
 
     name: str
@@ -50,6 +55,11 @@ class DriverSpec:
     release: str = ""
     units: tuple[str, ...] = UNITS
     operations: tuple[str, ...] = OPERATIONS
+    kind: str = ""
+    pins: tuple[tuple[str, str], ...] = ()
+    tags: tuple[str, ...] = ()
+    rootless: bool = False
+    ours: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

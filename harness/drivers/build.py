@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from cgrace.harness.drivers import cache, ladder, reference
+from cgrace.harness.drivers import cache, gomod, ladder, reference
 from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
 from cgrace.harness.drivers.commands import FAMILIES, build_commands
 from cgrace.harness.drivers.gobuild import BUILD_FLAGS, ENVIRONMENT, build_go_program, go, try_find_go
@@ -66,7 +66,7 @@ def _driver(one: Recipe, entry: cache.Entry, *, cached: bool) -> BuiltDriver:
         spec=one.spec,
         binary=entry.binary,
         build_id=entry.key,
-        proof=one.proof,
+        proof=str(entry.note.get("proof") or one.proof),
         cached=cached,
         sysmon_note=found,
     )
@@ -132,13 +132,13 @@ class _Bench:
         where = self._folder / "go" / "ladder"
         done = await run([self._tool.path, "mod", "download", "-json", *modules], cwd=where, env=ENVIRONMENT)
         if not done.ok:
-            told = [str(one["Error"]) for one in _json_values(done.text) if "Error" in one]
+            told = [str(one["Error"]) for one in gomod.json_values(done.text) if "Error" in one]
             raise DriverError(
                 "the runc releases that the ladder is cut from cannot be downloaded",
                 hint=f"{done.command_line}    (once they are built, no network is needed)",
                 detail="\n".join(told) or done.tail,
             )
-        for found in _json_values(done.text):
+        for found in gomod.json_values(done.text):
             release = str(found["Version"]).removeprefix("v1.0.0-")
             source = Path(found["Dir"])
             self._released[release] = (source / ladder.EDITED_FILE).read_bytes()
@@ -158,12 +158,21 @@ class _Bench:
             words += self._lay_rung(one.rung, package)
         elif one.spec.source is not None:
             words += await asyncio.to_thread(self._lay_checkout, one, package)
-        done = await go(self._tool, [*words, "."], cwd=package, what=f"the driver '{one.spec.name}' cannot be built")
+        elif one.released:
+            package = await asyncio.to_thread(gomod.lay_sources, one, self._folder / "go")
+            words += gomod.lay_pins(one, package)
+        what = f"the driver '{one.spec.name}' cannot be built"
+        try:
+            done = await go(self._tool, [*words, "."], cwd=package, what=what)
+        except DriverError as error:
+            raise (await gomod.unavailable(error, one, self._tool, package) if one.released else error) from None
+        linked = await gomod.linked(self._tool, binary)
         note = {
             "driver": one.spec.name,
             "module": f"{one.spec.module} {one.spec.version}",
             "go": self._tool.version,
-            "proof": one.proof,
+            "proof": gomod.proof(linked, one.proof) if one.released else one.proof,
+            "linked": linked,
             "command": done.command_line,
             "sysmon_note": await asyncio.to_thread(sysmon_note, binary),
         }
@@ -178,7 +187,7 @@ class _Bench:
         overlay.write_text(json.dumps({"Replace": {str(base / ladder.EDITED_FILE): str(edited)}}), encoding="utf-8")
         text = (package / "go.mod").read_text(encoding="utf-8")
         text = text.replace(f"{_RUNC} v1.0.0-rc5", f"{_RUNC} v1.0.0-{base.name}")
-        _write_pins(pins, f"{text}\nreplace {_RUNC} => {base}\n", package)
+        gomod.write_pins(pins, f"{text}\nreplace {_RUNC} => {base}\n", package)
         return ["-modfile", str(pins), "-overlay", str(overlay)]
 
     def _lay_checkout(self, one: Recipe, package: Path) -> list[str]:
@@ -188,22 +197,9 @@ class _Bench:
         own = copy_checkout(one.spec, copy)
         text = (package / "go.mod").read_text(encoding="utf-8")
         if own:
-            lines = text.splitlines(keepends=True)
-            text = "".join(line for line in lines if not _is_foreign_pin(line, one.spec.module))
-        _write_pins(copy.with_suffix(".mod"), f"{text}\nreplace {one.spec.module} => {copy}\n", package)
+            text = gomod.without_foreign_pins(text, one.spec.module)
+        gomod.write_pins(copy.with_suffix(".mod"), f"{text}\nreplace {one.spec.module} => {copy}\n", package)
         return ["-modfile", str(copy.with_suffix(".mod")), "-mod=mod"]
-
-
-def _is_foreign_pin(line: str, module: str) -> bool:
-    """Whether a line of go.mod requires what is neither ours nor the module itself."""
-    words = line.removeprefix("require ").split()
-    return len(words) >= 2 and words[1].startswith("v") and words[0] not in ("cgrace/shim", module)
-
-
-def _write_pins(pins: Path, text: str, package: Path) -> None:
-    """A go.mod of another name, with the go.sum that belongs to it."""
-    pins.write_text(text, encoding="utf-8")
-    shutil.copyfile(package / "go.sum", pins.with_suffix(".sum"))
 
 
 def _copy_runc(source: Path, target: Path) -> None:
@@ -215,17 +211,3 @@ def _copy_runc(source: Path, target: Path) -> None:
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(file.read_bytes())
     (target / "go.mod").write_text(f"module {_RUNC}\n", encoding="utf-8")
-
-
-def _json_values(text: str) -> list[dict[str, Any]]:
-    """The JSON objects that `go mod download -json` prints one after the other."""
-    decoder, values, at = json.JSONDecoder(), [], 0
-    try:
-        while at < len(text.rstrip()):
-            value, at = decoder.raw_decode(text, at)
-            values.append(value)
-            while at < len(text) and text[at].isspace():
-                at += 1
-    except ValueError:
-        raise DriverError("go mod download said what is not JSON", detail=text[-2000:]) from None
-    return values

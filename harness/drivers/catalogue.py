@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from pathlib import Path
 
+from cgrace.harness.drivers import versions
 from cgrace.harness.drivers.base import DriverSpec
 from cgrace.harness.drivers.commands import find_command
-from cgrace.harness.drivers.ladder import RUNGS
+from cgrace.harness.drivers.ladder import RELEASED, RUNGS
 from cgrace.harness.drivers.reference import find_reference
 from cgrace.harness.errors import DriverError
 
@@ -16,6 +18,11 @@ RUNC = "github.com/opencontainers/runc"
 CGROUPS = "github.com/opencontainers/cgroups"
 CGROUPS_VERSION = "v0.1.0"
 SOURCE_PREFIX = "source:"
+FLEET = "fleet"
+
+_RELEASE_WORDS = re.compile(
+    r"(?:(?P<product>runc|cgroups|containerd|go-systemd)[- @]?)?v?(?P<version>(?:rc)?[0-9][0-9a-z.-]*)"
+)
 
 _NOTES = {
     "rc4": "released 2017-08; passes no channel, so it waits for nothing",
@@ -42,6 +49,7 @@ def _ladder(name: str) -> DriverSpec:
         family="A",
         # rc5 runs where its rungs run. rc4 has no cut of its own for systemds that refuse Delegate on slices: it fails there.
         rung={"rc4": "", "rc5": "rc5", "rc6": ""}.get(name, rung.base),
+        release=f"runc@1.0.0-{name}" if name in RELEASED else "",
         note=f"{note}; cut from {cut}" if cut else note,
     )
 
@@ -65,6 +73,7 @@ CATALOGUE: tuple[DriverSpec, ...] = (
         version=CGROUPS_VERSION,
         family="D",
         layouts=("v1", "v2"),
+        release=f"cgroups@{CGROUPS_VERSION.removeprefix('v')}",
         note="released 2026-08: what the kubelet and runc link; 30 s for a job, no limit for a call",
     ),
 )
@@ -79,19 +88,39 @@ def _by_name() -> dict[str, DriverSpec]:
 
 
 def find(name: str) -> DriverSpec:
-    """The driver of that name; `source:PATH` is a checkout of the user's own. DriverError with the nearest names."""
+    """The driver of that name; `source:PATH` is a checkout of the user's own, `runc@1.1.12` a release. DriverError with the nearest
+    names."""
     if name.startswith(SOURCE_PREFIX):
         from cgrace.harness.drivers.source import inspect
 
         return inspect(Path(name.removeprefix(SOURCE_PREFIX)))
+    if versions.is_release(name):
+        return versions.released(name)
     if (spec := _by_name().get(name) or find_reference(name) or find_command(name)) is not None:
         return spec
+    if (release := _meant_release(name)) is not None:
+        raise DriverError(f"there is no driver '{name}'; did you mean '{release}'?", hint="cgrace drivers")
     close = difflib.get_close_matches(name, _by_name(), n=3, cutoff=0.5)
     meant = " or ".join(f"'{one}'" for one in close) if close else ", ".join(_by_name())
     raise DriverError(
         f"there is no driver '{name}'" + (f"; did you mean {meant}?" if close else f"; there are: {meant}"),
-        hint="--driver source:PATH takes a checkout of your own",
+        hint="--driver runc@1.1.12 takes any release (cgrace drivers), source:PATH a checkout of your own",
     )
+
+
+def _meant_release(name: str) -> str | None:
+    """The release that `rc91`, `runc-1.1.12` or `1.1.12` may have been meant for."""
+    found = _RELEASE_WORDS.fullmatch(name)
+    if found is None:
+        return None
+    product, version = found["product"] or "runc", found["version"]
+    version = f"1.0.0-{version}" if version.startswith("rc") else version
+    return f"{product}@{version}" if version in versions.products()[product].lines else None
+
+
+def find_all(name: str) -> tuple[DriverSpec, ...]:
+    """What a name on a command line stands for: `fleet` for one driver of each step in behaviour, else the driver of that name."""
+    return versions.fleet() if name == FLEET else (find(name),)
 
 
 def default_drivers() -> tuple[DriverSpec, ...]:

@@ -6,19 +6,20 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from cgrace.harness.drivers import cache, ladder, source
+from cgrace.harness.drivers import cache, ladder, source, versions
 from cgrace.harness.drivers.base import DriverSpec
 from cgrace.harness.errors import DriverError
 
 GO_FOLDER = Path(__file__).parent / "go"
-FAMILY_FOLDERS = {"A": "ladder", "B": "func", "C": "constructors", "D": "current"}
+FAMILY_FOLDERS = {"A": "ladder", "B": "func", "C": "constructors", "D": "current", "E": "containerd", "F": "jobs"}
 _DIGITS_OF_NAME = "abcdefghijklmnopqrstuvwxyz0123456789-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How a driver is made. folder: its main package below go/; tags, link_flags: for go build; binary: its name in the cache;
-    key: over everything that goes in but the Go version; rung: of the ladder, None for others."""
+    key: over everything that goes in but the Go version; rung: of the ladder, None for others; released: a version by name, with a go.mod of its
+    own."""
 
     spec: DriverSpec
     folder: str
@@ -27,6 +28,7 @@ class Recipe:
     tags: tuple[str, ...] = ()
     link_flags: str = ""
     rung: str | None = None
+    released: bool = False
 
     @property
     def proof(self) -> str:
@@ -53,20 +55,22 @@ def recipe(spec: DriverSpec) -> Recipe:
     if folder is None or not (GO_FOLDER / folder / "main.go").exists():
         raise DriverError(f"'{spec.name}' is of API family {spec.family or '?'}, for which there is no shim")
     rung = spec.name if spec.name in ladder.RUNGS else None
-    tags: tuple[str, ...] = ()
-    link_flags = ""
+    tags = spec.tags
     if rung is not None and ladder.RUNGS[rung].splits_delegate:
         tags = ("delegatesplit",)
     tags += source.probe_tags(spec)
-    if spec.family == "D":
-        link_flags = f"-X main.kind={'systemd' if spec.uses_bus else 'cgroupfs'}"
+    link_flags = _link_flags(spec)
+    pins = [f"{module}@{version}" for module, version in spec.pins]
     parts = [
-        ("what", "|".join((spec.module, spec.version, spec.family, *tags, link_flags)).encode()),
+        ("what", "|".join((spec.module, spec.version, spec.family, *tags, link_flags, *pins)).encode()),
         ("edit", (ladder.RUNGS[rung].blob if rung else "").encode()),
         *_family_sources(folder),
     ]
     if spec.source is not None:
         parts += [(f"checkout/{name}", _read(file)) for name, file in source.checkout_files(spec)]
+    released = versions.is_release(spec.name)
+    if released:
+        parts.append(("release", b"a go.mod of its own"))
     name = "source" if spec.source is not None else ladder.same_as(rung) if rung else spec.name
     return Recipe(
         spec=spec,
@@ -76,7 +80,17 @@ def recipe(spec: DriverSpec) -> Recipe:
         tags=tags,
         link_flags=link_flags,
         rung=rung,
+        released=released,
     )
+
+
+def _link_flags(spec: DriverSpec) -> str:
+    """What the linker says to the shim: which way to use the module, and whose systemd to ask."""
+    kind = spec.kind
+    if spec.family == "D":
+        kind = "systemd" if spec.uses_bus else "cgroupfs"
+    flags = [f"-X main.kind={kind}"] if kind else []
+    return " ".join([*flags, "-X main.rootless=true"] if spec.rootless else flags)
 
 
 def _read(file: Path) -> bytes:

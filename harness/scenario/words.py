@@ -19,8 +19,18 @@ GENERATIONS = (
     "rc4",
     "today",
     "cgroupfs",
+    "checked",
+    "bounded",
+    "exists-error",
+    "exists-accepted",
+    "reconnects",
+    "containerd-1s",
+    "containerd",
+    "containerd-v1",
+    "no-limit",
+    "six-minutes",
 )
-"""One historical behaviour each; drivers/base.py calls it the driver's column."""
+"""One behaviour each, that of the released drivers' steps too (drivers/versions.toml); drivers/base.py calls it the driver's column."""
 
 PROFILES = (
     "219",

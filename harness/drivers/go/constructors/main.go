@@ -15,6 +15,9 @@ import (
 	"github.com/opencontainers/runc/libcontainer/configs"
 )
 
+// rootless is "true" for a driver of the user's systemd; the linker sets it (-X main.rootless=true).
+var rootless = ""
+
 func main() {
 	shim.Main(shim.Driver{Start: start, New: newManager})
 }
@@ -49,6 +52,7 @@ func newManager(unit shim.Unit, paths map[string]string) (shim.Manager, error) {
 	}
 	cgroup := &configs.Cgroup{Name: unit.Name, Parent: unit.Parent, ScopePrefix: unit.ScopePrefix, Resources: resources(unit)}
 	shim.SetField(cgroup, "Systemd", true)
+	shim.SetField(cgroup, "Rootless", shim.Rootless(rootless)) // from 1.1.0; before, the constructor's third argument
 	var inner driver
 	var err error
 	if cgroups.IsCgroup2UnifiedMode() {
@@ -67,7 +71,7 @@ func construct(constructor any, cgroup *configs.Cgroup, paths any) (driver, erro
 	function := reflect.ValueOf(constructor)
 	arguments := []reflect.Value{reflect.ValueOf(cgroup), reflect.ValueOf(paths)}
 	if function.Type().NumIn() == 3 {
-		arguments = append(arguments, reflect.ValueOf(false))
+		arguments = append(arguments, reflect.ValueOf(shim.Rootless(rootless)))
 	}
 	results := function.Call(arguments)
 	if len(results) == 2 && !results[1].IsNil() {

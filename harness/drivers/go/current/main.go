@@ -21,6 +21,9 @@ import (
 // kind is "systemd" or "cgroupfs"; the linker sets it (-X main.kind=...).
 var kind = "systemd"
 
+// rootless is "true" for a driver of the user's systemd; the linker sets it (-X main.rootless=true).
+var rootless = ""
+
 func main() {
 	shim.Main(shim.Driver{Start: start, New: newManager})
 }
@@ -68,6 +71,7 @@ func construct(cgroup *cgroups.Cgroup, unit shim.Unit, paths map[string]string) 
 		return fs.NewManager(cgroup, paths)
 	}
 	cgroup.Systemd = true
+	cgroup.Rootless = shim.Rootless(rootless)
 	if unit.Delegate != nil {
 		// As a user's annotation org.systemd.property.Delegate does.
 		cgroup.SystemdProps = []systemdDbus.Property{{Name: "Delegate", Value: dbus.MakeVariant(*unit.Delegate)}}

@@ -1,0 +1,143 @@
+// The shim of API family F: go-systemd itself, as programs use it that start their own scopes. main.kind says how they wait:
+//
+//	podman  a new connection for each call, a channel without room, a receive without limit
+//	crio    one connection, a channel with room for one, six minutes
+//
+// Before v22 the module was github.com/coreos/go-systemd and godbus had no /v5: the build puts those paths in place of these imports.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"cgrace/shim"
+
+	systemd "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
+)
+
+// kind is "podman" or "crio"; the linker sets it (-X main.kind=...).
+var kind = "podman"
+
+const crioPatience = 6 * time.Minute
+
+func main() {
+	shim.Main(shim.Driver{Start: start, New: newManager})
+}
+
+func start() ([]string, error) {
+	said := []string{"go-systemd, as " + kind}
+	if info, err := os.Lstat("/run/systemd/system"); err != nil || !info.IsDir() {
+		return said, errors.New("systemd does not run here: /run/systemd/system is not a directory")
+	}
+	return said, nil
+}
+
+type manager struct{ unit shim.Unit }
+
+func newManager(unit shim.Unit, _ map[string]string) (shim.Manager, error) {
+	return manager{unit}, nil
+}
+
+func (m manager) Apply(pid int) error {
+	return ask(func(conn *systemd.Conn, done chan<- string) error {
+		_, err := conn.StartTransientUnit(m.unit.Full, "replace", m.properties(pid), done)
+		return err
+	})
+}
+
+func (m manager) Destroy() error {
+	return ask(func(conn *systemd.Conn, done chan<- string) error {
+		_, err := conn.StopUnit(m.unit.Full, "replace", done)
+		return err
+	})
+}
+
+func (m manager) properties(pid int) []systemd.Property {
+	asked := []systemd.Property{systemd.PropDescription("cgrace " + m.unit.Full)}
+	if m.unit.Name != m.unit.Full {
+		asked = append(asked, systemd.PropSlice(m.unit.Parent), property("DefaultDependencies", false))
+	}
+	if pid >= 0 {
+		asked = append(asked, property("PIDs", []uint32{uint32(pid)}))
+	}
+	if delegate := m.unit.Delegate; delegate != nil {
+		asked = append(asked, property("Delegate", *delegate))
+	}
+	return asked
+}
+
+func property(name string, value any) systemd.Property {
+	return systemd.Property{Name: name, Value: dbus.MakeVariant(value)}
+}
+
+// ask starts a job and waits for its end as the program does that kind names.
+func ask(begin func(*systemd.Conn, chan<- string) error) error {
+	if kind == "crio" {
+		conn, err := shared()
+		if err != nil {
+			return err
+		}
+		done := make(chan string, 1)
+		if err := begin(conn, done); err != nil {
+			return err
+		}
+		select {
+		case result := <-done:
+			return judged(result)
+		case <-time.After(crioPatience):
+			return fmt.Errorf("the job did not end within %v", crioPatience)
+		}
+	}
+	conn, err := systemd.New()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	done := make(chan string)
+	if err := begin(conn, done); err != nil {
+		return err
+	}
+	<-done // podman takes any result for success
+	return nil
+}
+
+func judged(result string) error {
+	if result != "done" {
+		return fmt.Errorf("the job ended with %q", result)
+	}
+	return nil
+}
+
+var (
+	sharing sync.Mutex
+	kept    *systemd.Conn
+)
+
+func shared() (*systemd.Conn, error) {
+	sharing.Lock()
+	defer sharing.Unlock()
+	if kept == nil {
+		conn, err := systemd.New()
+		if err != nil {
+			return nil, err
+		}
+		kept = conn
+	}
+	return kept, nil
+}
+
+var errNoWay = errors.New("this driver has no such operation")
+
+func (m manager) Set(*shim.Resources) error { return errNoWay }
+
+func (m manager) Freeze(bool) error { return errNoWay }
+
+func (m manager) Paths() map[string]string { return nil }
+
+func (m manager) Exists() bool { return false }
+
+func (m manager) Pids() ([]int, error) { return nil, errNoWay }
