@@ -123,30 +123,49 @@ class ContainerTarget:
         At the block's end whatever the run left is undone: processes, units, jobs, cgroups, runtime unit files. What cannot be is
         said by `dirty`, and nothing is promised to another run then. Reading `dirty` makes sense when no run is in.
         """
-        async with self._turn:
-            joined = await self._enter()
-            self.epoch += 1
-            try:
-                yield MachineSandbox(self, joined, epoch=self.epoch, started_ns=now_ns())
-            finally:
-                self.dirty = "its run was not undone"
-                self.dirty = await self._undo(joined)
+        sandbox = await self.enter()
+        try:
+            yield sandbox
+        finally:
+            await self.leave()
 
-    async def _enter(self) -> Joined:
-        """The process of ours inside, which serves one run after the other."""
+    async def enter(self) -> MachineSandbox:
+        """`sandbox` in two halves: whoever enters has to leave."""
+        await self._turn.acquire()
+        try:
+            joined = await self.prepare()
+        except BaseException:
+            self._turn.release()
+            raise
+        self.epoch += 1
+        self.dirty = "its run was not undone"
+        return MachineSandbox(self, joined, epoch=self.epoch, started_ns=now_ns())
+
+    async def leave(self) -> None:
+        """Undo what the run did, and let the next one in."""
+        try:
+            self.dirty = await self._undo()
+        finally:
+            self._turn.release()
+
+    async def prepare(self) -> Joined:
+        """Have the process of ours inside, which serves one run after the other: `enter` is then a matter of microseconds."""
         if self._put_back is None:
             self._put_back = PutBack(self.bus_path, Path(f"/proc/{self.init_pid}/root"), self.hierarchies)
             await self._put_back.look()
-        if self._joined is None:
+        if self._joined is None or self._joined.control.closed:
             assert self._subtree is not None and self._init is not None
+            if self._joined is not None:
+                self._joined.let_go()
+                await asyncio.to_thread(self._joined.reap)
             self._joined = Joined()
             view = self._subtree.view(self.hierarchies)
             keep = (self.runtime_dir,)
             await self._joined.make(self._init, self.hierarchies, view, init_pid=self.init_pid, keep=keep)
         return self._joined
 
-    async def _undo(self, joined: Joined) -> str:
-        assert self._put_back is not None
+    async def _undo(self) -> str:
+        assert self._put_back is not None and self._joined is not None
         if self.ended.done():
             return "its PID 1 ended"
         try:
@@ -154,7 +173,7 @@ class ContainerTarget:
                 for hierarchy in self.hierarchies:
                     if hierarchy.is_v2 or "freezer" in hierarchy.controllers:
                         thaw(str(hierarchy.root))
-                await joined.control.clear()
+                await self._joined.control.clear()
         except TimeoutError:
             return f"processes of its run live on after {CLEAR_S_MAX:g} s"
         except TargetError as error:
