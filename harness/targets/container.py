@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -28,7 +30,7 @@ from cgrace.harness.targets.bus_client import BusClient
 from cgrace.harness.targets.joined import Joined
 from cgrace.harness.targets.machine import MachineSandbox
 from cgrace.harness.targets.putback import PutBack
-from cgrace.harness.targets.removal import thaw
+from cgrace.harness.targets.removal import processes_in, thaw
 from cgrace.harness.targets.roots import Root, build_root
 from cgrace.harness.targets.subtree import Subtree
 from cgrace.harness.targets.sweep import record_owner, sweep
@@ -38,6 +40,7 @@ INIT_SOURCE: Final = BOOT_SOURCE.parent / "init"
 BOOT_S_MAX: Final = 60.0
 CLEAR_S_MAX: Final = 3.0
 BUS_SOCKET: Final = "/run/dbus/system_bus_socket"
+BUS_SOCKET_INSIDE: Final = f"/proc/1/root{BUS_SOCKET}"  # as a process of a run sees it, which has files of its own
 INITS: Final = ("/lib/systemd/systemd", "/usr/lib/systemd/systemd")
 WRITABLE_MB: Final = 1024  # of the layer over the root: a limit, taken from memory as it is used
 _RUN: Final = "m"
@@ -150,11 +153,8 @@ class ContainerTarget:
 
     async def prepare(self) -> Joined:
         """Have the process of ours inside, which serves one run after the other: `enter` is then a matter of microseconds."""
-        if self._put_back is None:
-            self._put_back = PutBack(self.bus_path, Path(f"/proc/{self.init_pid}/root"), self.hierarchies)
-            await self._put_back.look()
+        assert self._subtree is not None and self._init is not None
         if self._joined is None or self._joined.control.closed:
-            assert self._subtree is not None and self._init is not None
             if self._joined is not None:
                 self._joined.let_go()
                 await asyncio.to_thread(self._joined.reap)
@@ -162,6 +162,10 @@ class ContainerTarget:
             view = self._subtree.view(self.hierarchies)
             keep = (self.runtime_dir,)
             await self._joined.make(self._init, self.hierarchies, view, init_pid=self.init_pid, keep=keep)
+        if self._put_back is None:
+            settings = functools.partial(self._subtree.settings, _RUN)
+            self._put_back = PutBack(self.bus_path, Path(f"/proc/{self.init_pid}/root"), self.hierarchies, settings)
+            await self._put_back.look()
         return self._joined
 
     async def _undo(self) -> str:
@@ -170,15 +174,23 @@ class ContainerTarget:
             return "its PID 1 ended"
         try:
             async with asyncio.timeout(CLEAR_S_MAX):
-                for hierarchy in self.hierarchies:
-                    if hierarchy.is_v2 or "freezer" in hierarchy.controllers:
-                        thaw(str(hierarchy.root))
+                self._wake()
                 await self._joined.control.clear()
         except TimeoutError:
             return f"processes of its run live on after {CLEAR_S_MAX:g} s"
         except TargetError as error:
             return error.message
         return await self._put_back.put_back()
+
+    def _wake(self) -> None:
+        """Thaw and continue whatever a run left frozen or stopped: the machine's own processes, too."""
+        for hierarchy in self.hierarchies:
+            if hierarchy.is_v2 or "freezer" in hierarchy.controllers:
+                thaw(str(hierarchy.root))
+        systemds = next(one for one in self.hierarchies if not one.controllers or one.is_v2)
+        for pid in processes_in(str(systemds.root)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     @property
     def init_pid(self) -> int:
@@ -293,8 +305,7 @@ class ContainerTarget:
                 last.callback(shutil.rmtree, self.runtime_dir, ignore_errors=True)
             if self._subtree is not None:
                 last.callback(self._subtree.close)
-                for hierarchy in self.hierarchies:  # what is frozen does not die
-                    thaw(str(hierarchy.root))
+                self._wake()  # what is frozen does not die
             if self._joined is not None:
                 self._joined.reap()  # before PID 1, whose end waits for everybody in its namespace to be reaped
             self._boot.reap()

@@ -26,8 +26,9 @@ from cgrace.harness.targets.removal import INIT_NAME
 
 JOIN_S_MAX: Final = 20.0
 END_S_MAX: Final = 3.0
-# Which of the machine's to enter. The mount namespace is a copy of cgrace's own (machine.py says why).
-NAMESPACES: Final = ("cgroup", "ipc", "uts", "net", "pid")
+# Which of the machine's to enter. The mount namespace is a copy of cgrace's own (machine.py says why). So is the network's: only
+# there the kernel tells who is at the other end of a driver's socket (witnesses/sockdiag.py); the bus is a socket with a path.
+NAMESPACES: Final = ("cgroup", "ipc", "uts", "pid")
 LEAF: Final = "cgrace-run"  # v2: a cgroup of ours beside the units, as the root of the tree must hold no process
 
 

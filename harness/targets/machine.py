@@ -1,8 +1,9 @@
 """A booted machine with a real systemd, and a run's place on it: what the engine sees of them.
 
-The driver and its workloads live in the machine's pid, cgroup, ipc, uts and network namespaces, so that its systemd knows their
-pids; their files are this machine's own, with the machine's /proc and /sys/fs/cgroup, and a /run/systemd that has `system/` and
-nothing else. So a driver and the relay's socket have the same path inside and outside, and a user's own build finds its libraries.
+The driver and its workloads live in the machine's pid, cgroup, ipc and uts namespaces, so that its systemd knows their pids.
+Their files and their network are those of cgrace itself, with the machine's /proc and /sys/fs/cgroup, and a /run/systemd that has
+`system/` and nothing else. So a driver and the relay's socket have the same path inside and outside, and a user's own build finds
+its libraries.
 """
 
 from __future__ import annotations

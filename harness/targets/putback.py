@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Iterable
+import signal
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from cgrace.harness.dbus import systemd1
+from cgrace.harness.dbus.message import Message
 from cgrace.harness.errors import CgraceError, TargetError
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.bus_client import BusClient
@@ -32,27 +34,37 @@ _ENDED: Final = ("inactive", "failed")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What a machine is like. units: active state by name; files: paths below its root; cgroups: "hierarchy/path"."""
+    """What a machine is like. units: the active state by name; files: paths below its root; cgroups: "hierarchy/path"; settings:
+    those of the hierarchies' roots, which belong to no unit."""
 
     units: dict[str, str]
     files: frozenset[str]
     cgroups: frozenset[str]
+    settings: dict[str, str]
+
+    def is_new(self, unit: str, state: str) -> bool:
+        """Whether a unit as it is now is a run's doing. Those that are there without being active come and go by themselves."""
+        return unit not in self.units or (self.units[unit] in _ENDED and state not in _ENDED)
 
 
 class PutBack:
-    """For one machine. bus_path: its system bus's socket; root: its root directory as cgrace can open it."""
+    """For one machine. bus_path: its system bus's socket; root: its root directory as cgrace can open it; settings: reads those of
+    the hierarchies' roots."""
 
-    def __init__(self, bus_path: str, root: Path, hierarchies: tuple[Hierarchy, ...]) -> None:
+    def __init__(
+        self, bus_path: str, root: Path, hierarchies: tuple[Hierarchy, ...], settings: Callable[[], dict[str, str]]
+    ) -> None:
         self._bus_path = bus_path
         self._root = root
         self._hierarchies = hierarchies
+        self._settings = settings
         self._fresh: Look | None = None
 
     async def look(self) -> None:
         """Remember how it is: call it once, when nothing of a run is there yet."""
         async with BusClient(self._bus_path) as bus:
             units = await _units(bus)
-        self._fresh = Look(units=units, files=self._files(), cgroups=self._cgroups())
+        self._fresh = Look(units=units, files=self._files(), cgroups=self._cgroups(), settings=self._settings())
 
     async def put_back(self) -> str:
         """Undo what a run did; returns what is otherwise than before, "" when the machine is as it was."""
@@ -65,7 +77,7 @@ class PutBack:
             return f"its systemd did not end the run's units within {PUT_BACK_S_MAX:g} s"
         except CgraceError as error:
             return error.message
-        return _difference("unit", self._fresh.units, units) or self._remove_cgroups()
+        return self._unit_difference(units) or self._remove_cgroups() or self._setting_difference()
 
     # ---- units
 
@@ -74,7 +86,8 @@ class PutBack:
         assert self._fresh is not None
         units = await _units(bus)
         jobs = await _jobs(bus)
-        if not jobs and not reload and units == self._fresh.units:
+        new = self._new(units)
+        if not (jobs or reload or new):
             return units
         # JobRemoved goes to who asked for the job, UnitRemoved to subscribers alone. A driver that forgets to subscribe has
         # to miss its signals in the next run, too: so take it back, and wait for the answer.
@@ -86,7 +99,6 @@ class PutBack:
             for job in jobs:
                 with contextlib.suppress(TargetError):  # it has ended meanwhile
                     await _ask(bus, "CancelJob", "u", job)
-            new = {name: state for name, state in units.items() if name not in self._fresh.units}
             await self._stop(bus, [name for name, state in new.items() if state not in _ENDED])
             if reload:
                 await _ask(bus, "Reload")
@@ -98,11 +110,14 @@ class PutBack:
     async def _stop(self, bus: BusClient, names: Iterable[str]) -> None:
         waiting: set[str] = set()
         for name in names:
+            if name.endswith((".service", ".scope")):  # SIGTERM, then a minute and a half of patience, is for friends
+                with contextlib.suppress(TargetError):
+                    await _ask(bus, "KillUnit", "ssi", name, "all", signal.SIGKILL)
             with contextlib.suppress(TargetError):  # NoSuchUnit: it went with another
                 waiting.add((await _ask(bus, "StopUnit", "ss", name, "replace"))[0])
-        async for signal in bus.signals() if waiting else _nothing():
-            if signal.member == "JobRemoved":
-                waiting.discard(signal.body[1])
+        async for said in bus.signals() if waiting else _nothing():
+            if said.member == "JobRemoved":
+                waiting.discard(said.body[1])
                 if not waiting:
                     break
 
@@ -112,7 +127,7 @@ class PutBack:
         units = await _units(bus)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GONE_S_MAX):
-                while new := {name: state for name, state in units.items() if name not in self._fresh.units}:
+                while new := self._new(units):
                     for name, state in new.items():
                         if state == "failed":
                             with contextlib.suppress(TargetError):
@@ -122,9 +137,9 @@ class PutBack:
         return units
 
     async def _until_removed(self, bus: BusClient, names: set[str]) -> None:
-        async for signal in bus.signals():
-            if signal.member == "UnitRemoved":
-                names.discard(signal.body[0])
+        async for said in bus.signals():
+            if said.member == "UnitRemoved":
+                names.discard(said.body[0])
             if not names:
                 return
 
@@ -156,14 +171,33 @@ class PutBack:
     def _remove_cgroups(self) -> str:
         """Remove cgroups that were not there and belong to no unit of the machine's own."""
         assert self._fresh is not None
-        own = {unit for unit in self._fresh.units if "." in unit}
+        own = {unit for unit, state in self._fresh.units.items() if state not in _ENDED}
         new = [path for path in self._cgroups() - self._fresh.cgroups if path.rsplit("/", 1)[1] not in own]
         roots = {hierarchy.name: hierarchy.root for hierarchy in self._hierarchies}
         try:
-            remove_trees([f"{roots[name]}/{path}" for name, _, path in (one.partition("/") for one in new)])
+            killed = remove_trees([f"{roots[name]}/{path}" for name, _, path in (one.partition("/") for one in new)])
         except TargetError as error:
             return error.message
+        return f"process {min(killed)}, which is not the run's, was in a cgroup of the run" if killed else ""
+
+    def _new(self, units: dict[str, str]) -> dict[str, str]:
+        assert self._fresh is not None
+        return {name: state for name, state in units.items() if self._fresh.is_new(name, state)}
+
+    def _unit_difference(self, units: dict[str, str]) -> str:
+        assert self._fresh is not None
+        for name, state in sorted(self._new(units).items()):
+            return f"unit {name} is still there ({state})"
+        for name, state in sorted(self._fresh.units.items()):
+            if state not in _ENDED and units.get(name) != state:
+                return f"unit {name} is {units.get(name, 'gone')}, and was {state}"
         return ""
+
+    def _setting_difference(self) -> str:
+        assert self._fresh is not None
+        now = self._settings()
+        changed = [name for name, value in sorted(self._fresh.settings.items()) if now.get(name) != value]
+        return f"{changed[0]} of the root was changed" if changed else ""
 
 
 async def _ask(bus: BusClient, member: str, signature: str = "", *body: Any) -> tuple[Any, ...]:
@@ -181,17 +215,6 @@ async def _jobs(bus: BusClient) -> list[int]:
     return [row[0] for row in rows]
 
 
-async def _nothing() -> Any:
+async def _nothing() -> AsyncIterator[Message]:
     return
     yield
-
-
-def _difference(kind: str, before: dict[str, str], now: dict[str, str]) -> str:
-    """The first difference, in words."""
-    for name, state in sorted(now.items()):
-        if name not in before:
-            return f"{kind} {name} is still there ({state})"
-        if state != before[name]:
-            return f"{kind} {name} is {state}, and was {before[name]}"
-    gone = sorted(set(before) - set(now))
-    return f"{kind} {gone[0]} is gone" if gone else ""
