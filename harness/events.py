@@ -435,7 +435,8 @@ class WorldClosed(Event):
 
     `unaccounted` names every descriptor, child or peer for which we cannot speak (empty: the world is closed);
     `bytes_in` what it sent and we have not read, `bytes_out` what we sent and it has not; `holds` and `jobs` what is still
-    kept back or queued; `quiet_ns` how long the same threads had been seen asleep without a context switch.
+    kept back or queued; `quiet_ns` how long the same threads had been seen asleep without a context switch; `children` in what
+    the driver's child processes wait, in words.
     """
 
     KIND: ClassVar[str] = "world-closed"
@@ -448,6 +449,7 @@ class WorldClosed(Event):
     unaccounted: tuple[str, ...] = ()
     threads: tuple[ThreadWait, ...] = ()
     quiet_ns: int = 0
+    children: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

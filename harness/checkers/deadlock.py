@@ -190,7 +190,7 @@ def _hang(run: Run, step: StepRun, progress: Entry, entry: Entry) -> Finding:
         explanation=explain.hang(
             step.title, step.op, culprit.function if culprit else "", culprit.place if culprit else ""
         ),
-        evidence=(*render(waits), nothing, f"last progress: {describe(run, progress)}"),
+        evidence=(*render(waits), *world.children, nothing, f"last progress: {describe(run, progress)}"),
         events=tuple(sorted(set(events))),
         assumptions=ASSUMPTIONS + tuple(f"who holds a lock is known from: {source}" for source in known),
         grade=run.worst_grade(entry.t_ns),

@@ -243,6 +243,7 @@ class Watch:
                     unaccounted=(*world.unaccounted, *rest.unjudged, *run.systemd.unaccounted()),
                     threads=rest.threads,
                     quiet_ns=quiet_ns,
+                    children=world.children,
                 )
             )
         for process in run.processes.values():

@@ -58,6 +58,8 @@ _TABLE: Final[tuple[tuple[str, Limit, int, int | None, int | None], ...]] = (
     ("readv", Limit.DESCRIPTOR, 0, 19, 65),
     ("write", Limit.DESCRIPTOR, 0, 1, 64),
     ("writev", Limit.DESCRIPTOR, 0, 20, 66),
+    ("recvfrom", Limit.DESCRIPTOR, 0, 45, 207),
+    ("recvmsg", Limit.DESCRIPTOR, 0, 47, 212),
 )
 
 

@@ -23,8 +23,9 @@ question that world.look answers.
 Go. The runtime's sysmon thread sleeps on a futex of its own with a limit and makes no progress by itself; it is known by
 that futex's address (`sysmon_note`). It parks there only while every P is idle (runtime/proc.go, sysmon), and a thread that
 enters a system call with its P wakes it (entersyscall). So "all asleep, sysmon parked" also says that no goroutine is
-runnable. Before it parks it polls with naps of 20 us to 10 ms, and may find a runnable goroutine behind a thread that
-holds a P in a system call: such a rest is marked `polling` and proves nothing.
+runnable. A child that is another Go program is known by its executable, and its sysmon by being the first thread that it made
+(runtime.main starts it before any other code runs). Before it parks it polls with naps of 20 us to 10 ms, and may find a
+runnable goroutine behind a thread that holds a P in a system call: such a rest is marked `polling` and proves nothing.
 
 What this cannot see: alarm(2) and setitimer(2), which /proc does not show.
 """
@@ -34,12 +35,13 @@ from __future__ import annotations
 import os
 import struct
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from cgrace.harness.clock import NS_PER_MS, NS_PER_S, now_ns
 from cgrace.harness.events import ThreadWait
+from cgrace.harness.witnesses.programs import is_go, socket_limit_ns
 from cgrace.harness.witnesses.syscalls import (
     FUTEX_ABSOLUTE,
     FUTEX_CLOCK_REALTIME,
@@ -68,13 +70,16 @@ class ProcessGone(ProcessLookupError):
 class Wait:
     """One thread's wait. `bound_ns` is its own limit (None: without). `unjudged` says why we cannot speak for it, if so.
 
-    A relative limit is what was passed to the kernel; an absolute one is turned into what is left of it from now.
+    A relative limit is what was passed to the kernel; an absolute one is turned into what is left of it from now. call: the system
+    call by name; arguments: its own.
     """
 
     where: str
     bound_ns: int | None = None
     unjudged: str = ""
     futex: int = 0
+    call: str = ""
+    arguments: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,9 +148,12 @@ def at_rest(pid_outer: int, sysmon_note: tuple[int, int] | None = None, *, polli
     for pid, before in first.items():
         after = _look(pid, count_first=False) if pid == pid_outer else _child_look(pid, count_first=False)
         if after is None or not _same_sleep(before, after):
+    sysmons: set[int] = set()
             return None
         threads.extend(after.threads)
-    rest = _rest(t_ns, threads, tuple(first), sysmon_note)
+        if pid != pid_outer and len(after.threads) > 1 and is_go(pid):
+            sysmons.add(min((t.tid for t in after.threads if t.tid > pid), default=0))
+    rest = _rest(t_ns, threads, tuple(first), sysmon_note, frozenset(sysmons))
     return None if rest.polling and not polling_too else rest
 
 
@@ -164,7 +172,13 @@ def _same_sleep(before: ProcessSample, after: ProcessSample) -> bool:
     )
 
 
-def _rest(t_ns: int, threads: list[ThreadSample], pids: tuple[int, ...], note: tuple[int, int] | None) -> Rest:
+def _rest(
+    t_ns: int,
+    threads: list[ThreadSample],
+    pids: tuple[int, ...],
+    note: tuple[int, int] | None,
+    sysmons: frozenset[int] = frozenset(),
+) -> Rest:
     waits: list[ThreadWait] = []
     unjudged: list[str] = []
     bounds: list[int] = []
@@ -174,11 +188,13 @@ def _rest(t_ns: int, threads: list[ThreadSample], pids: tuple[int, ...], note: t
         wait = thread.wait
         assert wait is not None, "a thread at rest waits in something"
         ignored = ""
-        if _is_sysmon(wait, note):
+        if _is_sysmon(wait, note) or (thread.tid in sysmons and wait.call == "futex" and wait.bound_ns is not None):
             ignored = SYSMON
         elif note is not None and not parked and _is_nap(wait):
             ignored, polling, parked = SYSMON_POLLS, True, True
         elif wait.unjudged:
+        elif thread.tid in sysmons and _is_nap(wait):
+            ignored, polling = SYSMON_POLLS, True
             unjudged.append(f"thread {thread.tid}: {wait.unjudged}")
         elif wait.bound_ns is not None:
             bounds.append(wait.bound_ns)
@@ -318,7 +334,7 @@ def _wait(call: bytes, state: str, memory: _Memory) -> Wait | None:
     known = WAITING_CALLS.get(number)
     if known is None:
         return Wait(f"system call {number}", unjudged=f"system call {number}, whose wait we cannot judge")
-    return _limit(known, arguments, memory)
+    return replace(_limit(known, arguments, memory), call=known.name, arguments=tuple(arguments))
 
 
 def _limit(call: WaitingCall, arguments: list[int], memory: _Memory) -> Wait:
@@ -380,3 +396,5 @@ def _descriptor_wait(name: str, number: int, memory: _Memory) -> Wait:
     if kind == "anon_inode:[eventfd]" and name.startswith("read"):
         return Wait("read of an eventfd")
     return Wait(f"{name} of {kind}", unjudged=f"{name} of descriptor {number}, {kind or 'which is gone'}")
+    if kind.startswith("socket:") and (limit := socket_limit_ns(memory.pid, number, name)) is not None:
+        return Wait(f"{name} of a socket", limit or None)

@@ -1,10 +1,10 @@
 """Who could still wake a process that sleeps: every descriptor, child and timer of it is accounted for, or named.
 
 A descriptor is accounted for when nothing but the process itself, or we, can make it ready: our ends of its bus
-connections and pipes, its own pipes, socket pairs and eventfds, files that are always ready, timers (a limit, not a
-stranger). Everything else is named, and whoever proves a hang has to say "unknown". What is taken for granted: it passed none of
-its eventfds to another process, and none of its pipes to one that we may not look at; it set no alarm(2) or setitimer(2),
-which /proc does not show.
+connections and pipes, its own pipes, socket pairs and eventfds, files that are always ready, pipes with a name on which no thread
+of it waits, timers (a limit, not a stranger). Everything else is named, and whoever proves a hang has to say "unknown". What is
+taken for granted: it passed none of its eventfds to another process, and none of its pipes to one that we may not look at; it
+set no alarm(2) or setitimer(2), which /proc does not show.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import socket
 import stat
 import struct
 import termios
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cgrace.harness.clock import NS_PER_S
+from cgrace.harness.witnesses.programs import short_name, waited_on
 from cgrace.harness.witnesses.sockdiag import SockDiag
-from cgrace.harness.witnesses.waits import PROCESSES_MAX, ProcessGone, sample
+from cgrace.harness.witnesses.waits import PROCESSES_MAX, ProcessGone, Wait, sample
 
 SIOCINQ: Final = termios.FIONREAD
 SIOCOUTQ: Final = termios.TIOCOUTQ
@@ -31,6 +33,8 @@ _INT: Final = struct.Struct("=i")
 _INODE = re.compile(r"^(pipe|socket):\[(\d+)\]$")
 _TFD = re.compile(r"^tfd:\s*(\d+)", re.MULTILINE)
 _IT_VALUE = re.compile(r"^it_value: \((\d+), (\d+)\)", re.MULTILINE)
+_FLAGS = re.compile(r"^flags:\s*(\d+)", re.MULTILINE)
+_O_ASYNC: Final = 0o20000
 _PIDFD = re.compile(r"^Pid:\s*(-?\d+)", re.MULTILINE)
 _MEM_MAJOR: Final = 1
 _MEM_MINORS: Final = frozenset({3, 5, 7, 8, 9})  # null, zero, full, random, urandom
@@ -54,12 +58,13 @@ class Ours:
 class World:
     """unaccounted: what could wake the process without us, in words. bytes_in: sent by it, not yet read by the relay.
     bytes_out: written by the relay, not yet read by it (only zero or not has a meaning). bound_ns: until its nearest timerfd
-    fires, None without one."""
+    fires, None without one. children: in what its child processes wait, in words."""
 
     unaccounted: tuple[str, ...]
     bytes_in: int
     bytes_out: int
     bound_ns: int | None = None
+    children: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -101,6 +106,7 @@ def look(pid_outer: int, ours: Ours) -> World:
         bytes_in=bytes_in,
         bytes_out=bytes_out,
         bound_ns=min(look_at.bounds, default=None),
+        children=look_at.children(),
     )
 
 
@@ -113,6 +119,8 @@ class _Look:
         self._family: list[int] = []
         self._items: list[_Descriptor] = []
         self._accounted_sockets: set[int] = set()
+        self._bus_sockets: set[int] = set()
+        self._waits: list[tuple[int, Wait]] = []  # of every thread that is asleep: its process and its wait
         self.unaccounted: list[str] = []
         self.bounds: list[int] = []
 
@@ -139,7 +147,9 @@ class _Look:
             for thread in process.threads:
                 if thread.wait is None:
                     self.unaccounted.append(f"thread {thread.tid}: awake")
-                elif thread.wait.unjudged:
+                    continue
+                self._waits.append((pid, thread.wait))
+                if thread.wait.unjudged:
                     self.unaccounted.append(f"thread {thread.tid}: {thread.wait.unjudged}")
             if _text(f"/proc/{pid}/timers"):
                 self.unaccounted.append(f"process {pid}: a POSIX timer")
@@ -159,10 +169,34 @@ class _Look:
         sockets = {item.inode for item in self._items if item.what.startswith("socket:")}
         if not sockets:
             return
-        closed = sockets | {os.fstat(connection).st_ino for connection in self._ours.connections}
+        bus = {os.fstat(connection).st_ino for connection in self._ours.connections}
         # No unix_diag in this kernel: every socket stays unaccounted for.
         with contextlib.suppress(OSError), SockDiag() as diag:
-            self._accounted_sockets = {inode for inode in sockets if diag.peer(inode) in closed}
+            peers = {inode: diag.peer(inode) for inode in sockets}
+            self._accounted_sockets = {inode for inode, peer in peers.items() if peer in sockets | bus}
+            self._bus_sockets = {inode for inode, peer in peers.items() if peer in bus}
+
+    def children(self) -> tuple[str, ...]:
+        """In what each child process waits: "crun 4711: ppoll without limit, on its bus connection"."""
+        said: Counter[str] = Counter()
+        for pid, wait in self._waits:
+            if pid == self._pid:
+                continue
+            limit = "without limit" if wait.bound_ns is None else f"for up to {wait.bound_ns / NS_PER_S:.3f} s"
+            on = sorted({self._what(pid, number) for number in waited_on(pid, wait.call, wait.arguments) or ()})
+            said[f"{short_name(pid)} {pid}: {wait.where} {limit}{', on ' + ' and '.join(on) if on else ''}"] += 1
+        return tuple(f"{line} ({count} threads)" if count > 1 else line for line, count in said.items())
+
+    def _what(self, pid: int, number: int) -> str:
+        """A descriptor of the family in words."""
+        item = next((item for item in self._items if (item.pid, item.number) == (pid, number)), None)
+        if item is None:
+            return f"descriptor {number}"
+        if item.inode in self._bus_sockets:
+            return "its bus connection"
+        if item.inode in self._accounted_sockets:
+            return "a socket to another process of the driver's"
+        return item.what.partition(":")[2].strip("[]") if item.what.startswith("anon_inode:") else item.what
 
     def _why_open(self, item: _Descriptor) -> str:
         """Why this descriptor may become ready without us, "" when it cannot."""
@@ -174,7 +208,20 @@ class _Look:
             return "" if inside else "a pipe whose other end is not ours"
         if what.startswith("anon_inode:"):
             return self._why_anonymous_open(item)
-        return _why_file_open(item)
+        return "" if _is_fifo(item) and not self._may_wait_on(item) else _why_file_open(item)
+
+    def _may_wait_on(self, item: _Descriptor) -> bool:
+        """Whether a thread of its process may wait on a pipe with a name, or be signalled for it (O_ASYNC). Anybody may open such
+        a pipe, but who sleeps elsewhere does not wake for it."""
+        text = _text(f"/proc/{item.pid}/fdinfo/{item.number}")
+        flags = _FLAGS.search(text)
+        if flags is None or int(flags[1], 8) & _O_ASYNC:
+            return True
+        on = [waited_on(pid, wait.call, wait.arguments) for pid, wait in self._waits if pid == item.pid]
+        if not on or any(numbers is None or item.number in numbers for numbers in on):
+            return True
+        sets = [other for other in self._items if other.pid == item.pid and other.what == "anon_inode:[eventpoll]"]
+        return any(str(item.number) in _TFD.findall(_text(f"/proc/{s.pid}/fdinfo/{s.number}")) for s in sets)
 
     def _is_private_pipe(self, inode: int) -> bool:
         """Whether the family has both ends of a pipe and no other process holds one (looks at every process: some ms)."""
@@ -251,6 +298,13 @@ def _holds(process: Path, name: str) -> bool:
     """Whether a process has a descriptor of that name; False where it ended or where we may not look."""
     try:
         return any(str(link.readlink()) == name for link in (process / "fd").iterdir())
+    except OSError:
+        return False
+
+
+def _is_fifo(item: _Descriptor) -> bool:
+    try:
+        return stat.S_ISFIFO(Path(f"/proc/{item.pid}/fd/{item.number}").stat().st_mode)
     except OSError:
         return False
 
