@@ -145,10 +145,10 @@ def at_rest(pid_outer: int, sysmon_note: tuple[int, int] | None = None, *, polli
         todo.extend(look.children)
     t_ns = now_ns()
     threads: list[ThreadSample] = []
+    sysmons: set[int] = set()
     for pid, before in first.items():
         after = _look(pid, count_first=False) if pid == pid_outer else _child_look(pid, count_first=False)
         if after is None or not _same_sleep(before, after):
-    sysmons: set[int] = set()
             return None
         threads.extend(after.threads)
         if pid != pid_outer and len(after.threads) > 1 and is_go(pid):
@@ -190,11 +190,11 @@ def _rest(
         ignored = ""
         if _is_sysmon(wait, note) or (thread.tid in sysmons and wait.call == "futex" and wait.bound_ns is not None):
             ignored = SYSMON
+        elif thread.tid in sysmons and _is_nap(wait):
+            ignored, polling = SYSMON_POLLS, True
         elif note is not None and not parked and _is_nap(wait):
             ignored, polling, parked = SYSMON_POLLS, True, True
         elif wait.unjudged:
-        elif thread.tid in sysmons and _is_nap(wait):
-            ignored, polling = SYSMON_POLLS, True
             unjudged.append(f"thread {thread.tid}: {wait.unjudged}")
         elif wait.bound_ns is not None:
             bounds.append(wait.bound_ns)
@@ -395,6 +395,6 @@ def _descriptor_wait(name: str, number: int, memory: _Memory) -> Wait:
         return Wait("read of an empty pipe" if name.startswith("read") else "write to a full pipe")
     if kind == "anon_inode:[eventfd]" and name.startswith("read"):
         return Wait("read of an eventfd")
-    return Wait(f"{name} of {kind}", unjudged=f"{name} of descriptor {number}, {kind or 'which is gone'}")
     if kind.startswith("socket:") and (limit := socket_limit_ns(memory.pid, number, name)) is not None:
         return Wait(f"{name} of a socket", limit or None)
+    return Wait(f"{name} of {kind}", unjudged=f"{name} of descriptor {number}, {kind or 'which is gone'}")
