@@ -231,7 +231,7 @@ class Acts:
         else:
             self._note_peer(fault)
             if not run.systemd.do(fault.do):
-                self.failed(fault, f"the fake systemd cannot '{fault.do}'")
+                self.failed(fault, f"this systemd cannot '{fault.do}'")
 
     def _note_peer(self, fault: ft.Peer) -> None:
         self._fired(fault, f"{fault.peer} {fault.do}")
@@ -247,6 +247,7 @@ class Acts:
         else:
             wire.stall(False)
             wire.down(True)
+            self._run.systemd.do_to_bus(do)
             if do == "restart":
                 wire.down(False)
 

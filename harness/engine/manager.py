@@ -28,6 +28,8 @@ class FakeSystemd:
     """Manager and seat of one run. bus: "embedded", or a real one's kind (targets/buses.py), which then runs in the sandbox with
     its files beside `stem`. lost: that bus failed; gets why."""
 
+    is_real = False
+
     def __init__(
         self,
         profile: str,
@@ -105,6 +107,12 @@ class FakeSystemd:
         """The gate opens: the job runs now."""
         self.manager.let_go(fault.unit)
         self.settle()
+
+    def passes(self, seen: ev.MessageSeen) -> None:
+        """The manager will see it itself."""
+
+    def catch_up(self) -> None:
+        """What it said has been recorded as it said it."""
 
     def settle(self) -> None:
         """Run the manager's turns until it has nothing left to do; what it says goes out by the bus."""
@@ -194,3 +202,6 @@ class FakeSystemd:
                 return False
         self.settle()
         return True
+
+    def do_to_bus(self, what: str) -> None:
+        """Its bus ends with the connections, which the relay cuts."""

@@ -1,4 +1,4 @@
-"""One run: a case on a driver in a sandbox, against the fake systemd behind the relay. Ends with a frozen trace.
+"""One run: a case on a driver in a sandbox, against the systemd behind the relay, fake or real. Ends with a frozen trace.
 
 Everything happens because something was recorded: the recorder tells `_on_entry` each event in order, the plan says what that
 brings about, and this file carries it out. Nothing here judges.
@@ -23,13 +23,17 @@ from cgrace.harness.engine.manager import FakeSystemd
 from cgrace.harness.engine.opens import Opens
 from cgrace.harness.engine.plan import Due, Keep, Plan
 from cgrace.harness.engine.process import DriverProcess, pipes
+from cgrace.harness.engine.real import RealSystemd
+from cgrace.harness.engine.systemd import Systemd
 from cgrace.harness.engine.watch import Watch
 from cgrace.harness.engine.wire import Wire
 from cgrace.harness.errors import CgraceError
+from cgrace.harness.events import Actor
 from cgrace.harness.relay.relay import Relay
 from cgrace.harness.scenario.model import Scenario, Setting, Step
 from cgrace.harness.targets.base import Spawned
 from cgrace.harness.targets.buses import EMBEDDED
+from cgrace.harness.targets.machine import MachineSandbox
 from cgrace.harness.targets.sandbox import FakeSandbox
 from cgrace.harness.trace import Entry, Head, Recorder, Sink, Trace
 from cgrace.harness.witnesses.inotify import InotifyRun, InotifyWitness
@@ -60,7 +64,7 @@ class Run:
         scenario: Scenario,
         setting: Setting,
         built: BuiltDriver,
-        sandbox: FakeSandbox,
+        sandbox: FakeSandbox | MachineSandbox,
         kernel: KernelWitness | InotifyWitness | None,
         head: Head,
         sink: Sink | None,
@@ -77,18 +81,12 @@ class Run:
         self.workloads: dict[str, Spawned] = {}
         self.wire = Wire(self.plan, self.record, self._process_of)
         self._stem = Path(sandbox.runtime_dir) / sandbox.run
-        self.systemd = FakeSystemd(
-            setting.profile,
-            sandbox,
-            self.record,
-            self.plan,
-            bus=bus,
-            stem=self._stem,
-            lost=lambda why: self.finish("error", f"the bus failed: {why}"),
-        )
+        self.systemd: Systemd = self._make_systemd(bus)
         self.opens = Opens(self.plan, sandbox.hierarchies, self.record)
         self.acts = Acts(self)
         self.wire.failed = self.acts.failed
+        self.wire.passes = self.systemd.passes
+        self.wire.before_systemd = self.systemd.catch_up
         self.looker = Looker(self)
         self.watch = Watch(self)
         self.stir = asyncio.Event()
@@ -103,6 +101,26 @@ class Run:
         self._partings: list[asyncio.Task[None]] = []
         self._stopping = False
 
+    def _make_systemd(self, bus: str) -> Systemd:
+        if isinstance(self.sandbox, MachineSandbox):
+            return RealSystemd(
+                self.sandbox,
+                self.record,
+                self.plan,
+                lost=lambda why: self.finish("error", why),
+                uses_bus=self.built.spec.uses_bus,
+                seconds_max=self.scenario.wall_ns / 1e9,
+            )
+        return FakeSystemd(
+            self.setting.profile,
+            self.sandbox,
+            self.record,
+            self.plan,
+            bus=bus,
+            stem=self._stem,
+            lost=lambda why: self.finish("error", f"the bus failed: {why}"),
+        )
+
     # ---- life
 
     async def go(self) -> Trace:
@@ -115,7 +133,7 @@ class Run:
             await stack.enter_async_context(self.systemd.open())
             stack.callback(self.opens.close)
             if self._kernel is not None:
-                self.witness = witness = self._kernel.attach(self.sandbox, self.record)
+                self.witness = witness = self._kernel.attach(self.sandbox, self.record, known=self._known())
                 stack.callback(witness.close)
                 self.wire.before_driver = self.systemd.before_job = self.opens.before = self._kernel.drain
             self.relay = Relay(self._socket, self.wire, self.systemd.backend)
@@ -125,6 +143,12 @@ class Run:
             finally:
                 await self._end()
         return self.recorder.freeze()
+
+    def _known(self) -> dict[int, Actor] | None:
+        """Whom processes stand for that are there before the run, where systemd is one of them."""
+        if not isinstance(self.sandbox, MachineSandbox):
+            return None
+        return {self.sandbox.machine.init_pid: Actor.SYSTEMD, self.sandbox.init_pid_outer: Actor.CGRACE}
 
     async def _live(self) -> None:
         try:

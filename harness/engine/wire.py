@@ -54,6 +54,8 @@ class Wire:
     """Handler of a relay. `record` appends to the trace; `process_of` names the process behind an outer pid.
 
     before_driver: called before a message of the driver's is recorded, so that what the kernel saw before it stands before it.
+    before_systemd: the same for a message of systemd's, and what systemd itself has told us. passes: told of a driver's message
+    before it is recorded.
     failed: called with a fault that cannot be carried out, and why.
     """
 
@@ -61,6 +63,8 @@ class Wire:
         self._plan = plan
         self._record = record
         self.before_driver: Callable[[], None] = lambda: None
+        self.before_systemd: Callable[[], None] = lambda: None
+        self.passes: Callable[[MessageSeen], None] = lambda seen: None
         self.failed: Callable[[ft.Fault, str], None] = lambda fault, why: None
         self._process_of = process_of
         self._messages = 0
@@ -109,6 +113,7 @@ class Wire:
 
     def from_systemd(self, conn: Connection, frame: Frame) -> None:
         """A message for the driver."""
+        self.before_systemd()
         line = self.lines[conn.id]
         message = frame.message
         if message.reply_serial in line.swallow:
@@ -371,6 +376,8 @@ class Wire:
             probe=line.process not in self.ready,
             raw=base64.b64encode(raw[: ev.RAW_BYTES_MAX]).decode("ascii"),
         )
+        if way is Direction.TO_SYSTEMD:
+            self.passes(seen)
         self._record(seen)
         return seen
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -32,8 +32,8 @@ _ROLES: Final = {"driver": Actor.DRIVER, "workload": Actor.WORKLOAD, "systemd": 
 class RunWitness:
     """One run's view of the kernel's records; `take` is the sink.
 
-    ourselves: whom our own process stands for where `acting` does not say otherwise: the fake systemd by default, since
-    it lives in this process; CGRACE on targets whose systemd is real. systemd_pids: real systemd's processes, outer.
+    known: for whom processes stand that are there from the start (outer pid), on targets whose systemd is real. Without it our
+    own process stands for the fake systemd, which lives in it, where `acting` does not say otherwise.
     """
 
     def __init__(
@@ -42,18 +42,17 @@ class RunWitness:
         sandbox: Sandbox,
         record: Callable[[Event, int | None], object],
         *,
-        ourselves: Actor = Actor.SYSTEMD,
-        systemd_pids: frozenset[int] = frozenset(),
+        known: Mapping[int, Actor] | None = None,
     ) -> None:
         self.prefix = prefix
         self.on_close: Callable[[], None] = lambda: None
         self.on_drain: Callable[[], None] = lambda: None
         self._sandbox = sandbox
         self._record = record
-        self._ourselves = ourselves
+        self._ourselves = Actor.SYSTEMD if known is None else Actor.CGRACE
         self._own_pid = os.getpid()
         self._names = hierarchy_names(sandbox.hierarchies)
-        self._actors: dict[int, Actor] = dict.fromkeys(systemd_pids, Actor.SYSTEMD)
+        self._actors: dict[int, Actor] = dict(known or {})
         self._processes: dict[int, tuple[int, str]] = {}
         self._tgids: dict[int, int] = {}
         self._asked: dict[tuple[int, int], int] = {}

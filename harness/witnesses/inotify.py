@@ -13,7 +13,7 @@ import contextlib
 import ctypes
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -40,8 +40,17 @@ class InotifyWitness:
     def __init__(self) -> None:
         self._runs: list[InotifyRun] = []
 
-    def attach(self, sandbox: Sandbox, record: Callable[[Event, int | None], object]) -> InotifyRun:
-        """Watch one run's hierarchies; the caller closes it. Needs a running event loop. Raises TargetError."""
+    def attach(
+        self,
+        sandbox: Sandbox,
+        record: Callable[[Event, int | None], object],
+        *,
+        known: Mapping[int, Actor] | None = None,
+    ) -> InotifyRun:
+        """Watch one run's hierarchies; the caller closes it. Needs a running event loop. Raises TargetError.
+
+        known: as of KernelWitness; who does something is not seen here, so it changes nothing.
+        """
         run = InotifyRun(sandbox, record, self._runs.remove)
         self._runs.append(run)
         return run

@@ -21,14 +21,14 @@ import errno
 import os
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from cgrace.harness.clock import NS_PER_S
 from cgrace.harness.errors import TargetError
-from cgrace.harness.events import Event
+from cgrace.harness.events import Actor, Event
 from cgrace.harness.targets.base import Sandbox
 from cgrace.harness.targets.linux import mount_detached
 from cgrace.harness.targets.owner import OWNED_NAME, own_name, process_lives
@@ -198,10 +198,19 @@ class KernelWitness:
         with contextlib.suppress(ValueError):
             self._subscriptions.remove(subscription)
 
-    def attach(self, sandbox: Sandbox, record: Callable[[Event, int | None], object]) -> RunWitness:
-        """Turn one run's records into events; the caller closes the RunWitness. Needs a running event loop."""
+    def attach(
+        self,
+        sandbox: Sandbox,
+        record: Callable[[Event, int | None], object],
+        *,
+        known: Mapping[int, Actor] | None = None,
+    ) -> RunWitness:
+        """Turn one run's records into events; the caller closes the RunWitness. Needs a running event loop.
+
+        known: where systemd is real, processes that stand for somebody, by outer pid; then what this process does is CGRACE's.
+        """
         self.start()
-        witness = RunWitness(sandbox.cgroup_prefix, sandbox, record)
+        witness = RunWitness(sandbox.cgroup_prefix, sandbox, record, known=known)
         subscription = self.subscribe(sandbox.cgroup_prefix, witness.take)
         witness.on_close = lambda: self.unsubscribe(subscription)
         witness.on_drain = self.drain

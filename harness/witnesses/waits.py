@@ -122,10 +122,13 @@ def sample(pid_outer: int) -> ProcessSample:
     return _look(pid_outer, count_first=True)
 
 
-def at_rest(pid_outer: int, sysmon_note: tuple[int, int] | None = None, *, polling_too: bool = False) -> Rest | None:
+def at_rest(
+    pid_outer: int, sysmon_note: tuple[int, int] | None = None, *, polling_too: bool = False, alone: bool = False
+) -> Rest | None:
     """Look twice, at once; a Rest if every thread of the process and its descendants slept in between, else None.
 
     While Go's sysmon still polls the answer is None, unless `polling_too`: such a rest is good to observe, not to prove.
+    alone: its descendants do not count.
 
     sysmon_note: addresses (start, end) of the Go runtime's sysmon note in this binary, if it is a Go program that has one.
     Raises ProcessGone.
@@ -142,7 +145,7 @@ def at_rest(pid_outer: int, sysmon_note: tuple[int, int] | None = None, *, polli
         if len(first) >= PROCESSES_MAX or not _asleep(look):
             return None
         first[pid] = look
-        todo.extend(look.children)
+        todo.extend(() if alone else look.children)
     t_ns = now_ns()
     threads: list[ThreadSample] = []
     sysmons: set[int] = set()

@@ -1,0 +1,239 @@
+"""Our own line to a real systemd, over its bus and beside the relay: calls whose answers one may await, and every signal in order.
+
+It is subscribed, so that systemd says everything (src/core/dbus.c, bus_foreach_bus: what nobody subscribed to is not sent). A
+driver hears no more by that than on any machine with a session manager. The rule has neither type nor interface, because a
+dbus-daemon writes to whoever has such a rule first (bus/signals.c, bus_matchmaker_get_recipients): what a driver can read we can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from cgrace.harness.dbus import systemd1
+from cgrace.harness.dbus.auth import ClientAuth
+from cgrace.harness.dbus.codec import encode
+from cgrace.harness.dbus.frames import Framer
+from cgrace.harness.dbus.message import Message, MessageType
+from cgrace.harness.errors import ProtocolError, TargetError
+from cgrace.harness.relay.wire import Wire
+
+ANSWER_S_MAX: Final = 25.0
+_SYSTEMD: Final = f"sender='{systemd1.NAME}'"
+_OWNER: Final = f"sender='{systemd1.BUS_NAME}',member='NameOwnerChanged',arg0='{systemd1.NAME}'"
+_BUS: Final = (systemd1.BUS_NAME, systemd1.BUS_PATH, systemd1.BUS_NAME)
+
+
+class Refused(TargetError):
+    """A call was answered with an error. name: the error's; text: its own words."""
+
+    def __init__(self, member: str, name: str, text: str) -> None:
+        super().__init__(f"systemd refuses {member}: {name}: {text}")
+        self.name = name
+        self.text = text
+
+
+class Control:
+    """path: the bus's socket. on_signal: gets each signal. on_closed: the bus hung up; gets why. bug: gets what a callback raised.
+
+    unique_name: systemd's on the bus. bus_pid: the bus's process, as the bus itself sees it. Both from `open` on.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        on_signal: Callable[[Message], None],
+        on_closed: Callable[[str], None],
+        bug: Callable[[Exception], None],
+    ) -> None:
+        self.path = path
+        self.unique_name = ""
+        self.bus_pid = 0
+        self._on_signal, self._on_closed, self._bug = on_signal, on_closed, bug
+        self._wire: Wire | None = None
+        self._auth = ClientAuth(os.geteuid(), want_fds=False)
+        self._framer = Framer()
+        self._serial = 0
+        self._calls: dict[int, tuple[str, asyncio.Future[Message]]] = {}
+        self._unsent: list[bytes] = []
+
+    # ---- coming and going
+
+    async def open(self) -> None:
+        """Connect and subscribe. TargetError where the bus or systemd is not there."""
+        self._connect()
+        wanted = [
+            self.call("Hello", to=_BUS),
+            self.call("AddMatch", "s", _SYSTEMD, to=_BUS),
+            self.call("AddMatch", "s", _OWNER, to=_BUS),
+            self.call("Subscribe"),
+        ]
+        owner = self.call("GetNameOwner", "s", systemd1.NAME, to=_BUS)
+        pid = self.call("GetConnectionUnixProcessID", "s", systemd1.BUS_NAME, to=_BUS)
+        for answer in wanted:
+            await self._answer(answer)
+        self.unique_name = str((await self._answer(owner))[0])
+        self.bus_pid = int((await self._answer(pid))[0])
+
+    def _connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            sock.connect(self.path)
+        except OSError as error:
+            sock.close()
+            raise TargetError(f"the bus at {self.path} cannot be reached: {error.strerror or error}") from None
+        self._auth = ClientAuth(os.geteuid(), want_fds=False)
+        self._framer = Framer()
+        self._unsent.clear()
+        self._wire = Wire(sock, on_data=self._data, on_closed=self._closed, on_drained=_nothing, bug=self._bug)
+        self._wire.write(self._auth.start())
+        self._wire.start()
+
+    def close(self) -> None:
+        """Hang up; calls that have no answer never get one."""
+        if self._wire is not None:
+            self._wire.close()
+        self._forget("the line was closed")
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a line at all."""
+        return self._wire is not None and not self._wire.closed
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call has no answer yet, or something lies unread in either direction."""
+        return bool(self._calls) or self._carries()
+
+    def _carries(self) -> bool:
+        if self._wire is None or self._wire.closed:
+            return False
+        return self._wire.unsent > 0 or self._framer.pending > 0 or self._wire.kernel_queues() != (0, 0)
+
+    def read_now(self) -> None:
+        """Take what has come by now, before the loop would: it came before whatever is about to be looked at."""
+        if self._wire is not None:
+            self._wire.read_now()
+
+    # ---- calls
+
+    def call(
+        self,
+        member: str,
+        signature: str = "",
+        *body: Any,
+        to: tuple[str, str, str] = (systemd1.NAME, systemd1.PATH, systemd1.MANAGER),
+    ) -> asyncio.Future[Message]:
+        """Ask (to: destination, object, interface). The future gets the answer, or Refused, or TargetError when the line ends
+        first; nobody need await it."""
+        self._serial += 1
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(_look_at)
+        if not self.connected:
+            answer.set_exception(TargetError(f"no line to systemd for {member}"))
+            return answer
+        destination, path, interface = to
+        message = Message(
+            type=MessageType.CALL,
+            serial=self._serial,
+            destination=destination,
+            path=path,
+            interface=interface,
+            member=member,
+            signature=signature,
+            body=body,
+        )
+        self._calls[self._serial] = (member, answer)
+        self._say(encode(message))
+        return answer
+
+    async def ask(
+        self,
+        member: str,
+        signature: str = "",
+        *body: Any,
+        to: tuple[str, str, str] = (systemd1.NAME, systemd1.PATH, systemd1.MANAGER),
+    ) -> tuple[Any, ...]:
+        """The same, awaited: the body of the answer. TargetError where none comes within ANSWER_S_MAX."""
+        return await self._answer(self.call(member, signature, *body, to=to))
+
+    async def get(self, path: str, interface: str, name: str) -> Any:
+        """A property of an object of systemd's."""
+        (value,) = await self.ask("Get", "ss", interface, name, to=(systemd1.NAME, path, systemd1.PROPERTIES))
+        return value.value
+
+    @staticmethod
+    async def _answer(answer: asyncio.Future[Message]) -> tuple[Any, ...]:
+        try:
+            async with asyncio.timeout(ANSWER_S_MAX):
+                return (await answer).body
+        except TimeoutError:
+            raise TargetError(f"systemd does not answer within {ANSWER_S_MAX:.0f} s") from None
+
+    # ---- inside
+
+    def _say(self, data: bytes) -> None:
+        assert self._wire is not None
+        if self._auth.done:
+            self._wire.write(data)
+        else:
+            self._unsent.append(data)
+
+    def _data(self, data: bytes, _: Sequence[int]) -> None:
+        try:
+            if not self._auth.done:
+                data = self._authenticate(data)
+            for frame in self._framer.feed(data):
+                self._take(frame.message)
+        except ProtocolError as error:
+            self.close()
+            self._on_closed(f"the bus broke the protocol: {error.message}")
+
+    def _authenticate(self, data: bytes) -> bytes:
+        assert self._wire is not None
+        self._wire.write(self._auth.feed(data))
+        if not self._auth.done:
+            return b""
+        unsent, self._unsent = self._unsent, []
+        for message in unsent:
+            self._wire.write(message)
+        return self._auth.leftover
+
+    def _take(self, message: Message) -> None:
+        if message.type is MessageType.SIGNAL:
+            if message.member == "NameOwnerChanged":
+                self.unique_name = str(message.body[2])
+            self._on_signal(message)
+            return
+        member, answer = self._calls.pop(message.reply_serial, ("", None))
+        if answer is None or answer.done():
+            return
+        if message.type is MessageType.ERROR:
+            text = str(message.body[0]) if message.body else ""
+            answer.set_exception(Refused(member, message.error_name, text))
+        else:
+            answer.set_result(message)
+
+    def _closed(self, why: str) -> None:
+        self._forget("the bus hung up")
+        self._on_closed(why or "the bus hung up")
+
+    def _forget(self, why: str) -> None:
+        calls, self._calls = self._calls, {}
+        for member, answer in calls.values():
+            if not answer.done():
+                answer.set_exception(TargetError(f"no answer to {member}: {why}"))
+
+
+def _look_at(answer: asyncio.Future[Message]) -> None:
+    """Nobody need await an answer: an error in it is then none."""
+    if not answer.cancelled():
+        answer.exception()
+
+
+def _nothing() -> None:
+    """Nobody waits for room."""

@@ -1,0 +1,292 @@
+"""A real systemd as the engine sees it: on its own bus, its jobs followed from a line of ours, its job gates by its own rules.
+
+Nothing tells when a systemd has come to rest, so it is looked at: what went in has been read, the bus sleeps, PID 1 sleeps, the
+bus sleeps again and nothing lies on the way back. The kernel makes a waiter runnable inside the writer's own system call
+(witnesses/waits.py), so in this order nothing slips through between the looks, and a sleeping PID 1 has an empty run queue: a job
+that still waits then waits for another one. The looks observe and order nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from cgrace.harness import events as ev
+from cgrace.harness import faults as ft
+from cgrace.harness.dbus import systemd1
+from cgrace.harness.dbus.message import Message
+from cgrace.harness.engine.control import Control
+from cgrace.harness.engine.gates import Gates
+from cgrace.harness.engine.jobs import Jobs
+from cgrace.harness.engine.plan import Plan
+from cgrace.harness.errors import TargetError
+from cgrace.harness.events import Event
+from cgrace.harness.relay.base import Backend
+from cgrace.harness.relay.upstream import Upstream
+from cgrace.harness.targets.machine import MachineSandbox
+from cgrace.harness.witnesses.waits import ProcessGone, at_rest
+
+LOOK_S: Final = 0.0005
+LOOK_S_MAX: Final = 0.004
+IDLE_S_MAX: Final = 10.0
+LEAVE_S_MAX: Final = 5.0
+GATES_S_SPARE: Final = 60.0
+_MADE: Final = (".slice", ".scope")
+_DOWN: Final = ("", "inactive", "gone")
+
+
+class RealSystemd:
+    """The systemd of a booted machine, for one run. lost: the machine or its bus failed us; gets why."""
+
+    is_real = True
+
+    def __init__(
+        self,
+        sandbox: MachineSandbox,
+        record: Callable[[Event], object],
+        plan: Plan,
+        *,
+        lost: Callable[[str], None],
+        uses_bus: bool,
+        seconds_max: float,
+    ) -> None:
+        self._sandbox = sandbox
+        self._machine = sandbox.machine
+        self._record = record
+        self._plan = plan
+        self._lost = lost
+        self._gated = [f for f in plan.job_faults if isinstance(f, ft.JobStays)] if uses_bus else []
+        self._jobs = Jobs(record, self._on_queued)
+        self._upstream = Upstream(self._machine.bus_path)
+        self.backend: Backend = self._upstream
+        self._control = self._line()
+        self._gates = Gates(self._control, seconds_max=seconds_max + GATES_S_SPARE)
+        self._started: set[str] = set()
+        self._bus_pid = 0
+        self._goes = False  # it re-executes itself and has no name on the bus until it is back
+        self._closing = False
+        self._back: asyncio.Task[None] | None = None
+        self._cgroups: dict[str, str] = {}
+        self.paused = False
+
+    def _line(self) -> Control:
+        return Control(self._machine.bus_path, on_signal=self._on_signal, on_closed=self._on_closed, bug=self._bug)
+
+    @property
+    def before_job(self) -> Callable[[], None]:
+        """See Systemd."""
+        return self._jobs.before_job
+
+    @before_job.setter
+    def before_job(self, call: Callable[[], None]) -> None:
+        self._jobs.before_job = call
+
+    @property
+    def unique_name(self) -> str:
+        """Its name on the bus."""
+        return self._control.unique_name
+
+    # ---- life
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """A line to it, and the gates, all closed; both are gone when the block ends."""
+        await self._join()
+        try:
+            await self._gates.make(self._gated)
+            yield
+        finally:
+            self._closing = True
+            await self._leave()
+
+    def close(self) -> None:
+        """Nothing is left to let go of."""
+        self._control.close()
+
+    async def _join(self) -> None:
+        await self._control.open()
+        self._bus_pid = self._sandbox.outer(self._control.bus_pid) or 0
+
+    async def _leave(self) -> None:
+        """Undo what we did to it. What the run made the sandbox undoes."""
+        if self.paused:
+            self.do("resume")
+        with contextlib.suppress(TargetError, TimeoutError):
+            async with asyncio.timeout(LEAVE_S_MAX):
+                if self._back is not None:
+                    await self._back
+                await self._gates.remove()
+        self._control.close()
+
+    def _units(self) -> list[str]:
+        return [unit for unit in self._jobs.units if unit.endswith(_MADE)]
+
+    def _bug(self, error: Exception) -> None:
+        if self._upstream.bug is None:
+            raise error
+        self._upstream.bug(error)
+
+    # ---- what it says
+
+    def _on_signal(self, message: Message) -> None:
+        if message.member == "NameOwnerChanged":
+            if self._goes and self.unique_name:
+                self._goes = False
+                self._jobs.reloaded()
+            return
+        self._jobs.on_signal(message)
+
+    def _on_closed(self, why: str) -> None:
+        if self._closing:
+            return
+        if self._machine.ended.done():
+            self._lost(f"the machine ended\n{self._machine.console_tail()}".strip())
+        elif self._back is None or self._back.done():
+            self._back = asyncio.ensure_future(self._come_back(why))
+
+    async def _come_back(self, why: str) -> None:
+        """The bus ended; systemd starts it again for whoever connects. Jobs that ended meanwhile ended unheard."""
+        try:
+            await self._join()
+            self._jobs.forget_jobs()
+            for _, unit, _, state, path, _ in (await self._control.ask("ListJobs"))[0]:
+                self._jobs.known(str(path), str(unit), runs=state == "running")
+        except TargetError as error:
+            self._lost(f"{why}, and then: {error.message}")
+
+    def _on_queued(self, job: ev.JobChanged) -> None:
+        """A new job: the first start of a unit is what gates are for."""
+        if job.type != "start" or job.unit in self._started:
+            return
+        self._started.add(job.unit)
+        for fault in self._gated:
+            keep = self._plan.keeps[fault.id]
+            if fault.unit == job.unit and not keep.open:
+                keep.keeps = True
+                self._jobs.blocked(job.job)
+                what = f"job of {fault.unit} stays queued until {fault.until}"
+                self._record(ev.FaultFired(fault=fault.id, grade=ft.grade(fault), what=what))
+
+    # ---- the engine's turn
+
+    def arm(self) -> None:
+        """Gates are closed from the start: no driver's probe starts a unit of a scenario's."""
+
+    def let_go(self, fault: ft.JobStays) -> None:
+        """The gate opens."""
+        self._gates.open(fault)
+
+    def passes(self, seen: ev.MessageSeen) -> None:
+        """Calls say of what type the next job is."""
+        self._jobs.asked(seen)
+
+    def catch_up(self) -> None:
+        """What it said before a message came to the driver stands before it."""
+        self._control.read_now()
+
+    def settle(self) -> None:
+        """It takes its turns by itself."""
+
+    def process_ended(self) -> None:
+        """It sees that by itself."""
+
+    # ---- rest
+
+    def busy(self) -> bool:
+        """Whether anything is on its way, or a job can go on by itself. One that waits while a gate is closed cannot."""
+        if self._goes or self._control.busy or (self._back is not None and not self._back.done()):
+            return True
+        if self._under_way():
+            return True
+        if self.paused or not self._jobs.any:
+            return False
+        return self._jobs.any_runs or not any(self._plan.keeps[fault.id].closed for fault in self._gated)
+
+    def _under_way(self) -> bool:
+        if self._upstream.queues()[1] or not self._sleeps(self._bus_pid):
+            return True
+        if not self.paused and not self._sleeps(self._machine.init_pid):
+            return True
+        return not self._sleeps(self._bus_pid) or self._upstream.queues()[0] > 0 or self._control.busy
+
+    def _sleeps(self, pid: int) -> bool:
+        """Whether a process waits for somebody else; one that has ended has nothing inside any more."""
+        try:
+            rest = at_rest(pid, alone=True)
+        except ProcessGone:
+            return True
+        return rest is not None and not rest.unjudged
+
+    async def arrived(self) -> None:
+        """Wait for rest."""
+        pause = LOOK_S
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(IDLE_S_MAX):
+                while self.busy():
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, LOOK_S_MAX)
+
+    async def idle(self) -> None:
+        """Wait for rest, then ask where the units' cgroups are: the end of a run wants to know."""
+        await self.arrived()
+        for unit in self._units():
+            kind = systemd1.SLICE if unit.endswith(".slice") else systemd1.SCOPE
+            with contextlib.suppress(TargetError):
+                self._cgroups[unit] = str(await self._control.get(systemd1.unit_path(unit), kind, "ControlGroup"))
+        await self.arrived()
+
+    def processes(self) -> dict[int, str]:
+        """None of its processes descends from what runs drivers."""
+        return {}
+
+    def unaccounted(self) -> tuple[str, ...]:
+        """A systemd that is not at rest could say anything."""
+        return ("systemd, which is not idle",) if self.busy() else ()
+
+    # ---- what is known
+
+    def queued(self) -> tuple[str, ...]:
+        """Jobs that have not ended, but those of gates."""
+        return self._jobs.queued()
+
+    def newest_job(self, unit: str) -> str:
+        """The path of its newest job."""
+        return self._jobs.newest(unit)
+
+    def loaded(self) -> tuple[str, ...]:
+        """Units of the run that are up, or failed."""
+        return tuple(unit for unit in self._units() if self._jobs.units[unit] not in _DOWN)
+
+    def cgroup_of(self, unit: str) -> str:
+        """As it said at the end."""
+        return self._cgroups.get(unit, "")
+
+    # ---- faults
+
+    def do(self, what: str) -> bool:
+        """What its own administrators can do to it, and stopping PID 1."""
+        match what:
+            case "reload":
+                self._control.call("Reload")
+            case "reexec":
+                self._goes = True
+                self._control.call("Reexecute")
+            case "pause":
+                self.paused = True
+                os.kill(self._machine.init_pid, signal.SIGSTOP)
+            case "resume":
+                self.paused = False
+                os.kill(self._machine.init_pid, signal.SIGCONT)
+            case _:
+                return False
+        return True
+
+    def do_to_bus(self, what: str) -> None:
+        """End the bus's process; systemd starts another one as soon as somebody connects."""
+        if what in ("kill", "restart") and self._bus_pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._bus_pid, signal.SIGKILL)
