@@ -37,8 +37,9 @@ async def fake(target: FakeTarget, profile: str, *, one: bool) -> AsyncIterator[
             manager = Manager(load_profile(profile), tree)
 
             def settle() -> None:
-                while manager.pending():
-                    seat.emit(manager.turn())
+                while (said := manager.step()) is not None:
+                    if said:
+                        seat.emit(said)
 
             seat = EmbeddedSeat(manager, settle)
             manager.listen(seat.hears)

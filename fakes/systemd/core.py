@@ -122,7 +122,7 @@ class Core:
     @property
     def is_busy(self) -> bool:
         """Whether `between_events` has something to do."""
-        return bool(self.gc or self.realiser.queue or self.out.waiting)
+        return bool(self.gc or self.realiser.queue or self.out.units or self.out.jobs)
 
     def between_events(self) -> None:
         """What the main loop does before it looks at the next event: collect, realise, announce."""
@@ -130,7 +130,7 @@ class Core:
             self.collect()
         if self.realiser.queue:
             self.realiser.run_queue()
-        if self.out.waiting:
+        if self.out.units or self.out.jobs:
             for unit in self.out.flush():
                 self.gc[unit] = None
 

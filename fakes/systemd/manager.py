@@ -161,13 +161,18 @@ class Manager:
 
     def turn(self) -> list[Message]:
         """One thing: what the loop does between events, else one job of the run queue."""
+        return self.step() or []
+
+    def step(self) -> list[Message] | None:
+        """One turn; None when there was nothing to do, and so nothing is pending."""
         core = self._core
         if core.is_busy:
             core.between_events()
             return core.take()
         job = core.jobs.next_runnable()
-        if job is not None:
-            lifecycle.run_job(core, job)
+        if job is None:
+            return core.take() or None
+        lifecycle.run_job(core, job)
         return core.take()
 
     def poll_empty(self) -> list[Message]:

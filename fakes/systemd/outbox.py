@@ -29,15 +29,15 @@ def _anybody(interface: str, member: str) -> bool:
 class Outbox:
     """Messages to send. `describe` renders a unit's changes; it is asked only when somebody will hear them.
 
-    hears: of the bus, where it can tell; a signal that nobody hears is not made.
+    hears: of the bus, where it can tell; a signal that nobody hears is not made. units, jobs: what waits to be announced.
     """
 
     def __init__(self, early: bool, describe: Describe) -> None:
         self._early = early
         self._describe = describe
         self._messages: list[Message] = []
-        self._units: dict[Unit, None] = {}
-        self._jobs: dict[Job, None] = {}
+        self.units: dict[Unit, None] = {}
+        self.jobs: dict[Job, None] = {}
         self.subscribers: set[str] = set()
         self.hears: Hears = _anybody
 
@@ -45,11 +45,6 @@ class Outbox:
         """All messages so far."""
         messages, self._messages = self._messages, []
         return messages
-
-    @property
-    def waiting(self) -> bool:
-        """Whether a change waits to be announced."""
-        return bool(self._units or self._jobs)
 
     # ---- answers
 
@@ -103,33 +98,33 @@ class Outbox:
     def changed(self, unit: Unit) -> None:
         """Something that a unit announces has changed."""
         if self.subscribers or unit.refs:
-            self._units[unit] = None
+            self.units[unit] = None
         else:
             unit.announced = True
 
     def queued(self, job: Job) -> None:
         """A job was made."""
-        self._jobs[job] = None
+        self.jobs[job] = None
 
     def is_waiting(self, unit: Unit) -> bool:
         """Whether the unit has a change to announce: it is not collected before."""
-        return unit in self._units
+        return unit in self.units
 
     def flush(self) -> tuple[Unit, ...]:
         """Announce what waits, units first; these come back."""
-        units = tuple(self._units)
+        units = tuple(self.units)
         for unit in units:
             self._flush_unit(unit, unit.job)
-        for job in tuple(self._jobs):
+        for job in tuple(self.jobs):
             self.force_job(job)
         return units
 
     def force_job(self, job: Job) -> None:
         """Announce the job now, if it was not: before a reply (240+) or its end."""
-        if job not in self._jobs:
+        if job not in self.jobs:
             return
-        del self._jobs[job]
-        if self._early and job.unit in self._units:
+        del self.jobs[job]
+        if self._early and job.unit in self.units:
             self._flush_unit(job.unit, job)
         job.announced = True
         if self.subscribers or job.clients:
@@ -138,24 +133,25 @@ class Outbox:
     def job_removed(self, job: Job, result: str) -> None:
         """The job's last signal; its JobNew and (240+) its unit's changes go before it."""
         self.force_job(job)
-        if self._early and job.unit in self._units:
+        if self._early and job.unit in self.units:
             self._flush_unit(job.unit, job)
         if self.subscribers or job.clients:
             self.signal("JobRemoved", "uoss", (job.id, job.path, job.unit.name, result))
 
     def unit_removed(self, unit: Unit) -> None:
         """The unit is gone."""
-        if unit in self._units and not unit.announced:
+        if unit in self.units and not unit.announced:
             self._flush_unit(unit, None)
-        self._units.pop(unit, None)
-        if self.subscribers or unit.refs:
+        self.units.pop(unit, None)
+        if (self.subscribers or unit.refs) and self.hears(systemd1.MANAGER, "UnitRemoved"):
             self.signal("UnitRemoved", "so", (unit.name, unit.path))
 
     def _flush_unit(self, unit: Unit, job: Job | None) -> None:
-        self._units.pop(unit, None)
+        self.units.pop(unit, None)
         if not unit.announced:
             unit.announced = True
-            self.signal("UnitNew", "so", (unit.name, unit.path))
+            if self.hears(systemd1.MANAGER, "UnitNew"):
+                self.signal("UnitNew", "so", (unit.name, unit.path))
             return
         if not self.hears(systemd1.PROPERTIES, "PropertiesChanged"):
             return

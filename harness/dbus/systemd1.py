@@ -5,6 +5,7 @@ Facts from systemd's src/core/dbus-manager.c (methods and signals), dbus-unit.c 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -90,14 +91,10 @@ def escape_label(text: str) -> str:
     if not text:
         return "_"
     data = text.encode("utf-8", "surrogateescape")
-    return "".join(
-        chr(byte) if _plain(byte) and not (index == 0 and chr(byte).isdigit()) else f"_{byte:02x}"
-        for index, byte in enumerate(data)
-    )
+    return _ESCAPED.sub(lambda found: b"_%02x" % found[0][0], data).decode("ascii")
 
 
-def _plain(byte: int) -> bool:
-    return byte < 128 and chr(byte).isalnum()
+_ESCAPED = re.compile(rb"[^A-Za-z0-9]|\A[0-9]")
 
 
 @lru_cache(maxsize=4096)
