@@ -9,7 +9,7 @@ from typing import Final
 from cgrace.harness.validate.baseline import Baseline, leading_number
 from cgrace.harness.validate.machine import Machine
 from cgrace.harness.validate.probe import Probe
-from cgrace.harness.validate.stage import Answer, Stage
+from cgrace.harness.validate.stage import Answer, Refused, Stage
 
 PROBE_S_MAX: Final = 40.0
 
@@ -43,3 +43,7 @@ async def ask(machine: Machine, probe: Probe, number: int) -> Answer:
                 return await probe.ask(stage)
         except TimeoutError:
             return {"no answer": "what was waited for did not come"}
+        except Refused as refused:
+            return {"refused": refused.said}
+        except OSError as error:
+            return {"failed": error.strerror}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from cgrace.harness.validate.stage import Answer, Stage
 
@@ -56,11 +56,11 @@ class Probe:
         return f"{self.source}; undocumented, {who}"
 
 
-_ID: Final = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
+_ID: Final = re.compile(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
 
 
 class Probes:
-    """A collection in the making: modules of probes register theirs here."""
+    """All probes, in the order in which they were written down."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, Probe] = {}
@@ -71,26 +71,43 @@ class Probes:
         assert probe.id not in self._by_id, probe.id
         self._by_id[probe.id] = probe
 
-    def contract(self, id: str, question: str, source: str, **more: object) -> Callable[[Ask], Ask]:
-        """Register the decorated function as a probe of a contract."""
-        return self._register(id, question, Kind.CONTRACT, source, more)
-
-    def habit(self, id: str, question: str, source: str, **more: object) -> Callable[[Ask], Ask]:
-        """Register the decorated function as a probe of a habit."""
-        return self._register(id, question, Kind.HABIT, source, more)
-
-    def _register(
-        self, id: str, question: str, kind: Kind, source: str, more: dict[str, object]
-    ) -> Callable[[Ask], Ask]:
-        def register(ask: Ask) -> Ask:
-            self.add(Probe(id=id, question=question, kind=kind, source=source, ask=ask, **more))  # type: ignore[arg-type]
-            return ask
-
-        return register
-
     def all(self) -> tuple[Probe, ...]:
-        """Every probe, in the order in which they were written."""
+        """Every probe."""
         return tuple(self._by_id.values())
 
 
 PROBES: Final = Probes()
+
+
+class Subject:
+    """Probes of one subject: their ids begin with it, and what they have in common is said once.
+
+    `contract` and `habit` register the decorated function as a probe; keywords are fields of Probe and win over the subject's.
+    """
+
+    def __init__(self, name: str, source: str, **common: Any) -> None:
+        self._name = name
+        self._common = {"source": source, **common}
+
+    def contract(self, name: str, question: str, **more: Any) -> Callable[[Ask], Ask]:
+        """A probe of what is promised."""
+        return self._register(name, question, Kind.CONTRACT, more)
+
+    def habit(self, name: str, question: str, **more: Any) -> Callable[[Ask], Ask]:
+        """A probe of how it is done."""
+        return self._register(name, question, Kind.HABIT, more)
+
+    def _register(self, name: str, question: str, kind: Kind, more: dict[str, Any]) -> Callable[[Ask], Ask]:
+        def register(ask: Ask) -> Ask:
+            fields = {
+                "id": f"{self._name}.{name}",
+                "question": question,
+                "kind": kind,
+                "ask": ask,
+                **self._common,
+                **more,
+            }
+            PROBES.add(Probe(**fields))
+            return ask
+
+        return register

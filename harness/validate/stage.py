@@ -1,13 +1,14 @@
 """Where a probe stands: names of its own, processes, calls and what was said, all put as data that is the same every time.
 
-Names of units are "t-a.scope", "t-a.slice" (below "t.slice") to a probe; on the machine "t" is another word for each probe, so that
-what one leaves does not meet the next. Pids, job numbers, ids and unique names never reach an answer.
+Names of units are "t-a.scope", "t-a.slice" (below "t.slice") to a probe; on the machine "t" is another word for each probe and
+run, so that what one leaves does not meet the next. Pids, job numbers, ids and unique names never reach an answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import signal
 from collections.abc import Iterable, Iterator
@@ -37,8 +38,17 @@ _SIGNATURES: Final = {
 }
 _LISTS: Final = ("Wants", "Requires", "After", "Before", "Conflicts", "BindsTo", "PartOf", "DelegateControllers")
 _SHORT: Final = {"org.freedesktop.DBus.Error.": "D:", "org.freedesktop.systemd1.": "S:"}
-_OWN: Final = re.compile(r"\bcgv\d+(?=[-._]|$)")
-_UNIT_WORD: Final = re.compile(r"^(cgv\d+)")
+_NOBODY: Final = ("D:NoReply", "D:ServiceUnknown", "D:NameHasNoOwner", "D:Disconnected")
+_OWN: Final = re.compile(r"\bcgv\d+n\d+(?=[-._]|$)")
+_UNIT_WORD: Final = re.compile(r"^cgv\d+n\d+")
+
+
+class Refused(Exception):
+    """A probe cannot go on: what was said is its answer."""
+
+    def __init__(self, said: Answer) -> None:
+        super().__init__(str(said))
+        self.said = said
 
 
 class Stage:
@@ -46,7 +56,7 @@ class Stage:
 
     def __init__(self, machine: Machine, number: int) -> None:
         self.machine = machine
-        self.word = f"cgv{number}"
+        self.word = f"cgv{os.getpid()}n{number}"
         self.client: Client
         self._stack = contextlib.AsyncExitStack()
         self._units: dict[str, None] = {}
@@ -137,6 +147,10 @@ class Stage:
         self._workers[name] = worker
         return worker.pid
 
+    def pid(self, name: str = "worker") -> int:
+        """Its pid as systemd sees it."""
+        return self._workers[name].pid
+
     async def kill(self, name: str = "worker", number: int = signal.SIGKILL) -> None:
         """End a process, and see it gone."""
         self._workers[name].kill(number)
@@ -198,6 +212,13 @@ class Stage:
         array = self.properties(values)
         return await (by or self.client).call("StartTransientUnit", START, self.own(unit), mode, array, [])
 
+    async def queue(self, unit: str, mode: str = "replace", /, **values: Any) -> str:
+        """StartTransientUnit: the path of its job. Refused, which ends the probe with what was said, when there is none."""
+        answer = await self.ask_start(unit, mode, **values)
+        if answer.type is MessageType.ERROR:
+            raise Refused(self.told(answer))
+        return str(answer.body[0])
+
     async def start(self, unit: str, mode: str = "replace", /, **values: Any) -> Answer:
         """StartTransientUnit: the answer in words."""
         return self.told(await self.ask_start(unit, mode, **values))
@@ -216,9 +237,37 @@ class Stage:
         answer = await ask()
         if answer.type is MessageType.ERROR:
             return self.told(answer)
-        job = answer.body[0]
-        removed = await self.client.until(lambda m: m.member == "JobRemoved" and m.body[1] == job, since, SOON_S)
-        return removed.body[3]
+        return await self.ended(answer.body[0], since)
+
+    async def scope(self, unit: str, /, *, worker: str = "worker", stubborn: bool = False, **values: Any) -> Answer:
+        """A scope with a new process in it; how its job ended."""
+        pid = await self.worker(worker, stubborn=stubborn)
+        return await self.up(unit, PIDs=[pid], **values)
+
+    async def patiently(self, member: str, signature: str = "", *body: Any) -> Answer:
+        """A call that is made again for as long as nobody is there to answer it: after a Reexecute."""
+        while True:
+            said = await self.call(member, signature, *body)
+            if not (isinstance(said, dict) and said.get("error") in _NOBODY):
+                return said
+            await self.machine.settle()
+
+    async def failed(self, unit: str, /, **values: Any) -> Answer:
+        """Make the scope fail: its process is gone when its job runs. How the job ended, and the state."""
+        gate = await self.gate("t-gate-failed")
+        pid = await self.worker("doomed")
+        await self.client.match()
+        since = len(self.client.inbox)
+        job = await self.queue(unit, PIDs=[pid], After=[gate.unit], **values)
+        await self.kill("doomed")
+        await gate.open()
+        result = await self.ended(job, since)
+        return [result, await self.state(unit)]
+
+    async def ended(self, job: str, since: int = 0, by: Client | None = None) -> str:
+        """The result of a job, waited for."""
+        found = await (by or self.client).until(lambda m: m.member == "JobRemoved" and m.body[1] == job, since, SOON_S)
+        return str(found.body[3])
 
     async def set(self, unit: str, /, **values: Any) -> Answer:
         """SetUnitProperties(runtime)."""
@@ -279,6 +328,23 @@ class Stage:
 
     # ---- cgroups
 
+    def systemd_says(self, name: str = "worker") -> str:
+        """Where the process is in systemd's own hierarchy."""
+        return self.where(name, ("systemd", "unified")).popitem()[1]
+
+    def systemd_has(self, path: str) -> bool:
+        """Whether the cgroup is there in systemd's own hierarchy."""
+        return bool({"systemd", "unified"} & set(self.made(path)))
+
+    @staticmethod
+    def without(said: Any, number: int) -> Any:
+        """What was said, with a job's number put in words."""
+        if isinstance(said, list):
+            return [Stage.without(one, number) for one in said]
+        if isinstance(said, dict):
+            return {key: Stage.without(one, number) for key, one in said.items()}
+        return re.sub(rf"\b{number}\b", "<number>", said) if isinstance(said, str) else said
+
     def path(self, unit: str, within: str = "") -> str:
         """The unit's cgroup: "t-a.scope" within "t.slice" is /t.slice/t-a.scope; a slice by its own name."""
         above = within or (unit if unit.endswith(".slice") else "system.slice")
@@ -307,6 +373,18 @@ class Stage:
         for one in self.machine.tree.hierarchies:
             if not hierarchies or one.name in hierarchies:
                 self.machine.tree.mkdir(one.name, path)
+                if "cpuset" in one.controllers and not one.is_v2:
+                    self._hand_down_cpuset(one.name, path)
+
+    def _hand_down_cpuset(self, hierarchy: str, path: str) -> None:
+        """On v1 no process may enter before it has cpus and memory (cpuset(7))."""
+        parts = path.split("/")
+        for depth in range(2, len(parts) + 1):
+            above, here = "/".join(parts[: depth - 1]), "/".join(parts[:depth])
+            for file in ("cpuset.cpus", "cpuset.mems"):
+                if not self.machine.tree.read(hierarchy, here, file).strip():
+                    text = self.machine.tree.read(hierarchy, above, file).strip()
+                    self.machine.tree.write(hierarchy, here, file, text)
 
     def put(self, name: str, path: str) -> None:
         """What somebody else does: move a process, in every hierarchy."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cgrace.harness.validate.probe import PROBES, Probe
-from cgrace.harness.validate.probes import exists, order
+from cgrace.harness.validate.probes import calls, cgroup, exists, life, order, property, reload, start
 
-__all__ = ["all_probes", "exists", "order"]
+__all__ = ["all_probes", "calls", "cgroup", "exists", "life", "order", "property", "reload", "start"]
 
 
 def all_probes() -> tuple[Probe, ...]:

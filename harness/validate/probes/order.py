@@ -2,38 +2,239 @@
 
 from __future__ import annotations
 
-from cgrace.harness.validate.probe import LATER, PROBES, WAITING
-from cgrace.harness.validate.stage import Answer, Stage
+from cgrace.harness.dbus.message import Message
+from cgrace.harness.validate.probe import LATER, WAITING, Subject
+from cgrace.harness.validate.stage import START, Answer, Stage
 
+DOCUMENT = "org.freedesktop.systemd1(5), Manager: Subscribe(), JobNew and JobRemoved"
+SOURCE = "dbus-job.c bus_job_send_removed_signal, bus_job_send_change_signal; dbus-unit.c bus_unit_send_change_signal"
 RELIES = WAITING + LATER
+SCENARIOS = ("core/late_signal", "core/lost_signal", "runc_1780/late_signal_lock")
+
+probe = Subject("order", SOURCE, scenarios=SCENARIOS)
 
 
-@PROBES.contract(
-    "order.own-job",
-    "Who made a job, with a match rule and without Subscribe: what does it hear of a scope's start, in which order?",
-    "org.freedesktop.systemd1(5), Manager: Subscribe() and JobRemoved; dbus-job.c bus_job_send_removed_signal",
+@probe.habit(
+    "own-job",
+    "Who made a scope, with a match rule and without Subscribe: what does it hear, in which order?",
     relied_on=RELIES,
-    scenarios=("core/late_signal", "runc_1780/late_signal_lock"),
 )
 async def own_job(s: Stage) -> Answer:
-    pid = await s.worker()
+    await s.worker()
     await s.client.match()
     since = len(s.client.inbox)
-    result = await s.up("t-a.scope", PIDs=[pid])
+    result = await s.up("t-a.scope", PIDs=[s.pid()])
     await s.quiet()
     return [result, s.heard(since)]
 
 
-@PROBES.habit(
-    "order.subscribed",
-    "With Subscribe: everything that is heard of a scope's start, in order",
-    "dbus-unit.c bus_unit_send_change_signal; dbus-job.c bus_job_send_pending_change_signal",
+@probe.contract(
+    "removed-after-reply",
+    "Does JobRemoved of the job that a call made come after the call's reply, also for ten calls at once?",
+    source=DOCUMENT,
+    relied_on=RELIES,
 )
-async def subscribed(s: Stage) -> Answer:
-    pid = await s.worker()
+async def removed_after_reply(s: Stage) -> Answer:
+    await s.client.match()
+    since = len(s.client.inbox)
+    posted = [s.client.post("StartTransientUnit", START, s.own(f"t-{n}.slice"), "replace", [], []) for n in range(10)]
+    jobs = [(await one).body[0] for one in posted]
+    for job in jobs:
+        await s.ended(job, since)
+    late = [job for job in jobs if _place(s, since, job, reply=True) > _place(s, since, job, reply=False)]
+    return {"jobs": len(set(jobs)), "removed before the reply": len(late)}
+
+
+def _place(s: Stage, since: int, job: str, *, reply: bool) -> int:
+    def wanted(m: Message) -> bool:
+        return m.body[:1] == (job,) if reply else m.member == "JobRemoved" and m.body[1] == job
+
+    return next(index for index, m in enumerate(s.client.inbox) if index >= since and wanted(m))
+
+
+@probe.habit("subscribed-start", "With Subscribe: everything that is heard of a scope's start, in order")
+async def subscribed_start(s: Stage) -> Answer:
+    await s.worker()
     await s.client.match()
     await s.call("Subscribe")
     since = len(s.client.inbox)
-    await s.up("t-a.scope", PIDs=[pid])
+    await s.up("t-a.scope", PIDs=[s.pid()])
     await s.quiet()
     return s.heard(since, details=True)
+
+
+@probe.habit("subscribed-stop", "With Subscribe: everything that is heard of a scope's stop, in order")
+async def subscribed_stop(s: Stage) -> Answer:
+    await s.worker()
+    await s.up("t-a.scope", PIDs=[s.pid()])
+    await s.client.match()
+    await s.call("Subscribe")
+    since = len(s.client.inbox)
+    await s.down("t-a.scope")
+    await s.quiet()
+    return s.heard(since, details=True)
+
+
+@probe.habit(
+    "subscribed-slice",
+    "With Subscribe: what is heard of a scope's start in a slice that is not there yet",
+    relied_on=RELIES,
+)
+async def subscribed_slice(s: Stage) -> Answer:
+    await s.worker()
+    await s.client.match()
+    await s.call("Subscribe")
+    since = len(s.client.inbox)
+    await s.up("t-a.scope", Slice="t-b.slice", PIDs=[s.pid()])
+    await s.quiet()
+    return s.heard(since)
+
+
+@probe.habit("refused", "With Subscribe: what is heard of a call that was refused")
+async def refused(s: Stage) -> Answer:
+    await s.client.match()
+    await s.call("Subscribe")
+    since = len(s.client.inbox)
+    await s.start("t-a.scope", Nonsense=True)
+    await s.quiet()
+    return s.heard(since)
+
+
+@probe.habit(
+    "others-hear",
+    "Another connection with a match rule, nobody subscribed: what does it hear of somebody's scope?",
+    relied_on=RELIES,
+)
+async def others_hear(s: Stage) -> Answer:
+    other = await s.connect()
+    await other.match()
+    await s.worker()
+    await s.up("t-a.scope", PIDs=[s.pid()])
+    await s.down("t-a.scope")
+    await s.quiet()
+    return s.heard(by=other)
+
+
+@probe.habit(
+    "caller-left",
+    "The caller disconnects while its job is queued: does the job go on, and does anybody hear of its end?",
+    relied_on=WAITING,
+)
+async def caller_left(s: Stage) -> Answer:
+    gate = await s.gate()
+    await s.worker()
+    await s.client.match()
+    async with s.machine.connect() as caller:
+        first = s.told(await s.ask_start("t-a.scope", by=caller, PIDs=[s.pid()], After=[gate.unit]))
+    await s.quiet()
+    since = len(s.client.inbox)
+    await gate.open()
+    state = await s.becomes("t-a.scope", "active/running")
+    await s.quiet()
+    return [first, state, [word for word in s.heard(since) if word != "reply"]]
+
+
+@probe.habit("two-stops", "Two StopUnit while a scope's stop is queued: do they share one job?", relied_on=RELIES)
+async def two_stops(s: Stage) -> Answer:
+    await s.worker()
+    await s.up("t-a.scope", PIDs=[s.pid()])
+    posted = [s.client.post("StopUnit", "ss", s.name("t-a.scope"), "replace") for _ in range(2)]
+    first, second = [await one for one in posted]
+    return first.body == second.body
+
+
+@probe.habit("two-starts", "A start of a slice that has a queued start job: is it the same job?")
+async def two_starts(s: Stage) -> Answer:
+    gate = await s.gate()
+    first = await s.ask_start("t-a.slice", After=[gate.unit])
+    second = await s.client.call("StartUnit", "ss", s.name("t-a.slice"), "replace")
+    return first.body == second.body
+
+
+@probe.habit(
+    "stop-over-start", "StopUnit while the start job is queued: what is heard, and how do both end?", relied_on=RELIES
+)
+async def stop_over_start(s: Stage) -> Answer:
+    gate = await s.gate()
+    await s.worker()
+    await s.client.match()
+    await s.ask_start("t-a.scope", PIDs=[s.pid()], After=[gate.unit])
+    since = len(s.client.inbox)
+    result = await s.down("t-a.scope")
+    await s.quiet()
+    return [result, s.heard(since), s.where()]
+
+
+@probe.habit("stop-fail", "StopUnit in mode 'fail' while the start job is queued")
+async def stop_fail(s: Stage) -> Answer:
+    gate = await s.gate()
+    await s.worker()
+    await s.ask_start("t-a.scope", PIDs=[s.pid()], After=[gate.unit])
+    return await s.call("StopUnit", "ss", "t-a.scope", "fail")
+
+
+@probe.habit(
+    "stop-slice", "A slice with a scope and a slice in it is stopped: what is heard, in which order?", relied_on=LATER
+)
+async def stop_slice(s: Stage) -> Answer:
+    await s.worker()
+    await s.up("t-b-c.slice")
+    await s.up("t-a.scope", Slice="t-b.slice", PIDs=[s.pid()])
+    await s.client.match()
+    await s.call("Subscribe")
+    since = len(s.client.inbox)
+    await s.down("t-b.slice")
+    await s.quiet()
+    return [word for word in s.heard(since) if word.startswith(("Job", "reply"))]
+
+
+@probe.contract(
+    "job-gone",
+    "After JobRemoved: what does the job's object say, and GetJob and CancelJob of its number?",
+    source=DOCUMENT,
+)
+async def job_gone(s: Stage) -> Answer:
+    await s.client.match()
+    job = await s.queue("t-a.slice")
+    await s.ended(job)
+    number = int(job.rpartition("/")[2])
+    read = await s.client.get(job, "org.freedesktop.systemd1.Job", "State")
+    said = [s.told(read), await s.call("GetJob", "u", number), await s.call("CancelJob", "u", number)]
+    return s.without(said, number)
+
+
+@probe.contract(
+    "cancel", "CancelJob of a queued start job: how does the job end, and what is the unit?", source=DOCUMENT
+)
+async def cancel(s: Stage) -> Answer:
+    gate = await s.gate()
+    await s.worker()
+    await s.client.match()
+    job = await s.queue("t-a.scope", PIDs=[s.pid()], After=[gate.unit])
+    said = await s.call("CancelJob", "u", int(job.rpartition("/")[2]))
+    return [said, await s.ended(job), await s.state("t-a.scope")]
+
+
+@probe.habit("job-property", "The Job property of a unit, and the job's own properties, while it is queued")
+async def job_property(s: Stage) -> Answer:
+    gate = await s.gate()
+    await s.worker()
+    job = await s.queue("t-a.scope", PIDs=[s.pid()], After=[gate.unit])
+    kind = await s.client.get(job, "org.freedesktop.systemd1.Job", "JobType")
+    state = await s.client.get(job, "org.freedesktop.systemd1.Job", "State")
+    of_unit = await s.get("t-a.scope", "Unit", "Job")
+    return [s.told(kind), s.told(state), s.plain(of_unit[1]) == s.plain(job), await s.state("t-a.scope")]
+
+
+@probe.contract("subscribe-twice", "Subscribe twice, Unsubscribe twice", source=DOCUMENT, relied_on=())
+async def subscribe_twice(s: Stage) -> Answer:
+    return [await s.call(member) for member in ("Subscribe", "Subscribe", "Unsubscribe", "Unsubscribe")]
+
+
+@probe.contract("active-start", "StartUnit of a slice that is active already: how does that job end?", source=DOCUMENT)
+async def active_start(s: Stage) -> Answer:
+    await s.up("t-a.slice")
+    await s.client.match()
+    since = len(s.client.inbox)
+    answer = await s.client.call("StartUnit", "ss", s.name("t-a.slice"), "replace")
+    return await s.ended(answer.body[0], since)
