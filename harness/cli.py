@@ -84,6 +84,25 @@ def _add_bisect(bisect: argparse.ArgumentParser) -> None:
     bisect.set_defaults(jobs=None, bus="embedded")
 
 
+def _add_node(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """What is for a node that hangs now."""
+    diagnose = command("diagnose", "say which known bug a node that hangs has", "diagnose:diagnose")
+    diagnose.epilog = "Exit codes: 0 a known signature is in it, 1 none is, 2 it could not be read."
+    diagnose.add_argument(
+        "dump",
+        metavar="DUMP",
+        help="what `cgrace collect` gathered, a goroutine dump in any log, a native stack, or a trace of cgrace; '-' is stdin",
+    )
+    diagnose.add_argument("--jobs", default=None, metavar="FILE", help="what systemctl list-jobs printed")
+    diagnose.add_argument(
+        "--crun-stack", default=None, metavar="FILE", help="of crun: gdb, eu-stack, /proc/PID/stack, wchan, syscall"
+    )
+    diagnose.add_argument("--stuck", action="store_true", help="it has not moved for a minute or more")
+    gathers = "print the script that gathers on a node what diagnose reads"
+    collect = command("collect", gathers, "collect:collect", json=False)
+    collect.add_argument("--print", action="store_true", required=True, help="print it; the node's own shell runs it")
+
+
 def _add_report(report: argparse.ArgumentParser) -> None:
     """What of a stored run, and as what."""
     report.add_argument("--row", action="append", default=[], metavar="ROW")
@@ -158,6 +177,7 @@ def parser() -> argparse.ArgumentParser:
         "explain", "explain a word, a row, a scenario, or what was found in the last run", "explain:explain"
     )
     explain.add_argument("topic", nargs="?", default="", metavar="TOPIC", help="all words if none")
+    _add_node(command)
     rejudge = command("rejudge", "check a stored trace again, without a driver or systemd", "stored:rejudge")
     rejudge.add_argument("trace", metavar="TRACE")
     rejudge.add_argument("--expect", choices=["history", "clean"], default="history")
