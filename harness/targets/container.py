@@ -84,7 +84,6 @@ class ContainerTarget:
         self._subtree: Subtree | None = None
         self._lock = -1
         self._turn = asyncio.Lock()
-        self._init: Path | None = None
         self._joined: Joined | None = None
         self._put_back: PutBack | None = None
 
@@ -105,10 +104,8 @@ class ContainerTarget:
             )
         root = await build_root(suite, progress=progress)
         program = await build_go_program(BOOT_SOURCE, "cgrace-boot")
-        init = await build_go_program(INIT_SOURCE, "cgrace-init")
         await asyncio.to_thread(sweep)
         target = cls(root, layout)
-        target._init = init
         failure: BaseException | None = None
         try:
             await target._start(program)
@@ -153,7 +150,7 @@ class ContainerTarget:
 
     async def prepare(self) -> Joined:
         """Have the process of ours inside, which serves one run after the other: `enter` is then a matter of microseconds."""
-        assert self._subtree is not None and self._init is not None
+        assert self._subtree is not None
         if self._joined is None or self._joined.control.closed:
             if self._joined is not None:
                 self._joined.let_go()
@@ -161,7 +158,8 @@ class ContainerTarget:
             self._joined = Joined()
             view = self._subtree.view(self.hierarchies)
             keep = (self.runtime_dir,)
-            await self._joined.make(self._init, self.hierarchies, view, init_pid=self.init_pid, keep=keep)
+            program = await build_go_program(INIT_SOURCE, "cgrace-init")
+            await self._joined.make(program, self.hierarchies, view, init_pid=self.init_pid, keep=keep)
         if self._put_back is None:
             settings = functools.partial(self._subtree.settings, _RUN)
             self._put_back = PutBack(self.bus_path, Path(f"/proc/{self.init_pid}/root"), self.hierarchies, settings)
