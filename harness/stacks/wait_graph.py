@@ -7,6 +7,7 @@ they wait. Everything else is told as far as the dump goes: what is waited for, 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cgrace.harness.stacks.goroutines import RUNTIME_PREFIXES, Frame, Goroutine, parse
@@ -54,17 +55,15 @@ KNOWN_HOLDERS = (
         lock="signalsLck",
         source="godbus before 2018 sends to full signal channels inside the lock (godbus#117)",
     ),
-    KnownHolder(
-        function="systemd.(*LegacyManager).Apply",
-        states=("chan receive", "select"),
-        lock="the manager's mutex",
-        source="libcontainer since 1.0.0-rc91: v1 Apply holds its mutex through the wait for the job",
-    ),
-    KnownHolder(
-        function="systemd.(*LegacyManager).Destroy",
-        states=("chan receive", "select"),
-        lock="the manager's mutex",
-        source="libcontainer since 1.0.0-rc91: Destroy holds its mutex through the wait for the job",
+    *(
+        KnownHolder(
+            function=f"systemd.(*{kind}).{method}",
+            states=("chan receive", "select"),
+            lock="the manager's mutex",
+            source=f"libcontainer since 1.0.0-rc91: {told} holds its mutex through the wait for the job",
+        )
+        for kind in ("LegacyManager", "legacyManager")
+        for method, told in (("Apply", "v1 Apply"), ("Destroy", "Destroy"))
     ),
 )
 
@@ -72,6 +71,7 @@ KNOWN_LOCKS = {
     "go-systemd/dbus.(*Conn).jobComplete": "jobListener",
     "go-systemd/dbus.(*Conn).startJob": "jobListener",
     "systemd.(*LegacyManager).": "the manager's mutex",
+    "systemd.(*legacyManager).": "the manager's mutex",
 }
 """The one lock that these functions (by the end or the middle of their names) take."""
 
@@ -109,7 +109,7 @@ class Wait:
     sources: tuple[str, ...] = ()
 
 
-def _plain(function: str) -> str:
+def plain(function: str) -> str:
     """A function's name without a major version in its import path: go-systemd/v22/dbus is go-systemd/dbus."""
     return re.sub(r"/v\d+(?=[/.])", "", re.sub(r"@[^/]+", "", function))
 
@@ -130,7 +130,7 @@ def short_place(frame: Frame) -> str:
 
 
 def _known_lock(frame: Frame) -> str:
-    name = _plain(frame.function)
+    name = plain(frame.function)
     return next((lock for needle, lock in KNOWN_LOCKS.items() if needle in name), "")
 
 
@@ -149,7 +149,7 @@ def _awaits_reply(goroutine: Goroutine) -> bool:
     """Whether it waits inside the D-Bus library for the answer to a call (godbus: Object.Call and Call.Store)."""
     top = goroutine.blocking
     return (
-        top is not None and _BUS_LIBRARY in _plain(top.function) and goroutine.state.startswith(("chan rec", "select"))
+        top is not None and _BUS_LIBRARY in plain(top.function) and goroutine.state.startswith(("chan rec", "select"))
     )
 
 
@@ -158,7 +158,7 @@ def _named(goroutine: Goroutine) -> Frame | None:
     if not _awaits_reply(goroutine):
         return goroutine.blocking
     callers = (f for f in goroutine.frames if not f.function.startswith(RUNTIME_PREFIXES))
-    return next((f for f in callers if _BUS_LIBRARY not in _plain(f.function)), goroutine.blocking)
+    return next((f for f in callers if _BUS_LIBRARY not in plain(f.function)), goroutine.blocking)
 
 
 def _what(goroutine: Goroutine, lock: str) -> str:
@@ -175,11 +175,11 @@ def _holds(goroutine: Goroutine, lock: str) -> tuple[tuple[str, ...], tuple[str,
     sources: list[str] = []
     owners: list[int] = []
     for frame in goroutine.frames:
-        plain = _plain(frame.function)
+        name = plain(frame.function)
         for known in KNOWN_HOLDERS:
             if known.function.endswith(".startJob") and frame.args[1:2] == ("0x0",):
                 continue  # without a channel it takes no lock
-            if known.function in plain and goroutine.state.startswith(known.states) and known.lock != lock:
+            if known.function in name and goroutine.state.startswith(known.states) and known.lock != lock:
                 names.append(known.lock)
                 sources.append(known.source)
                 owners.extend(frame.addresses[:1])
@@ -198,23 +198,29 @@ def _same_object(lock_address: int, owners: tuple[int, ...]) -> bool:
 
 def wait_graph(dump: str) -> tuple[Wait, ...]:
     """The goroutines that matter: those inside a driver, and whoever holds what they wait for; causes before victims."""
-    goroutines = parse(dump)
+    return graph(parse(dump))
+
+
+def graph(goroutines: tuple[Goroutine, ...], wanted: Callable[[Goroutine], bool] | None = None) -> tuple[Wait, ...]:
+    """`wait_graph` of a dump that was parsed, for the goroutines that are wanted (by default those inside a driver)."""
     locks = {g.id: _lock(g) for g in goroutines}
     held = {g.id: _holds(g, locks[g.id][0]) for g in goroutines}
-    inside = [g for g in goroutines if _is_driver(g) and g.state not in ("running", "runnable")]
-    wanted = {g.id for g in inside} or {g.id for g in goroutines if held[g.id][0] or locks[g.id][0]}
+    inside = {g.id for g in goroutines if (wanted or _is_driver)(g) and g.state not in ("running", "runnable")}
+    if wanted is None and not inside:
+        inside = {g.id for g in goroutines if held[g.id][0] or locks[g.id][0]}
+    holding = [g for g in goroutines if held[g.id][0]]
 
     def holders(waiter: Goroutine) -> tuple[int, ...]:
         lock, address = locks[waiter.id]
         return tuple(
             g.id
-            for g in goroutines
+            for g in holding
             if lock in held[g.id][0] and g.id != waiter.id and _same_object(address, held[g.id][2])
         )
 
     by_id = {g.id: g for g in goroutines}
     held_by: dict[int, tuple[int, ...]] = {}
-    queue = [number for number in by_id if number in wanted]
+    queue = [number for number in by_id if number in inside]
     while queue:
         number = queue.pop()
         if number in held_by:
