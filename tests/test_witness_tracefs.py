@@ -213,16 +213,16 @@ def test_what_the_buffer_lost_is_told() -> None:
     [
         (
             "  a b-c (x)-7254    (   7212) [001] d..1.  1327.756838: cgroup_mkdir: root=5 id=35 level=2 path=/r/a b",
-            KernelRecord(1327756838000, "made", 5, "/r/a b", 7254, 7212),
+            KernelRecord(1327756838000, "made", 5, "/r/a b", 7254, 7212, 0, "a b-c (x)"),
         ),
         (
             "           sh-7     (-------) [000] d..1.     1.000001: cgroup_rmdir: root=0 id=35 level=2 path=/r",
-            KernelRecord(1000001000, "removed", 0, "/r", 7, 0),
+            KernelRecord(1000001000, "removed", 0, "/r", 7, 0, 0, "sh"),
         ),
         (
             "           sh-7     (      7) [000] d..1.     1.000001: cgroup_attach_task: dst_root=9 dst_id=13 dst_level=1 "
             "dst_path=/r/c pid=7257 comm=x pid=1 comm=y",
-            KernelRecord(1000001000, "moved", 9, "/r/c", 7, 7, 7257),
+            KernelRecord(1000001000, "moved", 9, "/r/c", 7, 7, 7257, "sh"),
         ),
     ],
 )

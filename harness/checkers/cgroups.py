@@ -118,7 +118,7 @@ def _never_made(run: Run, step: StepRun, seen: ev.CgroupSeen) -> bool:
 
 def _never_put(run: Run, step: StepRun, seen: ev.CgroupSeen) -> bool:
     """Whether the kernel witness saw the step's process move, and never into this path."""
-    moves = {(move.hierarchy, move.path) for _, move in run.of(ev.ProcessMoved) if move.process == step.workload}
+    moves = {(move.hierarchy, move.path) for _, move in run.of(ev.ProcessMoved) if run.whom(move) == step.workload}
     return bool(moves) and (seen.hierarchy, seen.path) not in moves
 
 
@@ -169,7 +169,7 @@ def _last_move(run: Run, step: StepRun, seen: ev.CgroupSeen, until: Entry) -> En
     """The move of the step's process in that hierarchy that came last before the look."""
     found = None
     for entry, move in run.of(ev.ProcessMoved):
-        if move.hierarchy == seen.hierarchy and move.process == step.workload and entry.t_ns <= until.t_ns:
+        if move.hierarchy == seen.hierarchy and run.whom(move) == step.workload and entry.t_ns <= until.t_ns:
             found = entry if move.path != seen.path else None
     return found
 
@@ -264,10 +264,10 @@ def _evidence(run: Run, step: StepRun, loss: _Loss) -> list[str]:
                 text = f"{_WHO.get(by, 'somebody')} made it"
             case ev.CgroupRemoved(hierarchy=name, path=gone, by=by) if (name, gone) == (hierarchy, path):
                 text = f"{_WHO.get(by, 'somebody')} removed it"
-            case ev.ProcessMoved(hierarchy=name, path=to, process=process, by=by) if (
-                name == hierarchy and step.workload and process == step.workload
+            case ev.ProcessMoved(hierarchy=name, path=to, by=by) if (
+                name == hierarchy and step.workload and run.whom(entry.event) == step.workload
             ):
-                text = f"{_WHO.get(by, 'somebody')} put {process} into {'it' if to == path else to}"
+                text = f"{_WHO.get(by, 'somebody')} put {step.workload} into {'it' if to == path else to}"
             case _:
                 continue
         job = _job_at(run, entry.t_ns)

@@ -79,6 +79,7 @@ class Run:
     connections: dict[int, str] = field(default_factory=dict)
     roles: dict[str, str] = field(default_factory=dict)
     exited: dict[str, Entry] = field(default_factory=dict)
+    named: dict[int, str] = field(default_factory=dict)
     end: Entry | None = None
     stop: Entry | None = None
     _kinds: dict[type[Event], list[tuple[Entry, Any]]] = field(default_factory=dict)

@@ -51,6 +51,7 @@ _OBSERVATIONS = (
     ev.Stacks,
 )
 HELLO_S_MAX = 20.0
+COMMAND_CHARS_MAX = 15  # of a process's name the kernel keeps so much (TASK_COMM_LEN)
 EXIT_S_MAX = 1.0  # a driver whose stdout ended has so long to end itself, which says more
 MESSAGES_MAX = 50_000  # of one run; a driver that says more floods the bus
 
@@ -135,6 +136,8 @@ class Run:
             if self._kernel is not None:
                 self.witness = witness = self._kernel.attach(self.sandbox, self.record, known=self._known())
                 stack.callback(witness.close)
+                if isinstance(witness, RunWitness) and self.built.spec.program is not None:
+                    witness.commands = frozenset({self.built.spec.program.name[:COMMAND_CHARS_MAX]})
                 self.wire.before_driver = self.systemd.before_job = self.opens.before = self._kernel.drain
             self.relay = Relay(self._socket, self.wire, self.systemd.backend)
             await stack.enter_async_context(self.relay)

@@ -119,7 +119,7 @@ class RunWitness:
     def _actor(self, raw: KernelRecord) -> Actor:
         tgid = self._tgid(raw)
         if tgid == 0:
-            return Actor.OTHER
+            return Actor.DRIVER if raw.command in self.commands else Actor.OTHER
         if tgid == self._own_pid:
             return self._ourselves_at(raw.t_ns)
         known = self._actors.get(tgid)

@@ -49,7 +49,7 @@ EVENTS: Final = {
 }
 EXISTING_MOUNTS: Final = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 
-_LINE = re.compile(r"-(\d+)\s+\(\s*(\d+|-+)\)\s+\[\d+\]\s+\S+\s+(\d+)\.(\d{6}): (cgroup_\w+|tracing_mark_write): (.*)$")
+_LINE = re.compile(r"(.{1,16}?)-(\d+)\s+\(\s*(\d+|-+)\)\s+\[\d+\]\s+\S+\s+(\d+)\.(\d{6}): (cgroup_\w+|tracing_mark_write): (.*)$")
 _TREE = re.compile(r"root=(\d+) id=\d+ level=\d+ path=(.*)$")
 _MOVE = re.compile(r"dst_root=(\d+) dst_id=\d+ dst_level=\d+ dst_path=(.*?) pid=(\d+) comm=")
 _LOST = re.compile(r"\[LOST (?:(\d+) )?EVENTS\]")
@@ -61,7 +61,7 @@ class KernelRecord(NamedTuple):
     t_ns: CLOCK_MONOTONIC, whole microseconds. kind: "made", "removed", "moved", or "lost" (then only `pid` says how many
     events, 0 for an unknown number). root: the hierarchy's id as in /proc/cgroups, 0 for v2. path: below the run's root,
     starting with "/". tid, tgid: the thread that did it and its process, outer (tgid 0: not known; both 0: another pid
-    namespace than ours). pid: the process that was moved, outer.
+    namespace than ours). pid: the process that was moved, outer. command: the thread's name, "" where the kernel forgot it.
     """
 
     t_ns: int
@@ -71,6 +71,7 @@ class KernelRecord(NamedTuple):
     tid: int
     tgid: int
     pid: int = 0
+    command: str = ""
 
 
 @dataclass(eq=False, slots=True)
@@ -283,7 +284,8 @@ class KernelWitness:
             count = int(lost[1] or 0)
             self.lost += count or 1
             return KernelRecord(0, "lost", 0, "", 0, 0, count)
-        tid, tgid, seconds, micros, event, fields = found.groups()
+        command, tid, tgid, seconds, micros, event, fields = found.groups()
+        command = "" if command.lstrip() == "<...>" else command.lstrip()
         if event == "tracing_mark_write":
             word, _, number = fields.partition(" ")
             if word != MARKER or not number.isdigit():
@@ -296,11 +298,12 @@ class KernelWitness:
         if event in ("cgroup_mkdir", "cgroup_rmdir"):
             tree = _TREE.match(fields)
             kind = "made" if event == "cgroup_mkdir" else "removed"
-            return None if tree is None else KernelRecord(t_ns, kind, int(tree[1]), tree[2], *who)
+            return None if tree is None else KernelRecord(t_ns, kind, int(tree[1]), tree[2], *who, 0, command)
         move = _MOVE.match(fields)
         if move is None:
             return None
-        return KernelRecord(t_ns, "moved", int(move[1]), move[2], *who, int(move[3]) if self._ids_are_ours else 0)
+        moved = int(move[3]) if self._ids_are_ours else 0
+        return KernelRecord(t_ns, "moved", int(move[1]), move[2], *who, moved, command)
 
 
 def _tracefs() -> tuple[int | None, Path]:
