@@ -68,6 +68,7 @@ class MessageRun:
 class Run:
     """The joined view of one trace.
 
+    `named`: the processes that were started, by the pid that the driver sees.
     `end` is the RunEnded entry. `stop` is where the run stopped mattering: the first StepNever, else RunEnded. What comes
     after it is the harness's own tidying (holds let go, processes stopped) and says nothing about the driver.
     """
@@ -162,6 +163,10 @@ class Run:
             worst = max(worst, found, key=_GRADE_RANK.index)
         return worst
 
+    def whom(self, move: ev.ProcessMoved) -> str:
+        """The process that was moved, also one that a driver made itself and told us of only later."""
+        return move.process or self.named.get(move.pid, "")
+
     def dead_before_end(self, process: str) -> Entry | None:
         """The exit of a process, when it came before the run ended (later ones are tidying)."""
         entry = self.exited.get(process)
@@ -187,8 +192,9 @@ def _take(run: Run, entry: Entry) -> None:
             run.messages[number].held, run.messages[number].hold = entry, hold
         case ev.MessageSent(message=number) | ev.MessageDropped(message=number) if number in run.messages:
             run.messages[number].gone = entry
-        case ev.ProcessStarted(process=process, role=role):
+        case ev.ProcessStarted(process=process, role=role, pid=pid):
             run.roles[process] = role
+            run.named[pid] = process
         case ev.ProcessExited(process=process):
             run.exited.setdefault(process, entry)
         case ev.RunEnded() if run.end is None:

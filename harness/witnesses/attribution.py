@@ -53,6 +53,8 @@ class RunWitness:
         self._own_pid = os.getpid()
         self._names = hierarchy_names(sandbox.hierarchies)
         self._actors: dict[int, Actor] = dict(known or {})
+        # Names of the driver's commands: what ended before it could be asked whose child it was is known by its own.
+        self.commands: frozenset[str] = frozenset()
         self._processes: dict[int, tuple[int, str]] = {}
         self._tgids: dict[int, int] = {}
         self._asked: dict[tuple[int, int], int] = {}
@@ -124,7 +126,7 @@ class RunWitness:
             return self._ourselves_at(raw.t_ns)
         known = self._actors.get(tgid)
         if known is None:
-            known = self._stranger(tgid)
+            known = self._stranger(tgid, raw.command)
             if known is not Actor.OTHER:
                 self._actors[tgid] = known
         return known
@@ -155,7 +157,7 @@ class RunWitness:
                 return actor
         return self._ourselves
 
-    def _stranger(self, tgid: int) -> Actor:
+    def _stranger(self, tgid: int, command: str) -> Actor:
         """A process that was not announced: a child of one that was, something else in the sandbox, or somebody else.
 
         The sandbox's own init, and helpers that this process started, act for cgrace.
@@ -174,7 +176,8 @@ class RunWitness:
                 return Actor.CGRACE
             if pid <= 1:
                 break
-        return Actor.DRIVER if inner is not None else Actor.OTHER
+        gone = inner is None and not Path(f"/proc/{tgid}").exists()
+        return Actor.DRIVER if inner is not None or (gone and command in self.commands) else Actor.OTHER
 
 
 def _status_number(pid: int, key: bytes) -> int:
