@@ -1,4 +1,4 @@
-"""`cgrace explain`: a word, a cell, a row, a scenario, or what was found in a case of the last run."""
+"""`cgrace explain`: a word, a cell, a row, a scenario, an entry of `cgrace diagnose`, or what was found in the last run."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from cgrace.harness.scenario.words import EVERY_DRIVER
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from cgrace.harness.diagnose.signatures import Signature
     from cgrace.harness.scenario.model import Expect, Scenario
     from cgrace.harness.verdict import Finding
 
@@ -40,10 +41,15 @@ Answer = tuple[dict[str, Any], list["RenderableType"]]
 
 
 def _answer(topic: str) -> Answer:
+    from cgrace.harness.diagnose.signatures import signatures
+    from cgrace.reports.diagnosis import signature_data
+
     if not topic:
         return _all_words()
     if (entry := look_up(topic)) is not None:
         return {"words": {entry.word: _entry_data(entry)}}, [_entry_text(entry)]
+    if (known := next((one for one in signatures() if one.id == topic.lower()), None)) is not None:
+        return {"signatures": [signature_data(known)]}, [_signature_text(known)]
     scenarios = _scenarios()
     if picked := _pick(topic, scenarios):
         return {"scenarios": [_scenario_data(one) for one in picked]}, [_scenario_text(one) for one in picked]
@@ -56,6 +62,8 @@ def _answer(topic: str) -> Answer:
 def _all_words() -> Answer:
     from rich.table import Table
 
+    from cgrace.harness.diagnose.signatures import signatures
+
     table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(style="bold", no_wrap=True)
@@ -64,7 +72,10 @@ def _all_words() -> Answer:
     for entry in glossary().values():
         table.add_row("" if entry.kind == kind else entry.kind, entry.word, entry.text.split(". ")[0].rstrip(".") + ".")
         kind = entry.kind
-    more = "\nMore: cgrace explain WORD; also a row (7b), a scenario (core/late_job), a case of the last run"
+    more = (
+        "\nMore: cgrace explain WORD; also a row (7b), a scenario (core/late_job), a case of the last run, "
+        f"what cgrace diagnose knows ({', '.join(sorted(one.id for one in signatures()))})"
+    )
     return {"words": {word: _entry_data(entry) for word, entry in glossary().items()}}, [table, more]
 
 
@@ -78,6 +89,14 @@ def _entry_text(entry: Entry) -> str:
         lines += ["", f"{entry.see}: {glossary()[entry.see].text}"]
     issue = entry.issue or (glossary()[entry.see].issue if entry.see else "")
     return "\n".join(lines + ([f"\nRead {issue}: {link(issue)}"] if issue else []))
+
+
+def _signature_text(known: Signature) -> str:
+    rows = f", rows {', '.join(known.rows)} of runc#1780" if known.rows else ""
+    lines = [f"{known.id} (what cgrace diagnose knows{rows})", f"{known.title}.", known.mechanism]
+    lines += ["", f"Now: {known.workaround}", f"Fixed in: {known.fixed}"]
+    lines += [f"Read {issue}: {link(issue)}" for issue in known.issues]
+    return "\n".join(lines + ([f"Reproduce it: cgrace run {known.scenarios[0]}"] if known.scenarios else []))
 
 
 def _scenarios() -> tuple[Scenario, ...]:
@@ -223,7 +242,9 @@ def _finding_lines(finding: Finding) -> list[str]:
 
 
 def _near(topic: str, scenarios: Iterable[Scenario], results: Iterable[Mapping[str, Any]]) -> str:
-    names = [*glossary(), *(row for one in scenarios for row in one.rows)]
+    from cgrace.harness.diagnose.signatures import signatures
+
+    names = [*glossary(), *(row for one in scenarios for row in one.rows), *(one.id for one in signatures())]
     names += [part for one in scenarios for part in (one.name, one.name.partition("/")[2])]
     names += [str(result["case"]) for result in results]
     plain = {name.lower(): name for name in reversed(names)}
