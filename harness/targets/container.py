@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import itertools
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -27,24 +25,20 @@ from cgrace.harness.targets import owner
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.boot import Boot
 from cgrace.harness.targets.bus_client import BusClient
-from cgrace.harness.targets.joined import Joined
-from cgrace.harness.targets.machine import MachineSandbox
 from cgrace.harness.targets.putback import PutBack
 from cgrace.harness.targets.removal import processes_in, thaw
 from cgrace.harness.targets.roots import Root, build_root
+from cgrace.harness.targets.runs import MachineRuns, resume
 from cgrace.harness.targets.subtree import Subtree
 from cgrace.harness.targets.sweep import record_owner, sweep
 
 BOOT_SOURCE: Final = Path(__file__).resolve().parent / "go" / "boot"
-INIT_SOURCE: Final = BOOT_SOURCE.parent / "init"
 BOOT_S_MAX: Final = 60.0
-CLEAR_S_MAX: Final = 3.0
 BUS_SOCKET: Final = "/run/dbus/system_bus_socket"
 BUS_SOCKET_INSIDE: Final = f"/proc/1/root{BUS_SOCKET}"  # as a process of a run sees it, which has files of its own
 INITS: Final = ("/lib/systemd/systemd", "/usr/lib/systemd/systemd")
 WRITABLE_MB: Final = 1024  # of the layer over the root: a limit, taken from memory as it is used
 _RUN: Final = "m"
-_numbers: Final = itertools.count(1)
 
 # What is booted: the system's basic units and the bus, no logins.
 _TARGET: Final = """[Unit]
@@ -61,31 +55,18 @@ _LEGACY: Final = "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"
 _LEGACY_ARGUMENTS: Final = (_LEGACY, "systemd.unified_cgroup_hierarchy=0", "systemd.legacy_systemd_cgroup_controller=1")
 
 
-class ContainerTarget:
-    """One booted machine. Made by `ContainerTarget.open`.
-
-    version: what its systemd calls itself ("257.9-1~deb13u1");
-    hierarchies, cgroup_prefix: as of `base.Sandbox`; boot_ns: from start to ready; epoch: how many runs it has had;
-    dirty: what the last run left that could not be undone, "" when it is as it was after its boot.
-    """
+class ContainerTarget(MachineRuns):
+    """One booted machine, for one run at a time (`sandbox`). Made by `ContainerTarget.open`. boot_ns: from start to ready."""
 
     def __init__(self, root: Root, layout: str) -> None:
+        self.name = owner.machine_name()
+        super().__init__(layout, Path(tempfile.gettempdir(), self.name))
         self.root = root
-        self.layout = layout
-        self.name = f"{owner.own_name()}-c{next(_numbers)}"
         self.cgroup_prefix = f"/{self.name}/{_RUN}"
-        self.hierarchies: tuple[Hierarchy, ...] = ()
-        self.runtime_dir = Path(tempfile.gettempdir(), self.name)
-        self.version = ""
         self.boot_ns = 0
-        self.dirty = ""
-        self.epoch = 0
         self._boot = Boot()
         self._subtree: Subtree | None = None
         self._lock = -1
-        self._turn = asyncio.Lock()
-        self._joined: Joined | None = None
-        self._put_back: PutBack | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -116,79 +97,24 @@ class ContainerTarget:
         finally:
             await target._tear_down(failure)
 
-    @contextlib.asynccontextmanager
-    async def sandbox(self) -> AsyncIterator[MachineSandbox]:
-        """A place on this machine for one run; a second one waits for the first to end.
-
-        At the block's end whatever the run left is undone: processes, units, jobs, cgroups, runtime unit files. What cannot be is
-        said by `dirty`, and nothing is promised to another run then. Reading `dirty` makes sense when no run is in.
-        """
-        sandbox = await self.enter()
-        try:
-            yield sandbox
-        finally:
-            await self.leave()
-
-    async def enter(self) -> MachineSandbox:
-        """`sandbox` in two halves: whoever enters has to leave."""
-        await self._turn.acquire()
-        try:
-            joined = await self.prepare()
-        except BaseException:
-            self._turn.release()
-            raise
-        self.epoch += 1
-        self.dirty = "its run was not undone"
-        return MachineSandbox(self, joined, epoch=self.epoch, started_ns=now_ns())
-
-    async def leave(self) -> None:
-        """Undo what the run did, and let the next one in."""
-        try:
-            self.dirty = await self._undo()
-        finally:
-            self._turn.release()
-
-    async def prepare(self) -> Joined:
-        """Have the process of ours inside, which serves one run after the other: `enter` is then a matter of microseconds."""
-        assert self._subtree is not None
-        if self._joined is None or self._joined.control.closed:
-            if self._joined is not None:
-                self._joined.let_go()
-                await asyncio.to_thread(self._joined.reap)
-            self._joined = Joined()
-            view = self._subtree.view(self.hierarchies)
-            keep = (self.runtime_dir,)
-            program = await build_go_program(INIT_SOURCE, "cgrace-init")
-            await self._joined.make(program, self.hierarchies, view, init_pid=self.init_pid, keep=keep)
-        if self._put_back is None:
-            settings = functools.partial(self._subtree.settings, _RUN)
-            self._put_back = PutBack(self.bus_path, Path(f"/proc/{self.init_pid}/root"), self.hierarchies, settings)
-            await self._put_back.look()
-        return self._joined
-
-    async def _undo(self) -> str:
-        assert self._put_back is not None and self._joined is not None
-        if self.ended.done():
-            return "its PID 1 ended"
-        try:
-            async with asyncio.timeout(CLEAR_S_MAX):
-                self._wake()
-                await self._joined.control.clear()
-        except TimeoutError:
-            return f"processes of its run live on after {CLEAR_S_MAX:g} s"
-        except TargetError as error:
-            return error.message
-        return await self._put_back.put_back()
-
     def _wake(self) -> None:
-        """Thaw and continue whatever a run left frozen or stopped: the machine's own processes, too."""
         for hierarchy in self.hierarchies:
             if hierarchy.is_v2 or "freezer" in hierarchy.controllers:
                 thaw(str(hierarchy.root))
         systemds = next(one for one in self.hierarchies if not one.controllers or one.is_v2)
-        for pid in processes_in(str(systemds.root)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+        resume(processes_in(str(systemds.root)))
+
+    def _view(self) -> dict[str, Any]:
+        assert self._subtree is not None
+        return self._subtree.view(self.hierarchies)
+
+    def _entrance(self) -> tuple[int | None, tuple[Hierarchy, ...]]:
+        return self.init_pid, self.hierarchies
+
+    def _comparison(self) -> PutBack:
+        assert self._subtree is not None
+        settings = functools.partial(self._subtree.settings, _RUN)
+        return PutBack(self.bus_path, Path(f"/proc/{self.init_pid}/root"), self.hierarchies, settings)
 
     @property
     def init_pid(self) -> int:
@@ -264,10 +190,9 @@ class ContainerTarget:
         self.hierarchies = self._subtree.make_run(_RUN)
 
     def _configuration(self) -> dict[str, Any]:
-        assert self._subtree is not None
         legacy = self.layout == "v1"
         return {
-            **self._subtree.view(self.hierarchies),
+            **self._view(),
             "entry": str(self.root.folder),
             "size_mb": WRITABLE_MB,
             "hostname": "cgrace",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import itertools
 import os
 import re
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Final
 OWNED_NAME: Final = re.compile(r"cgrace-([1-9][0-9]{0,9})-([1-9][0-9]{0,19})(?:-c[1-9][0-9]{0,5})?")
 _STATE_FIELD: Final = 0  # counted from behind the command's name, which may contain anything
 _START_FIELD: Final = 19
+_machines: Final = itertools.count(1)
 
 
 def _stat_fields(pid: int) -> list[str] | None:
@@ -37,6 +39,11 @@ def _name_of(pid: int) -> str:
 def own_name() -> str:
     """The name of what this process makes (right after a fork, too)."""
     return _name_of(os.getpid())
+
+
+def machine_name() -> str:
+    """A name for one more machine of this process."""
+    return f"{own_name()}-c{next(_machines)}"
 
 
 def pid_namespace() -> str:

@@ -42,22 +42,26 @@ class Look:
     cgroups: frozenset[str]
     settings: dict[str, str]
 
-    def is_new(self, unit: str, state: str) -> bool:
-        """Whether a unit as it is now is a run's doing. Those that are there without being active come and go by themselves."""
-        return unit not in self.units or (self.units[unit] in _ENDED and state not in _ENDED)
-
 
 class PutBack:
     """For one machine. bus_path: its system bus's socket; root: its root directory as cgrace can open it; settings: reads those of
-    the hierarchies' roots."""
+    the hierarchies' roots; prefix: on a machine that others use, too, how the names of a run's units begin: nothing else is ever
+    compared or touched."""
 
     def __init__(
-        self, bus_path: str, root: Path, hierarchies: tuple[Hierarchy, ...], settings: Callable[[], dict[str, str]]
+        self,
+        bus_path: str,
+        root: Path,
+        hierarchies: tuple[Hierarchy, ...],
+        settings: Callable[[], dict[str, str]] = dict,
+        *,
+        prefix: str = "",
     ) -> None:
         self._bus_path = bus_path
         self._root = root
         self._hierarchies = hierarchies
         self._settings = settings
+        self._prefix = prefix
         self._fresh: Look | None = None
 
     async def look(self) -> None:
@@ -85,7 +89,7 @@ class PutBack:
         """Stop what was not there, and wait until systemd has forgotten it; the units that there are then."""
         assert self._fresh is not None
         units = await _units(bus)
-        jobs = await _jobs(bus)
+        jobs = [number for number, name in await _jobs(bus) if name.startswith(self._prefix)]
         new = self._new(units)
         if not (jobs or reload or new):
             return units
@@ -146,7 +150,10 @@ class PutBack:
     # ---- files and cgroups
 
     def _files(self) -> frozenset[str]:
-        found = [path for folder in RUNTIME_FOLDERS for path in (self._root / folder).rglob("*")]
+        found: list[Path] = []
+        for folder in (self._root / name for name in RUNTIME_FOLDERS):
+            for top in folder.glob(f"{self._prefix}*"):
+                found += [top, *top.rglob("*")]
         return frozenset(str(path.relative_to(self._root)) for path in found)
 
     def _remove_files(self) -> bool:
@@ -165,7 +172,8 @@ class PutBack:
         found: set[str] = set()
         for hierarchy in self._hierarchies:
             root = str(hierarchy.root)
-            found.update(f"{hierarchy.name}{path[len(root) :]}" for path in walk_up(root))
+            paths = (path[len(root) :] for path in walk_up(root))
+            found.update(f"{hierarchy.name}{path}" for path in paths if not self._prefix or f"/{self._prefix}" in path)
         return frozenset(found)
 
     def _remove_cgroups(self) -> str:
@@ -181,15 +189,23 @@ class PutBack:
         return f"process {min(killed)}, which is not the run's, was in a cgroup of the run" if killed else ""
 
     def _new(self, units: dict[str, str]) -> dict[str, str]:
+        """The units that are a run's doing. Those that are there without being active come and go by themselves."""
         assert self._fresh is not None
-        return {name: state for name, state in units.items() if self._fresh.is_new(name, state)}
+        before = {name for name, state in self._fresh.units.items() if state not in _ENDED}
+        return {
+            name: state
+            for name, state in units.items()
+            if name.startswith(self._prefix)
+            and name not in before
+            and (name not in self._fresh.units or state not in _ENDED)
+        }
 
     def _unit_difference(self, units: dict[str, str]) -> str:
         assert self._fresh is not None
         for name, state in sorted(self._new(units).items()):
             return f"unit {name} is still there ({state})"
         for name, state in sorted(self._fresh.units.items()):
-            if state not in _ENDED and units.get(name) != state:
+            if name.startswith(self._prefix) and state not in _ENDED and units.get(name) != state:
                 return f"unit {name} is {units.get(name, 'gone')}, and was {state}"
         return ""
 
@@ -210,9 +226,9 @@ async def _units(bus: BusClient) -> dict[str, str]:
     return {row[0]: row[3] for row in rows}
 
 
-async def _jobs(bus: BusClient) -> list[int]:
+async def _jobs(bus: BusClient) -> list[tuple[int, str]]:
     (rows,) = await _ask(bus, "ListJobs")
-    return [row[0] for row in rows]
+    return [(row[0], row[1]) for row in rows]
 
 
 async def _nothing() -> AsyncIterator[Message]:

@@ -22,11 +22,14 @@ func setUp(config Config) error {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	if err := syscall.Mount("proc", "/proc", "proc", cgroupFlags, ""); err != nil {
-		return fmt.Errorf("mount a fresh /proc: %w", err)
-	}
-	if err := mountCgroups(config); err != nil {
-		return err
+	// Without mounts of its own it is a process of this very machine, and sees what that has.
+	if len(config.Mounts) > 0 {
+		if err := syscall.Mount("proc", "/proc", "proc", cgroupFlags, ""); err != nil {
+			return fmt.Errorf("mount a fresh /proc: %w", err)
+		}
+		if err := mountCgroups(config); err != nil {
+			return err
+		}
 	}
 	if config.Scope != "" {
 		if err := enterScope(filepath.Join(cgroupRoot, config.Scope)); err != nil {

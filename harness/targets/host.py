@@ -1,0 +1,174 @@
+"""Target `host`: this machine's own systemd. Only where it is allowed, only units with our prefix, and everything undone.
+
+A run's processes are children of cgrace in its own namespaces, but for a mount namespace that hides systemd's private socket, and
+start in cgrace's own cgroups. Of the machine nothing is compared or changed but what bears our prefix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+from cgrace.harness.dbus import systemd1
+from cgrace.harness.dbus.address import unix_path
+from cgrace.harness.errors import TargetError
+from cgrace.harness.targets import owner
+from cgrace.harness.targets.base import Hierarchy
+from cgrace.harness.targets.bus_client import BusClient
+from cgrace.harness.targets.layout import INNER_ROOT, UNIFIED, HostHierarchy, host_hierarchies
+from cgrace.harness.targets.machine import MachineSandbox
+from cgrace.harness.targets.putback import PutBack
+from cgrace.harness.targets.removal import processes_in, thaw
+from cgrace.harness.targets.runs import MachineRuns, resume
+from cgrace.harness.targets.sweep import record_owner, sweep
+
+PREFIX: Final = "cgrace"
+BUS_SOCKET: Final = "/run/dbus/system_bus_socket"  # unless DBUS_SYSTEM_BUS_ADDRESS says otherwise, as for everybody
+BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)
+
+
+class HostTarget(MachineRuns):
+    """This machine. Made by `HostTarget.open`; one run at a time.
+
+    runs on it see its cgroups as everybody does, so `cgroup_prefix` is "" and the roots of `hierarchies` are its mounts.
+    """
+
+    def __init__(self, layout: str) -> None:
+        super().__init__(layout, Path(tempfile.gettempdir(), owner.own_name()))
+        self.hierarchies = _mounted(layout)
+        self._bus_path = unix_path(os.environ.get("DBUS_SYSTEM_BUS_ADDRESS", BUS_SOCKET))
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lock = -1
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, *, allow_host: bool) -> AsyncIterator[HostTarget]:
+        """TargetError where this machine has no systemd of its own, where we are not root, and unless the user allowed it.
+
+        When the block ends, however it ends, no unit, cgroup or process of ours is left.
+        """
+        if not allow_host:
+            raise TargetError("target host starts units on this very machine", hint="allow it: --allow-host")
+        if os.geteuid() != 0:
+            raise TargetError("target host starts units of the system, which takes root", hint="sudo cgrace ...")
+        layout = _layout()
+        await asyncio.to_thread(sweep)
+        target = cls(layout)
+        try:
+            await asyncio.to_thread(target._set_up)
+            async with BusClient(target.bus_path) as bus:
+                target.version = await bus.get(systemd1.PATH, systemd1.MANAGER, "Version")
+            yield target
+        finally:
+            await target._tear_down()
+
+    @contextlib.asynccontextmanager
+    async def place(self, layout: str = "v1") -> AsyncIterator[MachineSandbox]:
+        """`sandbox`, if that is of the wanted layout. What cannot be undone is an error here: nobody boots another host."""
+        if layout != self.layout:
+            raise TargetError(
+                f"this machine has cgroup {self.layout}, not {layout}", hint="--target container:bookworm"
+            )
+        async with self.sandbox() as sandbox:
+            yield sandbox
+        if self.dirty:
+            raise TargetError(f"not all that the run did to this machine was undone: {self.dirty}", hint="cgrace clean")
+
+    @property
+    def init_pid(self) -> int:
+        """PID 1."""
+        return 1
+
+    @property
+    def bus_path(self) -> str:
+        """The system bus's socket."""
+        return self._bus_path
+
+    @property
+    def ended(self) -> asyncio.Future[None]:
+        """Never done: with its PID 1 a machine ends."""
+        return self._ended
+
+    def console_tail(self, lines: int = 20) -> str:
+        """Nothing: its console is not ours to read."""
+        return ""
+
+    def _view(self) -> dict[str, Any]:
+        return {}
+
+    def _entrance(self) -> tuple[int | None, tuple[Hierarchy, ...]]:
+        return None, ()
+
+    def _comparison(self) -> PutBack:
+        return PutBack(self.bus_path, Path("/"), self.hierarchies, prefix=PREFIX)
+
+    def _wake(self) -> None:
+        for hierarchy in self.hierarchies:
+            for path in hierarchy.root.rglob(f"{PREFIX}*/"):
+                thaw(str(path))
+                resume(processes_in(str(path)))
+
+    def _set_up(self) -> None:
+        try:
+            self.runtime_dir.mkdir(mode=0o700)
+        except OSError as error:
+            raise TargetError(
+                f"cannot make the folder {self.runtime_dir}: {error.strerror}",
+                hint="set TMPDIR to a directory that you may write",
+            ) from error
+        self._lock = owner.lock(str(self.runtime_dir))
+        record_owner(self.runtime_dir)
+
+    async def _tear_down(self) -> None:
+        if self._joined is not None:
+            self._joined.let_go()
+        await asyncio.shield(asyncio.to_thread(self._remove_all))
+
+    def _remove_all(self) -> None:
+        if self._joined is not None:
+            self._wake()
+            self._joined.reap()
+        if self._lock >= 0:
+            shutil.rmtree(self.runtime_dir, ignore_errors=True)
+            os.close(self._lock)
+
+
+def _layout() -> str:
+    """Which layout this machine's systemd uses; TargetError where it has none."""
+    name = Path("/proc/1/comm").read_text(encoding="utf-8", errors="replace").strip()
+    if name != "systemd" or not BOOTED.is_dir():
+        raise TargetError(
+            f"target host wants a machine whose PID 1 is systemd, and here it is {name!r}",
+            hint="--target container:bookworm boots one",
+        )
+    v1 = any(one.controllers and one.mounted and not one.is_v2 for one in host_hierarchies())
+    return "v1" if v1 else "v2"
+
+
+def _mounted(layout: str) -> tuple[Hierarchy, ...]:
+    """The hierarchies of the layout, where this machine has them mounted."""
+    found = []
+    for host in host_hierarchies():
+        if host.is_v2 != (layout == "v2") or not host.mounted:
+            continue
+        root = _place(host)
+        if root is None:
+            continue
+        controllers = host.controllers
+        if host.is_v2:
+            controllers = tuple((root / "cgroup.controllers").read_text(encoding="ascii").split())
+        found.append(Hierarchy(name=host.name, controllers=controllers, root=root, inner=str(root)))
+    return tuple(found)
+
+
+def _place(host: HostHierarchy) -> Path | None:
+    own = Path(INNER_ROOT, host.name)
+    if own.is_dir():
+        return own
+    return Path(INNER_ROOT) if host.name == UNIFIED and Path(INNER_ROOT, "cgroup.controllers").exists() else None
