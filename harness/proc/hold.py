@@ -25,6 +25,11 @@ class Held:
         """The child's pid."""
         return self.process.pid
 
+    def kill(self, number: int) -> None:
+        """Send it a signal; no error when it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
     async def wait(self) -> None:
         """Until it is gone and reaped."""
         await self.process.wait()

@@ -14,15 +14,14 @@ from cgrace.harness.dbus.bus import EmbeddedBus
 from cgrace.harness.dbus.message import Message, Variant
 from cgrace.harness.dbus.roster import Outgoing
 from cgrace.harness.dbus.systemd1 import NAME
-from cgrace.harness.errors import TargetError
 from cgrace.harness.targets.fake import FakeTarget
 from cgrace.harness.targets.sandbox import FakeSandbox
 from cgrace.harness.validate.client import Client
-from cgrace.harness.validate.machine import HOME, IGNORE_TERM, Gate, Machine, MachineName, Worker
+from cgrace.harness.validate.inside import spawn_worker
+from cgrace.harness.validate.machine import Gate, Machine, MachineName, Worker
 
 _NS_PER_S = 1_000_000_000
 _TURNS_MAX = 100_000
-_SHELL = "/bin/sh"
 
 
 class FakeMachine:
@@ -133,43 +132,14 @@ class FakeMachine:
 
     async def spawn(self, *, stubborn: bool = False) -> Worker:
         """See `Machine`."""
-        script = f"{IGNORE_TERM if stubborn else ''} echo; exec sleep infinity"
-        gone = asyncio.Event()
 
-        def ended(_status: int) -> None:
-            gone.set()
+        def ended() -> None:
             if not self._closed:
                 self._pass_time()
                 self._emit(self.manager.poll_empty())
                 self._later()
 
-        reads, writes = os.pipe()
-        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            spawned = await self._sandbox.spawn(
-                "worker",
-                [_SHELL, "-c", script],
-                env={"PATH": os.defpath},
-                stdin=nothing,
-                stdout=writes,
-                stderr=nothing,
-                role="workload",
-                on_exit=ended,
-            )
-        finally:
-            os.close(writes)
-            os.close(nothing)
-        try:
-            await _readable(reads)
-        finally:
-            os.close(reads)
-        place_at_home(self.tree, spawned.pid_outer)
-        return Worker(
-            pid=spawned.pid,
-            pid_outer=spawned.pid_outer,
-            kill=lambda number: self._sandbox.signal(spawned.pid, number),
-            gone=gone,
-        )
+        return await spawn_worker(self._sandbox, self.tree, stubborn=stubborn, ended=ended)
 
     async def gate(self, client: Client, stem: str) -> Gate:
         """See `Machine`. The fake keeps a scope's job queued by itself."""
@@ -192,31 +162,6 @@ class _FakeGate:
             self._machine._later()
             await self._machine.settle()
             await self._client.call("StopUnit", "ss", self.unit, "replace")
-
-
-async def _readable(descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    came: asyncio.Future[None] = loop.create_future()
-
-    def ready() -> None:
-        loop.remove_reader(descriptor)
-        came.set_result(None)
-
-    loop.add_reader(descriptor, ready)
-    try:
-        await came
-    finally:
-        loop.remove_reader(descriptor)
-    if not os.read(descriptor, 1):
-        raise TargetError("a process ended before it was ready")
-
-
-def place_at_home(tree: KernelTree, pid_outer: int) -> None:
-    """Put a new process where systemd has no hand in: the root of each v1 hierarchy, HOME on v2."""
-    for hierarchy in tree.hierarchies:
-        home = HOME if hierarchy.is_v2 else ""
-        tree.mkdir(hierarchy.name, home)
-        tree.attach(hierarchy.name, home, pid_outer)
 
 
 @contextlib.asynccontextmanager

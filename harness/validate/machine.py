@@ -124,6 +124,6 @@ async def open_machine(
         case "fake":
             opened = fake.fake(name)
         case _:
-            opened = real.local(name)
+            opened = real.local()
     async with opened as machine:
         yield machine

@@ -152,8 +152,7 @@ async def set_lists(s: Stage) -> Answer:
 
 @probe.contract("get-empty", "GetUnit of the empty name, by who is in no unit")
 async def get_empty(s: Stage) -> Answer:
-    said = await s.call("GetUnit", "s", "")
-    return said["error"] if isinstance(said, dict) else "a unit"
+    return await s.call("GetUnit", "s", "")
 
 
 @probe.contract("get-path", "The object's path of a unit: is it the escaped name?", relied_on=EVERY)
@@ -251,7 +250,7 @@ async def references(s: Stage) -> Answer:
 
 
 @probe.habit(
-    "private-slices",
+    "list-units",
     "ListUnits: is a made slice in it, and of how many parts is a row?",
     source="dbus-manager.c reply_unit_info",
     relied_on=(),
