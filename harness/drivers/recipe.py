@@ -18,8 +18,9 @@ _DIGITS_OF_NAME = "abcdefghijklmnopqrstuvwxyz0123456789-"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How a driver is made. folder: its main package below go/; tags, link_flags: for go build; binary: its name in the cache;
-    key: over everything that goes in but the Go version; rung: of the ladder, None for others; released: a version by name, with a go.mod of its
-    own."""
+    key: over everything that goes in but the Go version; rung: of the ladder, None for others; released: a version by name,
+    with a go.mod of its own.
+    """
 
     spec: DriverSpec
     folder: str

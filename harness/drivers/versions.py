@@ -1,11 +1,22 @@
 """The released drivers by name: PRODUCT@VERSION, as `runc@1.1.12`, `cgroups@0.1.0+go-systemd@22.7.0`, `containerd@3.1.3+rootless`.
 
-versions.toml beside this file has a line for each version, oldest first. Its keys: date, when it was released; family, its API
-and so its shim (recipe.py); generation, its behaviour, which expectations name; layouts; tags, for the Go compiler; pins, what has
-to be linked with versions from before Go modules; module, where the product moved; rung, see base.py; note, what changed. What a line does not say is as
-in the line before it. A product may say any of them for all its versions, and takes the versions of another (versions_of).
+versions.toml beside this file has a line for each version, oldest first. Its keys:
 
-Behind a "+" come links, MODULE@VERSION, and `rootless`. Nothing here asks anybody: whether a version can be had shows when it is built.
+    date        when it was released
+    family      its API, and so its shim (recipe.py)
+    generation  its behaviour, which expectations name
+    layouts     the cgroup layouts that it drives
+    rung        see base.py
+    tags        for the Go compiler
+    module      where the product was then
+    pins        what has to be linked with versions from before Go modules
+    note        what changed
+
+What a line does not say (but date, rung and note) is as in the line before it. A product may say generation and layouts for all
+its versions, and take the versions of another (versions_of).
+
+Behind a "+" come links, MODULE@VERSION, and `rootless`. Nothing here asks anybody: whether a version can be had shows when it
+is built.
 """
 
 from __future__ import annotations
