@@ -8,37 +8,20 @@ archive that this machine's own apt is configured with.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import fcntl
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from cgrace.harness.drivers.cache import cache_root, content_key
 from cgrace.harness.errors import TargetError
-from cgrace.harness.proc.run import run
+from cgrace.harness.targets import roots_build
+from cgrace.harness.targets.roots_build import APT_OPTIONS, HOOKS, NEVER
 
 NOTE_FILE: Final = "root.json"
 FORMAT: Final = 1  # of an entry; a change makes every root new
-BUILD_S_MAX: Final = 1800.0
 VARIANT: Final = "essential"
 PACKAGES: Final = ("dbus", "systemd", "systemd-sysv")
-# What is known to work, and what systemd that is. Others are tried as they are.
-SUITES: Final = {"bullseye": "247", "bookworm": "252", "trixie": "257"}
-# A suite that is no longer maintained has a Release file past its date; its signature is checked all the same.
-APT_OPTIONS: Final = ('Acquire::Check-Valid-Until "false"',)
-_NEVER: Final = "usr/share/doc usr/share/man usr/share/locale usr/share/info"
-# Nothing of this machine stays in the root, and systemd takes it for updated: it would rebuild caches at each boot else.
-_HOOKS: Final = (
-    'rm -f "$1/etc/hostname" "$1/etc/resolv.conf" "$1/etc/machine-id"; : > "$1/etc/machine-id"',
-    'touch "$1/etc/.updated" "$1/var/.updated"',
-)
 _FREE_BYTES_MIN: Final = 600_000_000
 
 
@@ -58,14 +41,7 @@ def roots_folder() -> Path:
 
 def look_up(suite: str) -> Root | None:
     """The root, if it is built. Anything that is not a whole entry does not count."""
-    folder = _entry_folder(suite)
-    try:
-        note = json.loads((folder / NOTE_FILE).read_bytes())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(note, dict) or not (folder / "root").is_dir() or not (folder / "mnt").is_dir():
-        return None
-    return Root(suite=suite, folder=folder, note=note)
+    return _whole(suite, _entry_folder(suite))
 
 
 async def build_root(suite: str, *, progress: Callable[[str], None] = lambda _: None) -> Root:
@@ -75,120 +51,37 @@ async def build_root(suite: str, *, progress: Callable[[str], None] = lambda _: 
     """
     if (root := look_up(suite)) is not None:
         return root
-    _check(suite)
-    async with _turn(suite, progress):
+    roots_build.check_can_build(suite, "a root")
+    async with roots_build.turn(roots_folder(), suite, progress):
         if (root := look_up(suite)) is not None:
             return root
         progress(f"building a root with {suite}'s systemd (once, some 15 s)")
-        with _workshop() as workshop:
-            (workshop / "entry/mnt").mkdir(parents=True)
-            await _debootstrap(suite, workshop / "entry")
-            return _into_place(suite, workshop / "entry")
+        with roots_build.workshop(roots_folder(), _FREE_BYTES_MIN) as workshop:
+            entry = workshop / "entry"
+            (entry / "mnt").mkdir(parents=True)
+            await roots_build.mmdebstrap(suite, entry / "root", packages=PACKAGES, hooks=HOOKS, variant=VARIANT)
+            return _into_place(suite, entry)
+
+
+def _whole(suite: str, folder: Path) -> Root | None:
+    note = roots_build.read_note(folder / NOTE_FILE)
+    if note is None or not (folder / "root").is_dir() or not (folder / "mnt").is_dir():
+        return None
+    return Root(suite=suite, folder=folder, note=note)
 
 
 def _entry_folder(suite: str) -> Path:
-    parts = [str(FORMAT), suite, VARIANT, *PACKAGES, *APT_OPTIONS, _NEVER, *_HOOKS]
+    parts = [str(FORMAT), suite, VARIANT, *PACKAGES, *APT_OPTIONS, NEVER, *HOOKS]
     return roots_folder() / f"{suite}-{content_key([(part, b'') for part in parts])}"
-
-
-def _check(suite: str) -> None:
-    if not suite.replace("-", "").isalnum() or suite.startswith("-"):
-        raise TargetError(f"{suite!r:.80} is no name of a Debian suite", hint=f"known: {', '.join(SUITES)}")
-    if os.geteuid() != 0:
-        raise TargetError("building a root takes root (device files, owners)", hint="sudo cgrace ...")
-    if shutil.which("mmdebstrap") is None:
-        raise TargetError(
-            f"a root with {suite}'s systemd has to be built once, and mmdebstrap is not installed",
-            hint="apt install mmdebstrap",
-        )
-
-
-@contextlib.asynccontextmanager
-async def _turn(suite: str, progress: Callable[[str], None]) -> AsyncIterator[None]:
-    """Our turn to build this suite: one cgrace at a time. The kernel lets the lock go with its holder."""
-    try:
-        roots_folder().mkdir(parents=True, exist_ok=True)
-        lock = os.open(roots_folder() / f".{suite}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise TargetError(f"{roots_folder()} cannot be written: {error.strerror}", hint="set XDG_CACHE_HOME") from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress(f"another cgrace builds {suite}'s root; waiting for it")
-            await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
-
-
-@contextlib.contextmanager
-def _workshop() -> Iterator[Path]:
-    """A folder on the cache's file system, gone afterwards; those of killed builds are removed first."""
-    base = roots_folder()
-    for left in base.glob(".work-*"):
-        with contextlib.suppress(OSError):
-            holder = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left, ignore_errors=True)
-            finally:
-                os.close(holder)
-    free = shutil.disk_usage(base).free
-    if free < _FREE_BYTES_MIN:
-        raise TargetError(
-            f"a root needs {_FREE_BYTES_MIN // 1_000_000} MB in {base}, and {free // 1_000_000} MB are free",
-            hint="free some, or set XDG_CACHE_HOME",
-        )
-    folder = Path(tempfile.mkdtemp(prefix=".work-", dir=base))
-    holder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(holder)
-
-
-async def _debootstrap(suite: str, entry: Path) -> None:
-    words = ["mmdebstrap", "--quiet", f"--variant={VARIANT}", f"--include={','.join(PACKAGES)}"]
-    words += [f"--aptopt={option}" for option in APT_OPTIONS]
-    words += [f"--dpkgopt=path-exclude=/{path}/*" for path in _NEVER.split()]
-    words += [f"--customize-hook={hook}" for hook in _HOOKS]
-    words += [suite, str(entry / "root"), *await _archives()]
-    # mmdebstrap puts scratch files into TMPDIR; in the workshop they go with it.
-    done = await run(words, env={"TMPDIR": str(entry.parent), "LC_ALL": "C.UTF-8"}, timeout_s=BUILD_S_MAX)
-    if not done.ok:
-        raise TargetError(
-            f"the root of {suite} cannot be built: mmdebstrap {done.how}", hint=done.command_line, detail=done.tail
-        )
-
-
-async def _archives() -> Sequence[str]:
-    """The Debian archive that this machine's apt uses (deb-src, security and updates aside), else none: mmdebstrap's own choice."""
-    asked = ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"]
-    done = await run(asked, env={"LC_ALL": "C.UTF-8"}, timeout_s=60)
-    rows = [line.split("|") for line in done.text.splitlines()]
-    return [row[2] for row in rows if len(row) == 3 and row[:2] == ["Debian", "Debian"]][:1]
 
 
 def _into_place(suite: str, entry: Path) -> Root:
     """Note what it is, then let it appear whole."""
-    packages = {}
-    status = (entry / "root/var/lib/dpkg/status").read_text(encoding="utf-8", errors="replace")
-    for block in status.split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line and line[0] != " ")
-        if fields.get("Package") in PACKAGES:
-            packages[fields["Package"]] = fields.get("Version", "")
+    packages = roots_build.package_versions(entry / "root", PACKAGES)
     if "systemd" not in packages:
         raise TargetError(f"the root of {suite} was built without systemd")
     note = {"suite": suite, "packages": packages}
-    (entry / NOTE_FILE).write_text(json.dumps(note, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    roots_build.write_note(entry / NOTE_FILE, note)
     folder = _entry_folder(suite)
-    if folder.exists():  # something incomplete, or `look_up` would have found it; nobody uses it
-        shutil.rmtree(folder, ignore_errors=True)
-    try:
-        entry.rename(folder)
-    except OSError as error:
-        raise TargetError(f"{folder} cannot be written: {error.strerror}", hint="set XDG_CACHE_HOME") from None
+    roots_build.into_place(entry, folder)
     return Root(suite=suite, folder=folder, note=note)

@@ -1,0 +1,3 @@
+module cgrace/vminit
+
+go 1.21

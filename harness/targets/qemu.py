@@ -1,0 +1,238 @@
+"""One QEMU process: its command line, its life, its console, its snapshots.
+
+KVM where it works, else TCG, found out by itself: /dev/kvm that can be opened and that makes a virtual machine can still kill
+the guest at its first instructions (nested virtualisation that lacks something), which QEMU tells by ending or by the run
+state "internal-error". The process dies with its parent (PR_SET_PDEATHSIG by setpriv(1)), whichever way that ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cgrace.harness.errors import TargetError
+from cgrace.harness.proc.run import run
+from cgrace.harness.targets.boot import Console
+
+PROGRAM: Final = "qemu-system-x86_64"
+PACKAGES: Final = "qemu-system-x86 qemu-utils"
+KVM: Final = "kvm"
+TCG: Final = "tcg"
+MEMORY_MB: Final = 1024
+CPUS: Final = 2
+PID_FILE: Final = "qemu.pid"  # in the runtime folder, for a sweep: pid and start time
+_KVM_GET_API_VERSION: Final = 0xAE00  # linux/kvm.h
+_KVM_CREATE_VM: Final = 0xAE01
+_KVM_API: Final = 12
+_ANSWER_BYTES_MAX: Final = 1 << 22
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineConfig:
+    """What is booted. folder: the runtime folder, where the overlay goes; disk: raw, only read; initrd: a file."""
+
+    folder: Path
+    disk: Path
+    disk_format: str
+    kernel: Path
+    initrd: Path
+    command_line: str
+
+
+def find_kvm() -> str:
+    """ "" where the kernel makes a virtual machine for us, else why not."""
+    try:
+        fd = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        return f"/dev/kvm: {error.strerror}"
+    try:
+        if fcntl.ioctl(fd, _KVM_GET_API_VERSION) != _KVM_API:
+            return "/dev/kvm speaks another version"
+        os.close(fcntl.ioctl(fd, _KVM_CREATE_VM, 0))
+    except OSError as error:
+        return f"/dev/kvm makes no virtual machine: {error.strerror}"
+    finally:
+        os.close(fd)
+    return ""
+
+
+def check_program() -> None:
+    """TargetError where QEMU is not installed."""
+    for name in (PROGRAM, "qemu-img"):
+        if shutil.which(name) is None:
+            raise TargetError(f"a virtual machine takes {name}, which is not installed", hint=f"apt install {PACKAGES}")
+
+
+class Qemu:
+    """One running machine. Made by `start`; `kill` and `reap` end it in whatever state it is.
+
+    accelerator: KVM or TCG; port: where its port 22 is on 127.0.0.1; stopped: done when it ended, panicked or was stopped by an
+    error of its own, with the reason.
+    """
+
+    def __init__(self, accelerator: str) -> None:
+        self.accelerator = accelerator
+        self.port = 0
+        self.stopped: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.console: Console | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pidfd = -1
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._turn = asyncio.Lock()
+        self._listening: asyncio.Task[None] | None = None
+
+    async def start(self, config: MachineConfig) -> None:
+        """Start it and ask for its port; TargetError where QEMU does not come up."""
+        overlay = config.folder / "disk.qcow2"
+        overlay.unlink(missing_ok=True)
+        made = await run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", config.disk_format, "-b", str(config.disk), str(overlay)]
+        )
+        if not made.ok:
+            raise TargetError("the disk's overlay cannot be made", hint=made.command_line, detail=made.tail)
+        ours, theirs = socket.socketpair()
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        self.console = Console(read_end, write_end)
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - a fork and an exec, and our own end is of the loop's thread
+                self._words(config, theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                stdout=write_end,
+                stderr=write_end,
+                pass_fds=(theirs.fileno(),),
+                cwd=config.folder,
+                start_new_session=True,  # a terminal's Ctrl-C is for cgrace alone
+            )
+        self._note(config.folder)
+        self._pidfd = os.pidfd_open(self._process.pid)
+        asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
+        self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=_ANSWER_BYTES_MAX)
+        self._listening = asyncio.create_task(self._listen())
+        await self.ask("qmp_capabilities")
+        self.port = _forwarded_port(await self.monitor("info usernet"))
+
+    def _words(self, config: MachineConfig, control: int) -> list[str]:
+        cpu = "max" if self.accelerator == TCG else "host"
+        return [
+            *("setpriv", "--pdeathsig", "KILL", PROGRAM, "-name", config.folder.name),
+            *("-machine", f"q35,accel={self.accelerator}", "-cpu", cpu, "-smp", str(CPUS), "-m", str(MEMORY_MB)),
+            *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
+            *("-chardev", f"socket,id=control,fd={control}", "-mon", "chardev=control,mode=control"),
+            *("-kernel", str(config.kernel), "-initrd", str(config.initrd), "-append", config.command_line),
+            *("-drive", f"file={config.folder}/disk.qcow2,if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap"),
+            *("-device", "virtio-blk-pci,drive=disk", "-device", "virtio-rng-pci"),
+            *("-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"),
+            *("-device", "virtio-net-pci,netdev=net,romfile="),
+        ]
+
+    def _note(self, folder: Path) -> None:
+        assert self._process is not None
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8", errors="replace")
+            start = stat[stat.rindex(")") + 2 :].split()[19]
+            (folder / PID_FILE).write_text(f"{self._process.pid} {start}", encoding="utf-8")
+
+    def _ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        self._stop("qemu ended")
+
+    def _stop(self, why: str) -> None:
+        if not self.stopped.done():
+            self.stopped.set_result(why)
+
+    async def _listen(self) -> None:
+        """Sort what QEMU says: answers to who asked, events into `stopped`. (QMP: docs/interop/qmp-spec of QEMU.)"""
+        assert self._reader is not None
+        while line := await self._reader.readline():
+            said = json.loads(line)
+            if "return" in said or "error" in said:
+                self._answers.put_nowait(said)
+            match said:
+                case {"event": "GUEST_PANICKED"}:
+                    self._stop("the guest's kernel panicked")
+                case {"event": "SHUTDOWN", "data": {"reason": reason}}:
+                    self._stop(f"the machine went down ({reason})")
+        self._answers.put_nowait({"error": {"desc": "qemu ended"}})
+        self._stop("qemu ended")
+
+    async def ask(self, command: str, **arguments: Any) -> Any:
+        """One QMP command's answer; TargetError for what QEMU says instead."""
+        assert self._writer is not None
+        async with self._turn:
+            if self._process is None or self._process.poll() is not None:
+                raise TargetError(f"qemu ended before it could be asked to {command}", detail=self.tail())
+            self._writer.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+            with contextlib.suppress(ConnectionError):
+                await self._writer.drain()
+            answer = await self._answers.get()
+        if "error" in answer:
+            raise TargetError(f"qemu refuses {command}: {answer['error'].get('desc', '')}", detail=self.tail())
+        return answer["return"]
+
+    async def monitor(self, line: str) -> str:
+        """One command of the human monitor, which has what QMP lacks; what it prints."""
+        return str(await self.ask("human-monitor-command", **{"command-line": line}))
+
+    async def run_state(self) -> str:
+        """ "running", "paused", "internal-error" (KVM could not go on) and so on (QMP RunState)."""
+        return str((await self.ask("query-status"))["status"])
+
+    async def save(self, name: str) -> None:
+        """Keep the whole machine's state, with its disk, under a name."""
+        await self._snapshot(f"savevm {name}")
+
+    async def load(self, name: str) -> None:
+        """Go back to a kept state; connections to the machine are gone."""
+        await self._snapshot(f"loadvm {name}")
+
+    async def _snapshot(self, command: str) -> None:
+        if said := (await self.monitor(command)).strip():
+            raise TargetError(f"the machine's state: {command.split(maxsplit=1)[0]}: {said}")
+
+    def tail(self, lines: int = 20) -> str:
+        """The last lines of its console and of QEMU itself."""
+        return self.console.tail(lines) if self.console is not None else ""
+
+    def kill(self) -> None:
+        """SIGKILL, in whatever state it is."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGKILL)
+
+    async def reap(self) -> None:
+        """After `kill`: wait for its end and let go of everything of it."""
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
+        if self._writer is not None:
+            self._writer.close()
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if self._process is not None:
+            await asyncio.to_thread(self._process.wait)
+        if self.console is not None:
+            await asyncio.to_thread(self.console.close)
+        self._stop("qemu was ended")
+
+
+def _forwarded_port(text: str) -> int:
+    """The host's port of the one forwarding, from `info usernet`: "TCP[HOST_FORWARD]  12  127.0.0.1 38211  10.0.2.15 22 ..."."""
+    for line in text.splitlines():
+        fields = line.split()
+        if fields and fields[0].startswith("TCP[HOST_FORWARD]") and len(fields) >= 4:
+            return int(fields[3])
+    raise TargetError("qemu forwards no port", detail=text)

@@ -1,0 +1,231 @@
+"""A channel to a machine over OpenSSH's own client: one master connection, and every command, copy and forwarding over it.
+
+The user's own ssh configuration holds (host names, jumps, keys, agents) except for what the channel itself is made of. Nothing
+is asked: BatchMode. The master is our child and ends with us; its control socket is named relative to the channel's folder,
+because a socket's path has 107 bytes at most (unix(7)).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from cgrace.harness.errors import TargetError
+from cgrace.harness.proc.run import Completed, run
+
+CONNECT_S_MAX: Final = 20.0
+COMMAND_S_MAX: Final = 600.0
+_CONTROL: Final = "ssh.ctl"
+_SSH_FAILED: Final = 255  # ssh(1): "exits with the exit status of the remote command or with 255 if an error occurred"
+# What the channel is made of. A user's RequestTTY, RemoteCommand, forwardings and sharing of connections are for other sessions.
+_OPTIONS: Final = (
+    "BatchMode=yes",
+    "RequestTTY=no",
+    "RemoteCommand=none",
+    "ClearAllForwardings=yes",
+    "ForwardX11=no",
+    "ForwardAgent=no",
+    "PermitLocalCommand=no",
+    "ServerAliveInterval=5",
+    "ServerAliveCountMax=6",
+)
+
+
+def check_client() -> None:
+    """TargetError where there is no OpenSSH client."""
+    if shutil.which("ssh") is None:
+        raise TargetError("ssh is not installed", hint="apt install openssh-client")
+
+
+class SshChannel:
+    """An open connection. Made by `open`.
+
+    destination: as ssh takes it; ended: done when the master connection is gone.
+    """
+
+    def __init__(self, destination: str, options: Sequence[str], folder: Path, last_words: Callable[[], str]) -> None:
+        self.destination = destination
+        self._base = ["ssh", *options, *(word for option in _OPTIONS for word in ("-o", option))]
+        self._folder = folder
+        self._last_words = last_words
+        self._master: asyncio.subprocess.Process | None = None
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls,
+        destination: str,
+        *,
+        folder: Path,
+        options: Sequence[str] = (),
+        connect_s_max: float = CONNECT_S_MAX,
+        last_words: Callable[[], str] = lambda: "",
+    ) -> AsyncIterator[SshChannel]:
+        """Connect; closed when the block ends.
+
+        folder: of ours, for the control socket; options: more words for ssh; last_words: lines to show when the connection is
+        lost. TargetError with ssh's own words where it does not connect.
+        """
+        if destination.startswith("-") or not destination:
+            raise TargetError(f"{destination!r:.80} is no name of a host", hint="ssh:HOST, as ssh takes it")
+        check_client()
+        channel = cls(destination, options, folder, last_words)
+        try:
+            await channel._connect(connect_s_max)
+            yield channel
+        finally:
+            await channel._close()
+
+    async def _connect(self, seconds_max: float) -> None:
+        """Have a master; it says that it is up by running our LocalCommand's like: a first command through it."""
+        control = self._folder / _CONTROL
+        control.unlink(missing_ok=True)
+        words = [*self._base, "-o", f"ConnectTimeout={seconds_max:.0f}", "-o", "ControlPersist=no"]
+        words += ["-M", "-S", _CONTROL, "-T", "--", self.destination, "echo cgrace-connected; exec cat"]
+        self._master = await asyncio.create_subprocess_exec(
+            *("setpriv", "--pdeathsig", "KILL"),
+            *words,
+            cwd=self._folder,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        stdout, stderr = self._master.stdout, self._master.stderr
+        assert stdout is not None and stderr is not None
+        try:
+            async with asyncio.timeout(seconds_max):
+                while (line := await stdout.readline()) and line.strip() != b"cgrace-connected":
+                    pass  # a login's greeting
+        except TimeoutError:
+            line = b""
+        if not line:
+            self._kill()
+            said = (await stderr.read()).decode(errors="replace").strip()
+            raise TargetError(
+                f"ssh does not connect to {self.destination}",
+                hint=f"ssh {shlex.quote(self.destination)} true",
+                detail="\n".join(said.splitlines()[-20:]) or self._last_words(),
+            )
+
+    async def _close(self) -> None:
+        if self._master is None:
+            return
+        if self._master.stdin is not None:
+            self._master.stdin.close()  # ends the remote cat, and so the session
+        try:
+            async with asyncio.timeout(2):
+                await self._master.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._kill()
+        await self._master.wait()
+        (self._folder / _CONTROL).unlink(missing_ok=True)
+
+    def _kill(self) -> None:
+        if self._master is not None and self._master.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._master.pid, signal.SIGKILL)
+
+    @property
+    def lives(self) -> bool:
+        """Whether the master connection is there."""
+        return self._master is not None and self._master.returncode is None
+
+    def lost(self) -> TargetError:
+        """What to say when the connection is gone in the middle."""
+        return TargetError(
+            f"the connection to {self.destination} was lost",
+            hint="run it again: nothing of it is left but the machine itself",
+            detail=self._last_words(),
+        )
+
+    def words(self, remote: Sequence[str] | str, env: Mapping[str, str] | None = None) -> list[str]:
+        """ssh's words for a command there: words, quoted for its shell, or a line for the shell itself. Run them in `folder`."""
+        line = remote if isinstance(remote, str) else shlex.join(remote)
+        if env:
+            line = "env " + " ".join(f"{key}={shlex.quote(value)}" for key, value in env.items()) + " " + line
+        return [*self._base, "-S", _CONTROL, "-o", "ControlMaster=no", "-T", "--", self.destination, line]
+
+    @property
+    def folder(self) -> Path:
+        """Where ssh has to run."""
+        return self._folder
+
+    async def run(
+        self,
+        remote: Sequence[str] | str,
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        timeout_s: float = COMMAND_S_MAX,
+    ) -> Completed:
+        """Run a command there to its end; what it does is a value. TargetError when the connection is lost."""
+        if not self.lives:
+            raise self.lost()
+        done = await run(self.words(remote, env), cwd=self._folder, stdin=stdin, timeout_s=timeout_s)
+        if done.status == _SSH_FAILED and not self.lives:
+            raise self.lost()
+        return done
+
+    async def run_ok(self, remote: Sequence[str] | str, *, what: str, stdin: bytes = b"") -> Completed:
+        """As `run`; a failure is a TargetError that says that `what` failed, with the command's own lines."""
+        done = await self.run(remote, stdin=stdin)
+        if not done.ok:
+            raise TargetError(f"{what} on {self.destination}: the command there {done.how}", detail=done.tail)
+        return done
+
+    async def start(
+        self, remote: Sequence[str] | str, *, env: Mapping[str, str] | None = None
+    ) -> asyncio.subprocess.Process:
+        """A command there with its stdin, stdout and stderr as pipes here; it belongs to the caller."""
+        if not self.lives:
+            raise self.lost()
+        return await asyncio.create_subprocess_exec(
+            *("setpriv", "--pdeathsig", "KILL"),
+            *self.words(remote, env),
+            cwd=self._folder,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    async def put(self, archive: bytes, to: str) -> None:
+        """Unpack a tar archive below a folder there, which is made."""
+        quoted = shlex.quote(to)
+        await self.run_ok(
+            f"mkdir -p {quoted} && tar -x -o -f - -C {quoted}", what=f"files cannot be put into {to}", stdin=archive
+        )
+
+    async def get(self, path: str, to: Path) -> None:
+        """Fetch a folder's content into a folder here (made, and only below it: tar refuses what leads out)."""
+        done = await self.run_ok(["tar", "-c", "-f", "-", "-C", path, "."], what=f"{path} cannot be read")
+        await asyncio.to_thread(to.mkdir, parents=True, exist_ok=True)
+        unpacked = await run(
+            ["tar", "-x", "--no-same-owner", "--no-same-permissions", "-f", "-", "-C", str(to)], stdin=done.stdout
+        )
+        if not unpacked.ok:
+            raise TargetError(f"what {path} holds cannot be written to {to}", detail=unpacked.tail)
+
+    async def forward(self, local: Path, remote: str, *, reverse: bool = False) -> None:
+        """Forward a unix socket: connections to `local` here reach `remote` there; reverse: the other way about."""
+        pair = ("-R", f"{remote}:{local}") if reverse else ("-L", f"{local}:{remote}")
+        words = [*self._base, "-S", _CONTROL, "-O", "forward", *pair, "--", self.destination]
+        words = [word for word in words if word != "ClearAllForwardings=yes"]
+        words = [word for index, word in enumerate(words) if not (word == "-o" and words[index + 1] == "-o")]
+        done = await run(words, cwd=self._folder, timeout_s=30)
+        if not done.ok:
+            raise TargetError(
+                f"{self.destination} does not forward unix sockets",
+                hint="AllowStreamLocalForwarding in its sshd_config",
+                detail=done.tail,
+            )
