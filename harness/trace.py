@@ -170,28 +170,38 @@ def _fields(kind: type[Any]) -> tuple[tuple[str, Any, Any], ...]:
     return _FIELDS[kind]
 
 
+_to_text = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
 def _plain(value: Any) -> Any:
-    """A record's field as JSON data; fields at their default are left out, to keep traces small."""
-    if dataclasses.is_dataclass(value):
-        return {
-            name: _plain(item)
-            for name, _, default in _fields(type(value))
-            if (item := getattr(value, name)) != default or default is dataclasses.MISSING
-        }
+    """A record's field as JSON data."""
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
+    if dataclasses.is_dataclass(value):
+        data: dict[str, Any] = {}
+        _add_fields(data, value)
+        return data
     return value
+
+
+def _add_fields(data: dict[str, Any], record: Any) -> None:
+    """A record's fields as JSON data; those at their default are left out, to keep traces small."""
+    for name, _, default in _fields(type(record)):
+        value = getattr(record, name)
+        if value != default:  # nothing equals MISSING
+            data[name] = value if isinstance(value, (str, int)) else _plain(value)
 
 
 def encode_head(head: Head) -> str:
     """The first line of a stored trace."""
-    return json.dumps({"cgrace-trace": head.schema, **dataclasses.asdict(head)}, separators=(",", ":"))
+    return _to_text({"cgrace-trace": head.schema, **dataclasses.asdict(head)})
 
 
 def encode_entry(entry: Entry) -> str:
     """One line of a stored trace."""
-    data = {"i": entry.index, "t": entry.t_ns, "e": entry.event.KIND, **_plain(entry.event)}
-    return json.dumps(data, separators=(",", ":"))
+    data: dict[str, Any] = {"i": entry.index, "t": entry.t_ns, "e": entry.event.KIND}
+    _add_fields(data, entry.event)
+    return _to_text(data)
 
 
 def _typed(value: Any, wanted: Any, what: str) -> Any:

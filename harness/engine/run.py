@@ -453,15 +453,17 @@ class Run:
 
     def _maybe_complete(self) -> None:
         """All steps ended and none waits: the run is complete. What the scenario killed has no more steps."""
-        killed = self.acts.killed
-        alive = {name: process for name, process in self.processes.items() if not process.gone or name not in killed}
-        if len(self.processes) < len(self.scenario.processes) or not all(p.ready for p in alive.values()):
+        if self.ended is not None or len(self.processes) < len(self.scenario.processes):
             return
-        if any(process.out for process in alive.values()) or any(
-            step.process in alive for step, _ in self.plan.steps_waiting()
-        ):
-            return
-        self.finish("complete")
+        alive = []
+        for name, process in self.processes.items():
+            if process.gone and name in self.acts.killed:
+                continue
+            if process.out or not process.ready:
+                return
+            alive.append(name)
+        if not any(step.process in alive for step, _ in self.plan.steps_waiting()):
+            self.finish("complete")
 
     def out(self) -> dict[str, Step]:
         """Steps that have been called and can still end."""

@@ -5,9 +5,9 @@ One tracefs instance for each cgrace process, in a detached mount that nobody el
 microseconds by the kernel's text form. A filter in the kernel drops everything whose path does not carry our name, so the
 host's own cgroup traffic costs nothing and cannot push our events out of the buffer.
 
-Order. An event is in the buffer before the system call that caused it returns, and `drain` writes a marker behind all that
-is there and reads up to it. So whoever drains before he records a driver's answer has every cgroup event that the driver
-caused before it, in front of it. What the buffer lost is told to every subscriber, never passed over.
+Order. An event is in the buffer before the system call that caused it returns, and `drain` reads until there is nothing
+left. So whoever drains before he records a driver's answer has every cgroup event that the driver caused before it, in front
+of it. What the buffer lost is told to every subscriber, never passed over.
 
 Limits: the kernel names threads by their ids in the first pid namespace; where cgrace runs in another one, it finds that out
 and leaves the ids away (0).
@@ -49,7 +49,9 @@ EVENTS: Final = {
 }
 EXISTING_MOUNTS: Final = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 
-_LINE = re.compile(r"(.{1,16}?)-(\d+)\s+\(\s*(\d+|-+)\)\s+\[\d+\]\s+\S+\s+(\d+)\.(\d{6}): (cgroup_\w+|tracing_mark_write): (.*)$")
+_LINE = re.compile(
+    r"(.{1,16}?)-(\d+)\s+\(\s*(\d+|-+)\)\s+\[\d+\]\s+\S+\s+(\d+)\.(\d{6}): (cgroup_\w+|tracing_mark_write): (.*)$"
+)
 _TREE = re.compile(r"root=(\d+) id=\d+ level=\d+ path=(.*)$")
 _MOVE = re.compile(r"dst_root=(\d+) dst_id=\d+ dst_level=\d+ dst_path=(.*?) pid=(\d+) comm=")
 _LOST = re.compile(r"\[LOST (?:(\d+) )?EVENTS\]")
@@ -92,11 +94,9 @@ class KernelWitness:
         self._subscriptions: list[Subscription] = []
         self._waiting: deque[KernelRecord] = deque()
         self._rest = ""
-        self._markers = 0
         self._ids_are_ours = True
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pipe = -1
-        self._marker = -1
         self.lost = 0
 
     # ---- life
@@ -144,7 +144,8 @@ class KernelWitness:
             self._write(f"events/cgroup/{event}/filter", f'{field} ~ "*{own_name()}*"')
             self._write(f"events/cgroup/{event}/enable", "1")
         self._pipe = os.open(self._instance / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._marker = os.open(self._instance / "trace_marker", os.O_WRONLY | os.O_CLOEXEC)
+        with (self._instance / "trace_marker").open("wb", buffering=0) as marker:
+            marker.write(MARKER.encode())
         self.drain()
 
     def start(self) -> None:
@@ -163,10 +164,9 @@ class KernelWitness:
     def close(self) -> None:
         """Remove the instance (about 30 ms, most of it the kernel's). Safe to call twice."""
         self._stop_reading()
-        for descriptor in (self._pipe, self._marker):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._pipe = self._marker = -1
+        if self._pipe >= 0:
+            os.close(self._pipe)
+        self._pipe = -1
         if self._made:
             self._made = False
             with contextlib.suppress(FileNotFoundError):
@@ -220,11 +220,8 @@ class KernelWitness:
     # ---- reading
 
     def drain(self) -> None:
-        """Read, and tell, every event that happened before this call. Costs some 10 us when there is none."""
-        self._markers += 1
-        mine = self._markers
-        os.write(self._marker, f"{MARKER} {mine}".encode())
-        self._fill(mine)
+        """Read, and tell, every event that happened before this call. Costs some 3 us when there is none."""
+        self._fill()
         self._tell()
 
     async def settle(self) -> None:
@@ -233,15 +230,11 @@ class KernelWitness:
 
     def read_some(self) -> None:
         """Read and tell what is there."""
-        self._fill(None)
-        self._tell()
+        self.drain()
 
-    def _fill(self, marker: int | None) -> None:
-        """Read into the queue: up to a marker, or until the pipe is empty.
-
-        An empty pipe ends both: the marker may have been read by an outer call (a sink may drain), or been lost.
-        """
-        while True:
+    def _fill(self) -> None:
+        """Read into the queue until the pipe is empty."""
+        while self._pipe >= 0:
             try:
                 data = os.read(self._pipe, READ_BYTES)
             except BlockingIOError:
@@ -251,15 +244,10 @@ class KernelWitness:
             if not data:
                 return
             *lines, self._rest = (self._rest + data.decode("utf-8", "surrogateescape")).split("\n")
-            seen = -1
             for line in lines:
-                parsed = self._parse(line)
-                if isinstance(parsed, int):
-                    seen = parsed
-                elif parsed is not None:
-                    self._waiting.append(parsed)
-            if marker is not None and seen >= marker:
-                return
+                record = self._parse(line)
+                if record is not None:
+                    self._waiting.append(record)
 
     def _tell(self) -> None:
         """Tell the queue's records. A sink that drains continues with the same queue, so the order stays."""
@@ -274,8 +262,8 @@ class KernelWitness:
                 if at >= 0 and (not below or below[0] == "/"):
                     subscription.sink(record._replace(path=below or "/"))
 
-    def _parse(self, line: str) -> KernelRecord | int | None:
-        """A record, a marker's number, or None for a line that says nothing to us."""
+    def _parse(self, line: str) -> KernelRecord | None:
+        """A record, or None for a line that says nothing to us."""
         found = _LINE.search(line)
         if found is None:
             lost = _LOST.search(line)
@@ -287,12 +275,9 @@ class KernelWitness:
         command, tid, tgid, seconds, micros, event, fields = found.groups()
         command = "" if command.lstrip() == "<...>" else command.lstrip()
         if event == "tracing_mark_write":
-            word, _, number = fields.partition(" ")
-            if word != MARKER or not number.isdigit():
-                return None
-            # The kernel names the marker's writer, which is us: are its ids those of our pid namespace?
-            self._ids_are_ours = Path(f"/proc/self/task/{tid}").exists() if number == "1" else self._ids_are_ours
-            return int(number)
+            if fields.strip() == MARKER:  # we wrote it: are the kernel's ids those of our pid namespace?
+                self._ids_are_ours = Path(f"/proc/self/task/{tid}").exists()
+            return None
         t_ns = int(seconds) * NS_PER_S + int(micros) * 1000
         who = (int(tid), 0 if tgid[0] == "-" else int(tgid)) if self._ids_are_ours else (0, 0)
         if event in ("cgroup_mkdir", "cgroup_rmdir"):

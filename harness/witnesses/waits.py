@@ -119,7 +119,7 @@ class Rest:
 
 def sample(pid_outer: int) -> ProcessSample:
     """Look once at every thread of a process, and at its children. Raises ProcessGone."""
-    return _look(pid_outer, count_first=True)
+    return _look(pid_outer, count_first=True, whole=True)
 
 
 def at_rest(
@@ -244,7 +244,8 @@ def _child_look(pid: int, *, count_first: bool) -> ProcessSample | None:
         return None
 
 
-def _look(pid: int, *, count_first: bool) -> ProcessSample:
+def _look(pid: int, *, count_first: bool, whole: bool = False) -> ProcessSample:
+    """Look at every thread; not beyond the first that is awake, if it is not to be a whole look."""
     root = f"/proc/{pid}/task"
     threads: list[ThreadSample] = []
     children: list[int] = []
@@ -258,6 +259,8 @@ def _look(pid: int, *, count_first: bool) -> ProcessSample:
                 thread = _look_at_thread(f"{root}/{name}", int(name), memory, count_first=count_first)
                 if thread is not None:
                     threads.append(thread)
+                    if thread.wait is None and not whole:
+                        break
                 children.extend(int(child) for child in _read(f"{root}/{name}/children").split())
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it ended since the list was read: the other look has another list
