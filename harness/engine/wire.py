@@ -96,7 +96,10 @@ class Wire:
         line = self.lines.get(conn.id)
         if line is not None and line.is_open:
             line.is_open = False
-            line.untaken.clear()
+            untaken, line.untaken = line.untaken, []
+            # Who closes a socket with nothing unread in it (the other end then sees a reset, and so `why`) had taken all of it.
+            for message in untaken if by is Actor.DRIVER and not why else ():
+                self._record(ev.MessageTaken(message=message))
             self._record(ev.Disconnected(connection=line.number, by=by, why=why))
             self._lose(line)
 

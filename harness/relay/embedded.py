@@ -148,6 +148,7 @@ class Embedded:
         if self._links.pop(link.number, None) is not None:
             self._told = True
             self.queue(self.bus.disconnect(link.number))
+            self._schedule()  # also where nobody is told: the service is
 
 
 class _Link:
