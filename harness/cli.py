@@ -45,7 +45,9 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--repeat", type=_positive, default=1, metavar="N", help="run each N times; says k of N a row")
     parser.add_argument("--jobs", type=_positive, default=None, metavar="N", help="how many run side by side")
-    parser.add_argument("--target", default="fake", metavar="TARGET", help="where it runs (fake)")
+    parser.add_argument(
+        "--target", default="fake", metavar="TARGET", help="where it runs: fake, container:SUITE, container:SUITE:v1"
+    )
     parser.add_argument(
         "--bus",
         choices=["embedded", "dbus-daemon", "dbus-broker"],
@@ -54,6 +56,9 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--expect", choices=["history", "clean"], default="history", help="clean: without history's excuse"
+    )
+    parser.add_argument(
+        "--record", action="store_true", help="on a real target: what comes out is what is expected from now on"
     )
     parser.add_argument("--store", default=None, metavar="DIR", help="keep the run there, not in the state folder")
 

@@ -10,9 +10,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -22,19 +20,19 @@ from cgrace.harness.checkers import check_all
 from cgrace.harness.clock import now_ns
 from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
 from cgrace.harness.drivers.build import build
+from cgrace.harness.engine.ground import Ground
+from cgrace.harness.engine.place import Place, RunSandbox, open_place
 from cgrace.harness.engine.run import Run
 from cgrace.harness.engine.sink import TraceFile
-from cgrace.harness.errors import CgraceError, StoreError, TargetError, UnavailableError
+from cgrace.harness.errors import CgraceError, StoreError, UnavailableError
 from cgrace.harness.proc.workers import workers
 from cgrace.harness.scenario.data import to_data
 from cgrace.harness.scenario.model import Expect, Scenario, Setting
 from cgrace.harness.suite import Case, CaseResult
-from cgrace.harness.targets.buses import EMBEDDED, bus_version, find_bus
-from cgrace.harness.targets.fake import FakeTarget
+from cgrace.harness.targets.buses import EMBEDDED, find_bus
+from cgrace.harness.targets.registry import FAKE, TargetName
 from cgrace.harness.trace import Head, Trace
 from cgrace.harness.verdict import Judgement, Outcome, judge
-from cgrace.harness.witnesses.inotify import InotifyWitness
-from cgrace.harness.witnesses.tracefs import KernelWitness
 
 JOBS_DEFAULT = 24
 CASES_FOR_WORKERS = 12  # fewer are done before a worker has started
@@ -68,13 +66,18 @@ def misfit(scenario: Scenario, setting: Setting, driver: DriverSpec) -> str:
     return ""
 
 
-def plan(scenarios: Iterable[Scenario], drivers: Sequence[DriverSpec], rows: Sequence[str] = ()) -> list[Case]:
-    """Every scenario in each of its settings on each driver that fits; `rows` picks scenarios that serve one of them."""
+def plan(
+    scenarios: Iterable[Scenario], drivers: Sequence[DriverSpec], rows: Sequence[str] = (), *, on: Ground | None = None
+) -> list[Case]:
+    """Every scenario in each of its settings on each driver that fits; `rows` picks scenarios that serve one of them.
+
+    on: a real target, which has settings and expectations of its own.
+    """
     return [
-        Case(scenario=scenario, setting=setting, driver=driver)
+        Case(scenario=scenario, setting=setting, driver=driver) if on is None else on.case(scenario, setting, driver)
         for scenario in scenarios
         if not rows or set(rows) & set(scenario.rows)
-        for setting in scenario.settings
+        for setting in (scenario.settings if on is None else on.settings(scenario))
         for driver in drivers
         if fits(scenario, setting, driver)
     ]
@@ -114,29 +117,40 @@ def versions() -> dict[str, str]:
     }
 
 
-@dataclass(slots=True)
-class Place:
-    """What runs share: the target, the kernel's witness, the built drivers. refused: layouts that this machine cannot make, and
-    why; target: None where it can make none."""
-
-    target: FakeTarget | None
-    kernel: KernelWitness | InotifyWitness
-    built: dict[str, BuiltDriver]
-    bus: str = EMBEDDED
-    bus_version: str = EMBEDDED
-    refused: Mapping[str, TargetError] = field(default_factory=dict)
-
-
 async def run_case(case: Case, place: Place, store: Path | None, *, expect_clean: bool = False) -> CaseResult:
-    """Run and judge one case. The trace is on disk before it is judged."""
-    started = now_ns()
-    target = place.target
-    if target is None or case.setting.layout in place.refused:
-        why = place.refused[case.setting.layout]
-        raise UnavailableError(why.message, hint=why.hint)
+    """Run and judge one case. The trace is on disk before it is judged. The time counts from where it has its place."""
+    place.check(case.scenario, case.setting)
     built = place.built[case.driver.name]
     path = None if store is None else store / f"{file_name(case)}.jsonl"
-    head = Head(
+    with contextlib.nullcontext() if path is None else TraceFile(path) as sink:
+        async with place.sandbox(case.setting.layout) as sandbox:
+            started = now_ns()
+            run = Run(
+                scenario=case.scenario,
+                setting=case.setting,
+                built=built,
+                sandbox=sandbox,
+                kernel=place.kernel,
+                head=_head(case, built, place, sandbox),
+                sink=sink,
+                bus=place.bus,
+            )
+            trace = await run.go()
+            wall_ns = now_ns() - started
+        if sink is not None:
+            sink.check()
+    return CaseResult(
+        case=case,
+        judgement=judge_trace(trace, case, expect_clean=expect_clean),
+        trace=path,
+        wall_ns=wall_ns,
+        canonical=canonical_hash(trace),
+    )
+
+
+def _head(case: Case, built: BuiltDriver, place: Place, sandbox: RunSandbox) -> Head:
+    """Who and what takes part."""
+    return Head(
         scenario=to_data(case.scenario),
         driver={
             "name": case.driver.name,
@@ -148,33 +162,11 @@ async def run_case(case: Case, place: Place, store: Path | None, *, expect_clean
             "proof": built.proof,
             "uses_bus": str(case.driver.uses_bus).lower(),
         },
-        target="fake",
+        target=place.name.base,
         profile=case.setting.profile,
         layout=case.setting.layout,
-        versions=versions() | {"bus": place.bus_version},
+        versions=versions() | place.versions(sandbox),
         command=" ".join(sys.argv),
-    )
-    with contextlib.nullcontext() if path is None else TraceFile(path) as sink:
-        async with target.sandbox(case.setting.layout) as sandbox:
-            run = Run(
-                scenario=case.scenario,
-                setting=case.setting,
-                built=built,
-                sandbox=sandbox,
-                kernel=place.kernel,
-                head=head,
-                sink=sink,
-                bus=place.bus,
-            )
-            trace = await run.go()
-        if sink is not None:
-            sink.check()
-    return CaseResult(
-        case=case,
-        judgement=judge_trace(trace, case, expect_clean=expect_clean),
-        trace=path,
-        wall_ns=now_ns() - started,
-        canonical=canonical_hash(trace),
     )
 
 
@@ -187,19 +179,21 @@ def file_name(case: Case) -> str:
 async def run_cases(
     cases: Sequence[Case],
     *,
-    jobs: int = JOBS_DEFAULT,
+    jobs: int | None = None,
     store: Path | None = None,
     expect_clean: bool = False,
     bus: str = EMBEDDED,
+    target: TargetName = FAKE,
     on_result: Callable[[CaseResult], None] = lambda _: None,
     on_event: Callable[[str], None] = lambda _: None,
     admits: Callable[[Case], bool] = lambda _: True,
 ) -> list[CaseResult]:
     """Run cases side by side, `jobs` at once, and return their results in the order of the cases.
 
-    store: the folder for traces (None: kept nowhere). bus: what stands behind the relay (targets/buses.py). An inconclusive run
-    is repeated once, and counted. admits: asked when a case would begin; one that it refuses is left out. Many cases are shared
-    out among worker processes, one for each core. Raises DriverError where a driver cannot be built.
+    jobs: JOBS_DEFAULT on the fake; on a real target one for each core, each on a machine of its own. store: the folder for traces
+    (None: kept nowhere). bus: what stands behind the relay of a fake (targets/buses.py). An inconclusive run is repeated once, and
+    counted. admits: asked when a case would begin; one that it refuses is left out. Many cases are shared out among worker
+    processes, one for each core. Raises DriverError where a driver cannot be built.
     """
     if bus != EMBEDDED:
         find_bus(bus)
@@ -207,16 +201,20 @@ async def run_cases(
     built = await prepare(drivers, on_event)
     layouts = sorted({case.setting.layout for case in cases})
     cores = len(os.sched_getaffinity(0))
+    jobs = jobs or (cores if target.is_real else JOBS_DEFAULT)
 
     async def run_all(run: Callable[[Case], Awaitable[CaseResult]]) -> list[CaseResult]:
         return await _run_all(cases, run, jobs=jobs, again_jobs=cores, admits=admits, on_result=on_result)
 
-    if len(cases) < CASES_FOR_WORKERS or cores == 1:
-        async with open_place(built, layouts, on_event, bus=bus) as place:
+    team_size = min(cores, WORKERS_MAX, jobs if target.is_real else WORKERS_MAX)
+    if len(cases) < CASES_FOR_WORKERS or team_size == 1:
+        async with open_place(built, layouts, on_event, bus=bus, name=target, machines=jobs) as place:
             return await run_all(lambda case: run_once(case, place, store, expect_clean))
     else:
-        arguments = (str(store or ""), ",".join(layouts), ",".join(spec.name for spec in drivers), bus)
-        async with workers("cgrace.harness.worker", min(cores, WORKERS_MAX), *arguments) as team:
+        names = ",".join(spec.name for spec in drivers)
+        machines = -(-jobs // team_size)
+        arguments = (str(store or ""), ",".join(layouts), names, bus, target.text, str(machines))
+        async with workers("cgrace.harness.worker", team_size, *arguments) as team:
             return await run_all(lambda case: min(team, key=lambda worker: worker.load).ask((case, expect_clean)))
 
 
@@ -258,51 +256,6 @@ async def _run_all(
         for index in sorted(again):
             tasks.create_task(second(gate, index))
     return [results[index] for index in sorted(results)]
-
-
-@contextlib.asynccontextmanager
-async def open_place(
-    built: dict[str, BuiltDriver],
-    layouts: Sequence[str],
-    on_event: Callable[[str], None] = lambda _: None,
-    *,
-    bus: str = EMBEDDED,
-) -> AsyncIterator[Place]:
-    """Open what runs share; gone when the block ends."""
-    async with AsyncExitStack() as stack:
-        kernel = _open_witness(on_event)
-        stack.callback(kernel.close)
-        target, refused = await _open_target(stack, layouts)
-        yield Place(target, kernel, built, bus, await bus_version(bus), refused)
-
-
-async def _open_target(
-    stack: AsyncExitStack, layouts: Sequence[str]
-) -> tuple[FakeTarget | None, dict[str, TargetError]]:
-    """The target with every layout that this machine can make, and why not the others."""
-    refused: dict[str, TargetError] = {}
-    try:
-        return await stack.enter_async_context(FakeTarget.open(layouts)), refused
-    except TargetError as error:
-        if len(layouts) == 1:
-            return None, {layouts[0]: error}
-    for layout in layouts:
-        try:
-            async with FakeTarget.open([layout], warm=0):
-                pass
-        except TargetError as error:
-            refused[layout] = error
-    had = [layout for layout in layouts if layout not in refused]
-    return (await stack.enter_async_context(FakeTarget.open(had)) if had else None), refused
-
-
-def _open_witness(say: Callable[[str], None]) -> KernelWitness | InotifyWitness:
-    """The kernel's tracefs; where it cannot be had, inotify, which does not see who did it."""
-    try:
-        return KernelWitness.open()
-    except TargetError as error:
-        say(f"{error.message}: falling back to inotify, which does not see who changes the cgroup tree")
-        return InotifyWitness()
 
 
 async def run_once(case: Case, place: Place, store: Path | None, expect_clean: bool) -> CaseResult:

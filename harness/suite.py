@@ -12,12 +12,17 @@ from cgrace.harness.verdict import Judgement
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One scenario in one of its settings on one driver. `turn` tells repetitions of the same case apart, from 0."""
+    """One scenario in one of its settings on one driver. `turn` tells repetitions of the same case apart, from 0.
+
+    target: where it runs, without the layout. recorded: its scenario expects what was seen there before, and not what history says.
+    """
 
     scenario: Scenario
     setting: Setting
     driver: DriverSpec
     turn: int = 0
+    target: str = "fake"
+    recorded: bool = False
 
     @property
     def id(self) -> str:

@@ -1,7 +1,7 @@
 """A worker process: runs the cases that it is handed, many at once, in a target and with a witness of its own.
 
-`python -m cgrace.harness.worker STORE LAYOUTS DRIVERS BUS` (STORE "" for none; LAYOUTS and DRIVERS comma-separated). See
-proc/workers.py.
+`python -m cgrace.harness.worker STORE LAYOUTS DRIVERS BUS TARGET MACHINES` (STORE "" for none; LAYOUTS and DRIVERS
+comma-separated; MACHINES at once, of a real target). See proc/workers.py.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ from pathlib import Path
 
 from cgrace.harness.drivers.build import build
 from cgrace.harness.drivers.catalogue import find
+from cgrace.harness.engine.place import open_place
 from cgrace.harness.proc.workers import serve, work_as
-from cgrace.harness.runner import open_place, run_once
+from cgrace.harness.runner import run_once
 from cgrace.harness.suite import Case, CaseResult
+from cgrace.harness.targets.registry import parse_target
 
 
-async def _main(out: int, store: Path | None, layouts: list[str], drivers: list[str], bus: str) -> None:
+async def _main(
+    out: int, store: Path | None, layouts: list[str], drivers: list[str], *, bus: str, target: str, machines: int
+) -> None:
     built = await build([find(name) for name in drivers])
 
-    async with open_place(built, layouts, bus=bus) as place:
+    async with open_place(built, layouts, bus=bus, name=parse_target(target), machines=machines) as place:
 
         async def work(request: tuple[Case, bool]) -> CaseResult:
             case, expect_clean = request
@@ -36,5 +40,15 @@ if __name__ == "__main__":
     gc.set_threshold(100_000, 50, 50)
     # Ctrl-C is for the parent to understand: it ends our stdin.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    store, layouts, drivers, bus = sys.argv[1:5]
-    work_as(lambda out: _main(out, Path(store) if store else None, layouts.split(","), drivers.split(","), bus))
+    store, layouts, drivers, bus, target, machines = sys.argv[1:7]
+    work_as(
+        lambda out: _main(
+            out,
+            Path(store) if store else None,
+            layouts.split(","),
+            drivers.split(","),
+            bus=bus,
+            target=target,
+            machines=int(machines),
+        )
+    )

@@ -15,7 +15,8 @@ from test_targets_fake import traces_of
 from cgrace.harness import events as ev
 from cgrace.harness.drivers.build import build
 from cgrace.harness.drivers.catalogue import find
-from cgrace.harness.runner import open_place, run_case
+from cgrace.harness.engine.place import open_place
+from cgrace.harness.runner import run_case
 from cgrace.harness.scenario.parse import load
 from cgrace.harness.suite import Case
 from cgrace.harness.targets import owner

@@ -13,6 +13,7 @@ import pytest
 from handmade import HANG, UNKNOWN
 
 from cgrace.harness import runner
+from cgrace.harness.engine import place as place_module
 from cgrace.harness.errors import TargetError, UnavailableError
 from cgrace.harness.scenario.model import Setting
 from cgrace.harness.suite import Case, CaseResult
@@ -111,7 +112,7 @@ def test_one_layout_does_not_take_the_others_with_it(
 
     async def go() -> tuple[Any, dict[str, TargetError]]:
         async with contextlib.AsyncExitStack() as stack:
-            return await runner._open_target(stack, wanted)
+            return await place_module._open_fake(stack, wanted)
 
     target, why = asyncio.run(go())
     assert {layout: error.message for layout, error in why.items()} == refused
@@ -122,7 +123,7 @@ def test_one_layout_does_not_take_the_others_with_it(
 
 def test_a_case_without_its_layout_is_unavailable() -> None:
     """It has the reason, is inconclusive, and the run goes on; where none could run, that is an error."""
-    place = runner.Place(
+    place = place_module.Place(
         target=None,
         kernel=None,  # type: ignore[arg-type]
         built={},

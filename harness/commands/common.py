@@ -34,6 +34,11 @@ def scenarios_folder() -> Path:
     return package_folder() / "scenarios"
 
 
+def baselines_folder() -> Path:
+    """What was recorded on real systemds."""
+    return package_folder() / "reports" / "baselines"
+
+
 def checkout_folder() -> Path:
     """The checkout that this runs from; UsageError where cgrace was installed without one."""
     folder = package_folder()

@@ -5,37 +5,60 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cgrace.harness.commands import EXIT_CANNOT, EXIT_DIFFERED, EXIT_OK
-from cgrace.harness.commands.common import Progress, show, show_json
+from cgrace.harness.commands.common import Progress, note, show, show_json
+from cgrace.harness.commands.record import as_recorded, check_record, need_baseline, record
 from cgrace.harness.commands.select import pick_drivers, pick_rows, pick_scenarios, story_folder
-from cgrace.harness.commands.suite import Collected, check_target, did, execute, turns_of
+from cgrace.harness.commands.suite import Collected, did, execute, ground_of, target_of, turns_of
 from cgrace.harness.errors import UsageError
 from cgrace.harness.store import StoredRun, new_run
 from cgrace.harness.suite import Case, CaseResult
 from cgrace.harness.verdict import Outcome
 
+if TYPE_CHECKING:
+    from cgrace.harness.engine.ground import Ground
+
 
 def reproduce(args: argparse.Namespace) -> int:
     """Every row of a story, or those of --row, on every driver that fits."""
-    check_target(args)
     from cgrace.harness import runner
 
+    target = target_of(args)
+    check_record(args, target)
+    ground = ground_of(target, note)
     scenarios = pick_scenarios([story_folder(args.story)])
-    cases = runner.plan(scenarios, pick_drivers(args.driver), pick_rows(scenarios, args.row))
+    cases = runner.plan(scenarios, pick_drivers(args.driver), pick_rows(scenarios, args.row), on=ground)
     if args.repeat > 1 and not args.all_drivers and not args.driver:
         cases = _guilty(cases)
     if not cases:
         raise UsageError("none of these drivers fits any of these scenarios", hint="cgrace drivers")
+    if ground is not None and not args.record and args.expect != "clean":
+        need_baseline(cases, ground)
     stored = new_run(Path(args.store) if args.store else None)
     turns = turns_of(cases, args.repeat)
     with Progress(len(turns), quiet=args.json) as progress:
         collected = Collected(progress=progress, repeated=args.repeat > 1)
-        results = execute(turns, collected, stored, args, expect_clean=args.expect == "clean")
+        clean = args.expect == "clean" or args.record
+        results = execute(turns, collected, stored, args, expect_clean=clean)
     runner.some_ran(results)
     collected.order(cases)
+    if ground is not None and args.record:
+        return _record(results, collected, stored, args, ground)
     _emit(results, collected, stored, args)
     return _status(results)
+
+
+def _record(
+    results: Sequence[CaseResult], collected: Collected, stored: StoredRun, args: argparse.Namespace, ground: Ground
+) -> int:
+    """Show what came out, judged by itself, and write it down."""
+    judged, cannot = as_recorded(results)
+    collected.kept = as_recorded(collected.kept)[0]
+    _emit(judged, collected, stored, args)
+    record(judged, cannot, ground)
+    return EXIT_CANNOT if cannot else EXIT_OK
 
 
 def _guilty(cases: Sequence[Case]) -> list[Case]:
@@ -58,18 +81,19 @@ def _emit(results: Sequence[CaseResult], collected: Collected, stored: StoredRun
     if args.json:
         show_json(document)
         return
-    from cgrace.reports.console.blocks import blocks, closing
+    from cgrace.reports.console.blocks import HISTORY, RECORDED, blocks, closing
     from cgrace.reports.console.matrix import matrix, repeats
 
     show(matrix(collected.kept))
     if args.repeat > 1:
         show("", repeats(results))
-    show(blocks(collected.kept, did), closing(results))
+    standard = RECORDED if results and results[0].case.target != "fake" and args.expect != "clean" else HISTORY
+    show(blocks(collected.kept, did, standard=standard), closing(results, standard=standard))
 
 
 def _status(results: Sequence[CaseResult]) -> int:
     """1 where a verdict differs; 2 where something could not run or came to no conclusion."""
-    outcomes = {r.judgement.outcome for r in results}
+    outcomes = {r.judgement.outcome for r in results if not (r.unavailable and r.case.target != "fake")}
     if outcomes & {Outcome.REGRESSED, Outcome.VANISHED}:
         return EXIT_DIFFERED
     return EXIT_OK if all(outcome.passes for outcome in outcomes) else EXIT_CANNOT

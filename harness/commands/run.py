@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from cgrace.harness.clock import NS_PER_MS, now_ns
 from cgrace.harness.commands import EXIT_CANNOT, EXIT_DIFFERED, EXIT_INTERRUPTED, EXIT_OK, ci
-from cgrace.harness.commands.common import Progress, scenarios_folder, show, show_json
+from cgrace.harness.commands.common import Progress, note, scenarios_folder, show, show_json
+from cgrace.harness.commands.record import as_recorded, check_record, record
 from cgrace.harness.commands.select import find_scenarios, pick_drivers
-from cgrace.harness.commands.suite import Collected, check_target, did, execute, turns_of
+from cgrace.harness.commands.suite import Collected, did, execute, ground_of, target_of, turns_of
 from cgrace.harness.errors import CgraceError, UsageError
 from cgrace.harness.store import StoredRun, last_run, new_run
 from cgrace.harness.suite import Case, CaseResult, NotRun, SuiteRun
@@ -24,6 +25,7 @@ from cgrace.harness.verdict import Outcome
 
 if TYPE_CHECKING:
     from cgrace.harness.drivers.base import DriverSpec
+    from cgrace.harness.engine.ground import Ground
     from cgrace.harness.schedule import Budget, Shard
 
 BLOCKS_MAX = 3  # scenarios that are told in full; of more, only what is not as expected
@@ -50,16 +52,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    check_target(args)
+    target = target_of(args)
     if args.junit:
         ci.check_writable(Path(args.junit))
     home = Path(args.store) if args.store else None
-    wish = _wish(args, home)
+    check_record(args, target)
+    ground = ground_of(target, note)
+    wish = _wish(args, home, ground)
     stored = new_run(home)
     turns = turns_of(wish.cases, args.repeat)
     with Progress(len(turns), quiet=args.json) as progress:
-        collected = Collected(progress=progress, repeated=args.repeat > 1, judged=not wish.baseline)
+        collected = Collected(progress=progress, repeated=args.repeat > 1, judged=not (wish.baseline or args.record))
         ran, interrupted = _execute(wish, turns, collected, stored, args)
+    cannot: dict[str, str] = {}
+    if args.record:
+        ran, cannot = as_recorded(ran)
     done = _suite_run(wish, turns, ran, interrupted=interrupted, began_ns=collected.began_ns)
     kept = {(r.case.id, r.case.turn) for r in collected.kept}
     listed = [r for r in done.all_results if (r.case.id, r.case.turn) in kept]
@@ -73,10 +80,12 @@ def _run(args: argparse.Namespace) -> int:
         else:
             _show(done, listed, args)
     ci.tell(done, as_json=args.json)
+    if ground is not None and args.record and not interrupted:
+        record(ran, cannot, ground)
     return _status(done)
 
 
-def _wish(args: argparse.Namespace, home: Path | None) -> Wish:
+def _wish(args: argparse.Namespace, home: Path | None, ground: Ground | None) -> Wish:
     from cgrace.harness import runner
     from cgrace.harness.schedule import Budget, Shard, parse_span
 
@@ -85,7 +94,7 @@ def _wish(args: argparse.Namespace, home: Path | None) -> Wish:
     scenarios = find_scenarios(args.scenarios) if args.scenarios else find_scenarios([str(scenarios_folder())])
     drivers = list(pick_drivers(args.driver))
     baseline = _baseline(args, drivers)
-    cases = runner.plan(scenarios, drivers + baseline)
+    cases = runner.plan(scenarios, drivers + baseline, on=ground)
     names = {spec.name for spec in drivers}
     places = {(c.scenario.name, c.setting) for c in cases if c.driver.name in names}
     cases = [c for c in cases if (c.scenario.name, c.setting) in places]
@@ -133,7 +142,7 @@ def _execute(
         if budget is not None:
             budget.took(result.case, result.wall_ns)
 
-    clean = args.expect == "clean" or bool(wish.baseline)
+    clean = args.expect == "clean" or bool(wish.baseline) or args.record
     try:
         execute(turns, collected, stored, args, expect_clean=clean, admits=admits, ends=ends)
     except KeyboardInterrupt:

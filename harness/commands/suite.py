@@ -7,12 +7,17 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from cgrace.harness.clock import now_ns
-from cgrace.harness.commands.common import Progress, run_async
+from cgrace.harness.commands.common import Progress, baselines_folder, run_async
 from cgrace.harness.errors import CgraceError, UsageError
 from cgrace.harness.store import StoredRun
 from cgrace.harness.suite import Case, CaseResult
+
+if TYPE_CHECKING:
+    from cgrace.harness.engine.ground import Ground
+    from cgrace.harness.targets.registry import TargetName
 
 
 @dataclass(slots=True)
@@ -82,7 +87,8 @@ def execute(
     return run_async(
         runner.run_cases(
             turns,
-            jobs=args.jobs or runner.JOBS_DEFAULT,
+            jobs=args.jobs,
+            target=target_of(args),
             store=stored.folder,
             on_result=ended,
             on_event=collected.progress.event,
@@ -93,10 +99,30 @@ def execute(
     )
 
 
+def target_of(args: argparse.Namespace) -> TargetName:
+    """The target; UsageError for one that there is not, or that does not go with the other options."""
+    from cgrace.harness.targets.registry import parse_target
+
+    name = parse_target(getattr(args, "target", "fake"))
+    if name.is_real and args.bus != "embedded":
+        raise UsageError(f"--bus is what stands behind the fake systemd; {name.text} has a bus of its own")
+    return name
+
+
 def check_target(args: argparse.Namespace) -> None:
-    """UsageError for a target that there is not."""
-    if args.target != "fake":
-        raise UsageError(f"there is no target {args.target!r} yet", hint="--target fake")
+    """UsageError for another target than the fake, where only that makes sense."""
+    if target_of(args).is_real:
+        raise UsageError(f"this is done on the fake systemd alone, not on {args.target}", hint="--target fake")
+
+
+def ground_of(name: TargetName, say: Callable[[str], None]) -> Ground | None:
+    """What cases are planned by on a real target, None on the fake; may take the time to build its root."""
+    if not name.is_real:
+        return None
+    from cgrace.harness.engine.ground import Ground
+    from cgrace.harness.targets.registry import describe
+
+    return Ground(run_async(describe(name, say)), baselines_folder())
 
 
 def did(result: CaseResult) -> str:

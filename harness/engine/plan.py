@@ -176,6 +176,11 @@ class Plan:
         return match.nth is None or match.nth == count
 
 
+def all_faults(scenario: Scenario) -> tuple[ft.Fault, ...]:
+    """The scenario's faults, and those that its orders become."""
+    return tuple(_compile(scenario)[0])
+
+
 def _compile(scenario: Scenario) -> tuple[list[ft.Fault], dict[str, set[Point]]]:
     """Faults with the orders among them as holds and gates; and the extra points that steps wait for."""
     faults: list[ft.Fault] = list(scenario.faults)

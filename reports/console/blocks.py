@@ -20,10 +20,12 @@ EVIDENCE_LINES = 6  # in the overview; `report` shows all
 HISTORY = "history"
 BASELINE = "baseline"
 CLEAN = "clean"
+RECORDED = "recorded"  # on a real target
 # What results are held against, and what is said where they agree and where they do not.
 _SAYS = {
     HISTORY: ("says the same", "says otherwise of"),
     BASELINE: ("does the same", "does not have what is new in, or left undecided by"),
+    RECORDED: ("says the same", "says otherwise of"),
     CLEAN: ("expected, and so it is", "expected, but not so:"),
 }
 WRONG_MAX = 30  # named one by one at the end
@@ -148,8 +150,9 @@ def _verdict(row: Row, standard: str) -> Text:
     return Text(f"{otherwise} {names}", style="bold red")
 
 
-def closing(results: Sequence[CaseResult]) -> RenderableType:
-    """The last lines: whether all is as history says, and where to read on."""
+def closing(results: Sequence[CaseResult], *, standard: str = HISTORY) -> RenderableType:
+    """The last lines: whether all is as history says (or was recorded), and where to read on."""
+    says = "was recorded" if standard == RECORDED else "history says"
     wrong = [r for r in results if not r.judgement.outcome.passes]
     telling = wrong or sorted((r for r in results if r.judgement.violated), key=_deadlock_last, reverse=True)
     row = next((f" --row {_label(r.case.scenario)}" for r in telling), "")
@@ -157,8 +160,8 @@ def closing(results: Sequence[CaseResult]) -> RenderableType:
     if not results:
         return Text("Nothing was run.", style="bold red")
     if not wrong:
-        return Text("\nAll rows as history says.", style="bold green").append(more, style="not bold default")
-    text = Text(f"\n{len(wrong)} of {len(results)} not as history says:\n", style="bold red")
+        return Text(f"\nAll rows as {says}.", style="bold green").append(more, style="not bold default")
+    text = Text(f"\n{len(wrong)} of {len(results)} not as {says}:\n", style="bold red")
     for result in wrong[:WRONG_MAX]:
         reasons = [result.error] if result.error else list(result.judgement.reasons)
         text.append(f"  {result.case.id}: {result.judgement.outcome}: {'; '.join(reasons)}\n", style="not bold default")

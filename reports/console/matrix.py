@@ -148,7 +148,9 @@ def heading(results: Sequence[CaseResult]) -> str:
     story = " ".join(issue.replace("opencontainers/", "").replace("#", " #") for issue in issues)
     if len(issues) > ISSUES_MAX:
         story = f"{len(issues)} issues"
-    systemd = f"fake systemd {' / '.join(profiles)}, cgroup {' and '.join(layouts)}"
+    targets = " / ".join(dict.fromkeys(r.case.target for r in results))
+    named = "fake systemd" if targets in ("", "fake") else f"{targets}: systemd"
+    systemd = f"{named} {' / '.join(profiles)}, cgroup {' and '.join(layouts)}"
     return " | ".join(part for part in (story, systemd, "real drivers") if part)
 
 

@@ -1,0 +1,51 @@
+"""A real target as cases are planned for it: its settings, and what was recorded there before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cgrace.harness.drivers.base import DriverSpec
+from cgrace.harness.scenario.model import Scenario, Setting
+from cgrace.harness.scenario.real import placed_on, settings_on
+from cgrace.harness.scenario.recorded import Recorded, Row, file_of, read, story_of
+from cgrace.harness.suite import Case
+from cgrace.harness.targets.registry import Facts
+
+
+@dataclass(slots=True)
+class Ground:
+    """facts: of the target. folder: where baselines are kept."""
+
+    facts: Facts
+    folder: Path
+    _read: dict[tuple[str, str], Recorded | None] = field(default_factory=dict)
+
+    def settings(self, scenario: Scenario) -> tuple[Setting, ...]:
+        """One for each layout that the scenario is about, whether or not the target has it: what cannot run is listed."""
+        return settings_on(scenario, self.facts.systemd)
+
+    def case(self, scenario: Scenario, setting: Setting, driver: DriverSpec) -> Case:
+        """One driver there, held against what was recorded of it, or where nothing was against the scenario's own words."""
+        row = self.row(scenario, setting.layout, driver.name)
+        placed = placed_on(scenario, setting, row, generation=driver.generation, release=driver.release)
+        target = self.facts.name.base
+        return Case(scenario=placed, setting=setting, driver=driver, target=target, recorded=row is not None)
+
+    def row(self, scenario: Scenario, layout: str, driver: str) -> Row | None:
+        """What was recorded of a driver."""
+        recorded = self.recorded(story_of(scenario), layout)
+        return recorded.rows.get((scenario.name, driver)) if recorded is not None else None
+
+    def recorded(self, story: str, layout: str) -> Recorded | None:
+        """The record of a story, None where there is none. CgraceError where it cannot be read."""
+        if not story:
+            return None
+        key = (story, layout)
+        if key not in self._read:
+            self._read[key] = read(self.file(story, layout))
+        return self._read[key]
+
+    def file(self, story: str, layout: str) -> Path:
+        """Where that record is, or would be."""
+        return file_of(self.folder, story, self.facts.name.slug, layout)
