@@ -1,5 +1,9 @@
 """Processes inside a machine: workers for probes, and one that connects to the bus, as who connects from outside has no pid there.
 
+On a booted machine workers are orphans, so children of its PID 1. On v1 in a container no release agent tells systemd that a cgroup
+ran empty; of its own children's end it hears by SIGCHLD, and looks (scope.c, scope_sigchld_event). Else a scope would end or
+stay by how fast its process dies.
+
 systemd reads of a caller what the kernel tells of the pid at the other end of its socket (sd-bus, bus-creds.c); a process of
 another pid namespace has none, and half of the calls are then refused with EREMOTE.
 """
@@ -9,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -16,7 +21,9 @@ from typing import Final
 
 from cgrace.fakes.systemd.tree import KernelTree
 from cgrace.harness.errors import TargetError
+from cgrace.harness.proc.run import run_ok
 from cgrace.harness.targets.base import Sandbox
+from cgrace.harness.targets.namespaces import outer_pid
 from cgrace.harness.validate.machine import HOME, IGNORE_TERM, Worker
 
 START_S_MAX: Final = 20.0
@@ -75,6 +82,46 @@ async def spawn_worker(sandbox: Sandbox, tree: KernelTree, *, stubborn: bool, en
         kill=lambda number: sandbox.signal(spawned.pid, number),
         gone=gone,
     )
+
+
+async def spawn_orphan(init_pid: int, tree: KernelTree, stack: contextlib.AsyncExitStack, *, stubborn: bool) -> Worker:
+    """A child of the machine's PID 1 that waits, at home. init_pid: that PID 1 as we see it. stack: ends it with the machine."""
+    waits = f"{IGNORE_TERM if stubborn else ''} echo $$; exec sleep infinity >/dev/null 2>&1"
+    enter = ["nsenter", "--target", str(init_pid), "--mount", "--pid", "--"]
+    done = await run_ok(
+        [*enter, _SHELL, "-c", 'setsid sh -c "$1" </dev/null &', "sh", waits], what="start a process", error=TargetError
+    )
+    pid = int(done.text)
+    outer = outer_pid(pid, init_pid)
+    if outer is None:
+        raise TargetError(f"process {pid} of the machine ended before it was ready")
+    worker = Worker(pid=pid, pid_outer=outer, kill=lambda number: _kill(outer, number))
+    stack.callback(_kill, outer, signal.SIGKILL)
+    _watch(outer, worker.gone, stack)
+    place_at_home(tree, outer)
+    return worker
+
+
+def _kill(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _watch(pid: int, gone: asyncio.Event, stack: contextlib.AsyncExitStack) -> None:
+    """Set the event when the process has ended."""
+    loop = asyncio.get_running_loop()
+    handle = os.pidfd_open(pid)
+
+    def close() -> None:
+        if loop.remove_reader(handle):
+            os.close(handle)
+
+    def ended() -> None:
+        close()
+        gone.set()
+
+    loop.add_reader(handle, ended)
+    stack.callback(close)
 
 
 def place_at_home(tree: KernelTree, pid_outer: int) -> None:

@@ -21,7 +21,7 @@ from cgrace.harness.proc.hold import held
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.container import ContainerTarget
 from cgrace.harness.validate.client import Client
-from cgrace.harness.validate.inside import Connector, place_at_home, spawn_worker
+from cgrace.harness.validate.inside import Connector, place_at_home, spawn_orphan
 from cgrace.harness.validate.machine import IGNORE_TERM, Gate, Machine, MachineName, Worker
 
 Dial = Callable[[], Awaitable[socket.socket]]
@@ -146,7 +146,7 @@ async def container(name: MachineName, progress: Callable[[str], None]) -> Async
         stack.callback(connector.close)
 
         async def start(stubborn: bool) -> Worker:
-            return await spawn_worker(sandbox, tree, stubborn=stubborn, ended=lambda: None)
+            return await spawn_orphan(target.init_pid, tree, stack, stubborn=stubborn)
 
         yield await stack.enter_async_context(
             _running(str(name), name.layout, tree, dial=connector.connect, start=start)
