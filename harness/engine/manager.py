@@ -15,7 +15,7 @@ from cgrace.harness import faults as ft
 from cgrace.harness.engine.plan import Plan
 from cgrace.harness.engine.seats import EmbeddedSeat, RealSeat, SystemdSeat
 from cgrace.harness.events import Event
-from cgrace.harness.relay.base import Backend
+from cgrace.harness.relay.base import Backend, Handler
 from cgrace.harness.relay.seat import POLL_S_MAX
 from cgrace.harness.targets.base import Sandbox
 from cgrace.harness.targets.buses import EMBEDDED
@@ -107,6 +107,10 @@ class FakeSystemd:
         """The gate opens: the job runs now."""
         self.manager.let_go(fault.unit)
         self.settle()
+
+    def handler(self, handler: Handler) -> Handler:
+        """It takes its turns between two messages."""
+        return handler
 
     def passes(self, seen: ev.MessageSeen) -> None:
         """The manager will see it itself."""

@@ -23,9 +23,10 @@ from cgrace.harness.engine.control import Control
 from cgrace.harness.engine.gates import Gates
 from cgrace.harness.engine.jobs import Jobs
 from cgrace.harness.engine.plan import Plan
+from cgrace.harness.engine.turns import Turns
 from cgrace.harness.errors import TargetError
 from cgrace.harness.events import Event
-from cgrace.harness.relay.base import Backend
+from cgrace.harness.relay.base import Backend, Handler
 from cgrace.harness.relay.upstream import Upstream
 from cgrace.harness.targets.machine import MachineSandbox
 from cgrace.harness.witnesses.waits import ProcessGone, at_rest
@@ -72,6 +73,7 @@ class RealSystemd:
         self._back: asyncio.Task[None] | None = None
         self._cgroups: dict[str, str] = {}
         self.paused = False
+        self._turns: Turns | None = None
 
     def _line(self) -> Control:
         return Control(self._machine.bus_path, on_signal=self._on_signal, on_closed=self._on_closed, bug=self._bug)
@@ -84,6 +86,11 @@ class RealSystemd:
     @before_job.setter
     def before_job(self, call: Callable[[], None]) -> None:
         self._jobs.before_job = call
+
+    def handler(self, handler: Handler) -> Handler:
+        """Its turns come before the driver hears of them."""
+        self._turns = Turns(handler, lambda: not self._acts(), self._bug)
+        return self._turns
 
     @property
     def unique_name(self) -> str:
@@ -105,6 +112,8 @@ class RealSystemd:
 
     def close(self) -> None:
         """Nothing is left to let go of."""
+        if self._turns is not None:
+            self._turns.close()
         self._control.close()
 
     async def _join(self) -> None:
@@ -197,7 +206,11 @@ class RealSystemd:
     # ---- rest
 
     def busy(self) -> bool:
-        """Whether anything is on its way, or a job can go on by itself. One that waits while a gate is closed cannot."""
+        """Whether anything is on its way."""
+        return (self._turns is not None and self._turns.busy) or self._acts()
+
+    def _acts(self) -> bool:
+        """Whether it has something to do, or a job can go on by itself. One that waits while a gate is closed cannot."""
         if self._goes or self._control.busy or (self._back is not None and not self._back.done()):
             return True
         if self._under_way():

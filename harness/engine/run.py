@@ -139,7 +139,7 @@ class Run:
                 if isinstance(witness, RunWitness) and self.built.spec.program is not None:
                     witness.commands = frozenset({self.built.spec.program.name[:COMMAND_CHARS_MAX]})
                 self.wire.before_driver = self.systemd.before_job = self.opens.before = self._kernel.drain
-            self.relay = Relay(self._socket, self.wire, self.systemd.backend)
+            self.relay = Relay(self._socket, self.systemd.handler(self.wire), self.systemd.backend)
             await stack.enter_async_context(self.relay)
             try:
                 await self._live()

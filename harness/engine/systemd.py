@@ -8,7 +8,7 @@ from typing import Protocol
 
 from cgrace.harness import faults as ft
 from cgrace.harness.events import MessageSeen
-from cgrace.harness.relay.base import Backend
+from cgrace.harness.relay.base import Backend, Handler
 
 
 class Systemd(Protocol):
@@ -24,6 +24,10 @@ class Systemd(Protocol):
     @property
     def backend(self) -> Backend:
         """What stands behind the relay."""
+        ...
+
+    def handler(self, handler: Handler) -> Handler:
+        """What the relay tells, before it tells `handler`."""
         ...
 
     @property

@@ -152,7 +152,7 @@ def _verdict(row: Row, standard: str) -> Text:
 
 def closing(results: Sequence[CaseResult], *, standard: str = HISTORY) -> RenderableType:
     """The last lines: whether all is as history says (or was recorded), and where to read on."""
-    says = "was recorded" if standard == RECORDED else "history says"
+    says = "recorded" if standard == RECORDED else "history says"
     wrong = [r for r in results if not r.judgement.outcome.passes]
     telling = wrong or sorted((r for r in results if r.judgement.violated), key=_deadlock_last, reverse=True)
     row = next((f" --row {_label(r.case.scenario)}" for r in telling), "")
