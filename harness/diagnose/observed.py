@@ -18,7 +18,13 @@ from cgrace.harness.stacks.goroutines import Frame, Goroutine, parse
 from cgrace.harness.stacks.wait_graph import DRIVER_PACKAGES, Wait, graph, plain
 
 DUMPS_MAX = 64
-PACKAGES = (*DRIVER_PACKAGES, "go-systemd/dbus.", "godbus/dbus.", "RunUnderSystemdScope")
+PACKAGES = (
+    *DRIVER_PACKAGES,
+    "go-systemd/dbus.",
+    "godbus/dbus.",
+    "RunUnderSystemdScope",
+    "cgrace/shim.(*server).operate",
+)
 _VERSION = re.compile(r"(?P<module>(?:[a-z0-9-]+\.)+[a-z]+/[^\s@]+?)@(?P<version>v[^/\s]+)/")
 _MAJOR = re.compile(r"/v\d+$")
 
