@@ -40,10 +40,21 @@ def _positive(text: str) -> int:
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     """What `reproduce` and `run` share."""
+    parser.add_argument("--repeat", type=_positive, default=1, metavar="N", help="run each N times; says k of N a row")
+    parser.add_argument(
+        "--expect", choices=["history", "clean"], default="history", help="clean: without history's excuse"
+    )
+    parser.add_argument(
+        "--record", action="store_true", help="on a real target: what comes out is what is expected from now on"
+    )
+    _add_where(parser)
+
+
+def _add_where(parser: argparse.ArgumentParser) -> None:
+    """On which drivers, and where."""
     parser.add_argument(
         "--driver", action="append", default=[], metavar="NAME", help="only this driver; also source:PATH"
     )
-    parser.add_argument("--repeat", type=_positive, default=1, metavar="N", help="run each N times; says k of N a row")
     parser.add_argument("--jobs", type=_positive, default=None, metavar="N", help="how many run side by side")
     parser.add_argument(
         "--target", default="fake", metavar="TARGET", help="where it runs: fake, container:SUITE, container:SUITE:v1"
@@ -53,12 +64,6 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         choices=["embedded", "dbus-daemon", "dbus-broker"],
         default="embedded",
         help="what stands behind the relay: our own bus, or a real one for each run",
-    )
-    parser.add_argument(
-        "--expect", choices=["history", "clean"], default="history", help="clean: without history's excuse"
-    )
-    parser.add_argument(
-        "--record", action="store_true", help="on a real target: what comes out is what is expected from now on"
     )
     parser.add_argument("--store", default=None, metavar="DIR", help="keep the run there, not in the state folder")
 
@@ -78,6 +83,19 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="such as 3m: begin what fits, in the given order; what was not run is listed, and the exit code is 2",
     )
+
+
+def _add_sweep(sweep: argparse.ArgumentParser) -> None:
+    sweep.add_argument("scenario", metavar="SCENARIO", help="a file or a name")
+    what = sweep.add_argument_group("what is varied", "one of these; both ends belong to a range")
+    what.add_argument("--late", metavar="RANGE", help="how late JobRemoved is, such as 0..31s; nothing is slept")
+    what.add_argument("--early", metavar="RANGE", help="0..1: JobRemoved before the reply that names its job")
+    what.add_argument("--lost", metavar="RANGE", help="which JobRemoved never comes, such as 0..4")
+    what.add_argument("--units", metavar="RANGE", help="how many units at once, such as 1..64")
+    sweep.add_argument(
+        "--measure", metavar="TARGET", help="also time jobs of a real systemd, such as container:bookworm"
+    )
+    _add_where(sweep)
 
 
 def _add_bisect(bisect: argparse.ArgumentParser) -> None:
@@ -164,6 +182,7 @@ def parser() -> argparse.ArgumentParser:
     _add_bisect(
         command("bisect-step", "one step of a git bisect: 0 clean, 1 violated, 125 cannot tell", "bisect:bisect")
     )
+    _add_sweep(command("sweep", "find the value at which each driver's outcome changes", "sweep:sweep"))
     command("doctor", "say what this machine can do, and what would help", "machine:doctor")
     command("drivers", "list the drivers", "machine:drivers")
     command("clean", "remove what killed runs left on this machine", "machine:clean")
