@@ -220,7 +220,8 @@ class Part:
         elif seen.stuck and signature.certain == "lasting":
             self._evidence.append(Evidence(line=0, text="it has not moved for a minute or more", source="--stuck"))
             sure = Confidence.LIKELY
-        waiters = [g for c in signature.goroutines if c.needs in ("one", "some") for g in self._roles.get(c.role, ())]
+        # The first goroutine of an entry is the one that must not move; a dispatcher may well be idle for hours.
+        waiters = self._roles.get(signature.goroutines[0].role, []) if signature.goroutines else []
         sure = self._minutes(waiters, sure)
         sure = self._again(waiters, sure)
         sure = self._jobs(sure)

@@ -3,7 +3,8 @@
 A signature is a list of conditions on goroutines, native stacks, log lines, jobs and units. `certain` says how much they prove:
 
     structure  the stacks alone do: nothing can free what they show
-    lasting    the same stacks are also a moment of every healthy operation; that the wait lasts must be seen besides
+    lasting    the same stacks are also a moment of every healthy operation; that the wait of the first goroutine lasts must be
+               seen besides
     timed      the wait ends by itself after bound_s: no hang, and worth a diagnosis only if what it waits for is gone
     said       a line of a log says so
 """
