@@ -101,6 +101,7 @@ class Run:
         self._tasks: asyncio.TaskGroup | None = None
         self._partings: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._coming: set[str] = set()  # steps whose points were reached, and that wait for systemd to rest
 
     def _make_systemd(self, bus: str) -> Systemd:
         if isinstance(self.sandbox, MachineSandbox):
@@ -385,8 +386,20 @@ class Run:
         for fault in due.act:
             self.acts.act(fault)
         for step in due.steps:
-            if self._tasks is not None and self.ended is None:
+            if self._tasks is None or self.ended is not None:
+                continue
+            if self.systemd.is_real:
+                self._coming.add(step.id)
+                self._tasks.create_task(self._call_in_turn(step))
+            else:
                 self._call(step)
+
+    async def _call_in_turn(self, step: Step) -> None:
+        """A real systemd first does all that it can: what was done to it takes effect before the next step is called."""
+        await self.systemd.arrived()
+        if self.ended is None:
+            self._call(step)
+        self._coming.discard(step.id)
 
     def _open(self, keep: Keep, why: str, cause: str) -> None:
         """A hold or gate lets go for good."""
@@ -453,7 +466,7 @@ class Run:
 
     def _maybe_complete(self) -> None:
         """All steps ended and none waits: the run is complete. What the scenario killed has no more steps."""
-        if self.ended is not None or len(self.processes) < len(self.scenario.processes):
+        if self.ended is not None or self._coming or len(self.processes) < len(self.scenario.processes):
             return
         alive = []
         for name, process in self.processes.items():
