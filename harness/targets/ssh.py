@@ -23,6 +23,8 @@ from cgrace.harness.proc.run import Completed, run
 CONNECT_S_MAX: Final = 20.0
 COMMAND_S_MAX: Final = 600.0
 _CONTROL: Final = "ssh.ctl"
+_SESSION: Final = "echo cgrace-connected; exec cat"
+_GREETING: Final = b"cgrace-connected"
 _SSH_FAILED: Final = 255  # ssh(1): "exits with the exit status of the remote command or with 255 if an error occurred"
 # What the channel is made of. A user's RequestTTY, RemoteCommand, forwardings and sharing of connections are for other sessions.
 _OPTIONS: Final = (
@@ -47,11 +49,15 @@ def check_client() -> None:
 class SshChannel:
     """An open connection. Made by `open`.
 
-    destination: as ssh takes it; ended: done when the master connection is gone.
+    destination: as ssh takes it; greeting: what the session said behind "cgrace-connected".
     """
 
-    def __init__(self, destination: str, options: Sequence[str], folder: Path, last_words: Callable[[], str]) -> None:
+    def __init__(
+        self, destination: str, options: Sequence[str], folder: Path, session: str, last_words: Callable[[], str]
+    ) -> None:
         self.destination = destination
+        self.greeting = ""
+        self._session = session
         self._base = ["ssh", *options, *(word for option in _OPTIONS for word in ("-o", option))]
         self._folder = folder
         self._last_words = last_words
@@ -66,17 +72,19 @@ class SshChannel:
         folder: Path,
         options: Sequence[str] = (),
         connect_s_max: float = CONNECT_S_MAX,
+        session: str = _SESSION,
         last_words: Callable[[], str] = lambda: "",
     ) -> AsyncIterator[SshChannel]:
         """Connect; closed when the block ends.
 
-        folder: of ours, for the control socket; options: more words for ssh; last_words: lines to show when the connection is
-        lost. TargetError with ssh's own words where it does not connect.
+        folder: of ours, for the control socket; options: more words for ssh; session: what runs there as long as the connection
+        is up, a shell's line that says "cgrace-connected" when it is ready and ends when its stdin does; last_words: lines to show
+        when the connection is lost. TargetError with ssh's own words where it does not connect.
         """
         if destination.startswith("-") or not destination:
             raise TargetError(f"{destination!r:.80} is no name of a host", hint="ssh:HOST, as ssh takes it")
         check_client()
-        channel = cls(destination, options, folder, last_words)
+        channel = cls(destination, options, folder, session, last_words)
         try:
             await channel._connect(connect_s_max)
             yield channel
@@ -88,7 +96,7 @@ class SshChannel:
         control = self._folder / _CONTROL
         control.unlink(missing_ok=True)
         words = [*self._base, "-o", f"ConnectTimeout={seconds_max:.0f}", "-o", "ControlPersist=no"]
-        words += ["-M", "-S", _CONTROL, "-T", "--", self.destination, "echo cgrace-connected; exec cat"]
+        words += ["-M", "-S", _CONTROL, "-T", "--", self.destination, self._session]
         self._master = await asyncio.create_subprocess_exec(
             *("setpriv", "--pdeathsig", "KILL"),
             *words,
@@ -102,8 +110,8 @@ class SshChannel:
         assert stdout is not None and stderr is not None
         try:
             async with asyncio.timeout(seconds_max):
-                while (line := await stdout.readline()) and line.strip() != b"cgrace-connected":
-                    pass  # a login's greeting
+                while (line := await stdout.readline()) and not line.startswith(_GREETING):
+                    pass  # a login's own greeting
         except TimeoutError:
             line = b""
         if not line:
@@ -114,6 +122,7 @@ class SshChannel:
                 hint=f"ssh {shlex.quote(self.destination)} true",
                 detail="\n".join(said.splitlines()[-20:]) or self._last_words(),
             )
+        self.greeting = line.removeprefix(_GREETING).decode(errors="replace").strip()
 
     async def _close(self) -> None:
         if self._master is None:
@@ -200,10 +209,10 @@ class SshChannel:
         )
 
     async def put(self, archive: bytes, to: str) -> None:
-        """Unpack a tar archive below a folder there, which is made."""
+        """Unpack a tar archive (gzip) below a folder there, which is made."""
         quoted = shlex.quote(to)
         await self.run_ok(
-            f"mkdir -p {quoted} && tar -x -o -f - -C {quoted}", what=f"files cannot be put into {to}", stdin=archive
+            f"mkdir -p {quoted} && tar -x -z -o -f - -C {quoted}", what=f"files cannot be put into {to}", stdin=archive
         )
 
     async def get(self, path: str, to: Path) -> None:

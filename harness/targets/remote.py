@@ -1,0 +1,123 @@
+"""Machines by their names: `vm:SUITE[:v1|v2|hybrid]` is booted, `ssh:HOST` is the user's own; each comes with cgrace inside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cgrace.harness.errors import TargetError, UsageError
+from cgrace.harness.targets import owner
+from cgrace.harness.targets.images import LAYOUTS
+from cgrace.harness.targets.remote_machine import RemoteMachine
+from cgrace.harness.targets.ssh import SshChannel
+from cgrace.harness.targets.sweep import record_owner, sweep
+from cgrace.harness.targets.vm import VmTarget
+
+KINDS: Final = ("vm", "ssh")
+VM_BASE: Final = "/opt/cgrace"  # of a guest: part of its snapshot
+# The first place where a program of ours can be started: some administrators mount some of them noexec. The folder goes with the
+# session, which ends with us however we end; first whatever still runs from it has a while to end by itself.
+_SESSION: Final = """umask 077
+for place in /var/tmp /run /opt /root; do
+  base=$(mktemp -d "$place/cgrace-XXXXXXXX" 2>/dev/null) || continue
+  printf '#!/bin/sh\\n' > "$base/try" && chmod 700 "$base/try" && "$base/try" 2>/dev/null && break
+  rm -rf "$base"; base=
+done
+[ -n "$base" ] || { echo "no folder where programs can be started" >&2; exit 1; }
+trap '' HUP PIPE TERM INT
+echo "cgrace-connected $base"
+cat > /dev/null
+n=0
+while [ $n -lt 20 ] && ls -l /proc/[0-9]*/exe 2>/dev/null | grep -q " $base/"; do n=$((n + 1)); sleep 1; done
+rm -rf "$base"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteName:
+    """A machine's name, taken apart. kind: "vm" or "ssh"; which: the suite or host; layout: "" for what it has."""
+
+    kind: str
+    which: str
+    layout: str = ""
+
+    def __str__(self) -> str:
+        return ":".join(part for part in (self.kind, self.which, self.layout) if part)
+
+
+def parse_remote(text: str) -> RemoteName:
+    """Read a name; UsageError with what there is."""
+    kind, _, which = text.partition(":")
+    layout = ""
+    if kind == "vm" and which.rpartition(":")[2] in LAYOUTS:
+        which, _, layout = which.rpartition(":")
+    if kind not in KINDS or not which:
+        raise UsageError(
+            f"{text!r:.80} is no machine",
+            hint="vm:sid:v2, vm:bookworm:v1, vm:bookworm:hybrid, ssh:HOST as ssh takes it",
+        )
+    return RemoteName(kind, which, layout or ("v2" if kind == "vm" else ""))
+
+
+class RemoteVm(RemoteMachine):
+    """A virtual machine with cgrace inside, which can be reset."""
+
+    def __init__(self, name: str, target: VmTarget) -> None:
+        super().__init__(name, lambda: target.channel, VM_BASE, target.console_tail)
+        self.target = target
+
+    async def reset(self) -> None:
+        """Back to what the first call found (targets/vm.py); workers in it are gone."""
+        await self.target.reset()
+
+
+@contextlib.asynccontextmanager
+async def open_machine(text: str, *, progress: Callable[[str], None] = lambda _: None) -> AsyncIterator[RemoteMachine]:
+    """The machine, with cgrace inside, for as long as the block lasts; nothing of ours is left of it afterwards.
+
+    TargetError where it cannot be had, UsageError for what is no name.
+    """
+    name = parse_remote(text)
+    if name.kind == "vm":
+        async with VmTarget.open(name.which, layout=name.layout, progress=progress) as target:
+            vm = RemoteVm(str(name), target)
+            await vm.prepare(progress)
+            yield vm
+    else:
+        async with _ssh(name, progress) as machine:
+            yield machine
+
+
+@contextlib.asynccontextmanager
+async def _ssh(name: RemoteName, progress: Callable[[str], None]) -> AsyncIterator[RemoteMachine]:
+    sweep()
+    with runtime_folder() as folder:
+        async with SshChannel.open(name.which, folder=folder, session=_SESSION) as channel:
+            if not channel.greeting.startswith("/"):
+                raise TargetError(f"{name} has no folder where programs can be started")
+            machine = RemoteMachine(str(name), lambda: channel, channel.greeting, lambda: "")
+            await machine.prepare(progress)
+            yield machine
+
+
+@contextlib.contextmanager
+def runtime_folder() -> Iterator[Path]:
+    """A folder of ours on this machine, named after us; gone afterwards."""
+    folder = Path(tempfile.gettempdir(), owner.machine_name())
+    try:
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise TargetError(f"cannot make the folder {folder}: {error.strerror}", hint="set TMPDIR") from error
+    lock = owner.lock(str(folder))
+    try:
+        record_owner(folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
