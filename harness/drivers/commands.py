@@ -69,7 +69,7 @@ def _of_machine(kind: str) -> DriverSpec:
         path,
         module=_KINDS[kind],
         version=version,
-        generation=FAMILY,
+        generation=_RELEASES[kind],
         release=f"{_RELEASES[kind]}@{version}" if version else "",
         note=f"the machine's {path}",
     )

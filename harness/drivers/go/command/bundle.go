@@ -45,9 +45,12 @@ func writeBundle(folder, rootfs string, unit shim.Unit) error {
 	return os.WriteFile(filepath.Join(folder, "config.json"), text, 0o600)
 }
 
-// withDevices adds the rule that every engine begins with: no device is allowed.
+// withDevices adds the rule that every engine begins with: no device is allowed. On cgroup v2 that is a BPF program, for which
+// crun raises a limit; who may not raise it could make no container at all, so it is left out there.
 func withDevices(resources object) object {
-	resources["devices"] = []object{{"allow": false, "access": "rwm"}}
+	if !unified() || mayRaiseLimits() {
+		resources["devices"] = []object{{"allow": false, "access": "rwm"}}
+	}
 	return resources
 }
 

@@ -98,6 +98,7 @@ func (c *command) failure(words []string, how error, file func(string) string) e
 		said, _ := os.ReadFile(file("err"))
 		text = strings.TrimSpace(string(said))
 	}
+	text = strings.ReplaceAll(text, c.dir+"/", "") // a path that differs from run to run says nothing
 	if len(text) > saidBytesMax {
 		text = text[len(text)-saidBytesMax:]
 	}
