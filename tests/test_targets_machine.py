@@ -262,6 +262,29 @@ def machines_processes(machine: ContainerTarget) -> list[Path]:
     return [Path(f"/proc/{pid}/comm") for pid in pids]
 
 
+def test_peers_that_were_restarted_serve_the_next_run() -> None:
+    """After a reload, a re-execution, and a bus that was killed or stopped, the machine counts as it was."""
+
+    async def ask(machine: ContainerTarget, member: str) -> None:
+        async with BusClient(machine.bus_path) as bus:
+            with contextlib.suppress(TargetError):  # who re-executes itself does not answer
+                await bus.call(systemd1.NAME, systemd1.PATH, systemd1.MANAGER, member)
+
+    async def body(machine: ContainerTarget) -> None:
+        for member in ("Reload", "Reexecute"):
+            async with machine.sandbox():
+                await ask(machine, member)
+            assert machine.dirty == ""
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            async with machine.sandbox() as sandbox:
+                bus = sandbox.outer(int((await shell(sandbox, "pidof dbus-daemon")).split()[0]))
+                assert bus is not None
+                os.kill(bus, number)
+            assert machine.dirty == ""
+
+    on_machine(body)
+
+
 def test_what_cannot_be_undone_is_said() -> None:
     """A run that stops a unit of the machine's own leaves it dirty, and so does one that changes the root's settings."""
 

@@ -131,14 +131,28 @@ class PutBack:
         units = await _units(bus)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GONE_S_MAX):
-                while new := self._new(units):
+                while self._new(units):
+                    await self._set_aside(bus, units)
+                    new = self._new(units)
                     for name, state in new.items():
                         if state == "failed":
                             with contextlib.suppress(TargetError):
                                 await _ask(bus, "ResetFailedUnit", "s", name)
-                    await self._until_removed(bus, set(new))
+                    if new:
+                        await self._until_removed(bus, set(new))
                     units = await _units(bus)
         return units
+
+    async def _set_aside(self, bus: BusClient, units: dict[str, str]) -> None:
+        """Take for the machine's own what has a unit file in its /usr or /etc and is only loaded: re-executed, a systemd may
+        remember units that others merely name (247 does)."""
+        assert self._fresh is not None
+        for name, state in self._new(units).items():
+            if state == "inactive" and not name.endswith((".slice", ".scope")):
+                with contextlib.suppress(TargetError):
+                    file = await bus.get(systemd1.unit_path(name), systemd1.UNIT, "FragmentPath")
+                    if file.startswith(("/usr/", "/lib/", "/etc/")):
+                        self._fresh.units[name] = state
 
     async def _until_removed(self, bus: BusClient, names: set[str]) -> None:
         async for said in bus.signals():
