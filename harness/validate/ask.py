@@ -40,6 +40,8 @@ async def ask(machine: Machine, probe: Probe, number: int) -> Answer:
     async with Stage(machine, number) as stage:
         try:
             async with asyncio.timeout(PROBE_S_MAX):
+                if probe.tree:
+                    await stage.quiet()  # what the probe before left to be realised is done
                 return await probe.ask(stage)
         except TimeoutError:
             return {"no answer": "what was waited for did not come"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -23,6 +24,7 @@ Answer = Any
 """What a probe gives: JSON data."""
 
 TOP: Final = "t"
+GONE_STATE: Final = "not-found inactive/dead"
 INFINITY: Final = 2**64 - 1
 START: Final = "ssa(sv)a(sa(sv))"
 SOON_S: Final = 8.0  # what is to come comes by then
@@ -41,7 +43,6 @@ _LISTS: Final = ("Wants", "Requires", "After", "Before", "Conflicts", "BindsTo",
 _SHORT: Final = {"org.freedesktop.DBus.Error.": "D:", "org.freedesktop.systemd1.": "S:"}
 _NOBODY: Final = ("D:NoReply", "D:ServiceUnknown", "D:NameHasNoOwner", "D:Disconnected")
 _OWN: Final = re.compile(r"\bcgv\d+n\d+(?=[-._]|$)")
-_UNIT_WORD: Final = re.compile(r"^cgv\d+n\d+")
 
 
 class Refused(Exception):
@@ -298,6 +299,19 @@ class Stage:
             await asyncio.sleep(0.01)
         return state
 
+    async def settled(self, unit: str) -> str:
+        """The state of a unit that was stopped, once its processes are gone and it was looked at anew: whether it is needed is
+        asked when a reference is let go (unit.c, unit_may_gc), and else perhaps before the last process is dead."""
+        for member in ("RefUnit", "UnrefUnit"):
+            await self.call(member, "s", unit)
+        await self.quiet()
+        return await self.state(unit)
+
+    async def end(self, unit: str, worker: str) -> str:
+        """End a scope by the end of its only process; its state when it is gone, or the one in which it stays."""
+        await self.kill(worker)
+        return await self.becomes(unit, GONE_STATE)
+
     async def quiet(self) -> None:
         """Until nothing more comes."""
         await self.machine.settle()
@@ -306,7 +320,8 @@ class Stage:
 
     def heard(self, since: int = 0, by: Client | None = None, *, details: bool = False) -> list[str]:
         """The inbox in words, in order, from an index on: replies, and signals about the probe's own units."""
-        return [word for m in (by or self.client).inbox[since:] for word in self._words(m, details=details)]
+        words = [word for m in (by or self.client).inbox[since:] for word in self._words(m, details=details)]
+        return in_order(words)
 
     def _words(self, message: Message, *, details: bool) -> Iterator[str]:
         if message.type in (MessageType.REPLY, MessageType.ERROR):
@@ -316,7 +331,7 @@ class Stage:
         seen = systemd1.view(message)
         if message.member == "Reloading":
             yield f"Reloading {message.body[0]}"
-        if not _UNIT_WORD.match(seen.unit) or "-gate." in seen.unit:
+        if not seen.unit.startswith((f"{self.word}-", f"{self.word}.")) or "-gate" in seen.unit:
             return
         if message.member != "PropertiesChanged":
             yield " ".join(part for part in (message.member, self.plain(seen.unit), seen.result) if part)
@@ -426,6 +441,14 @@ def short(name: str) -> str:
         if name.startswith(prefix):
             return letter + name.removeprefix(prefix)
     return name
+
+
+def in_order(words: list[str]) -> list[str]:
+    """The words with neighbours of one kind sorted by unit: in which order systemd takes several units is by chance (hashmap.c)."""
+    out: list[str] = []
+    for _, group in itertools.groupby(words, key=lambda word: word.split()[0]):
+        out += sorted(group, key=lambda word: word.split()[1:2])
+    return out
 
 
 def _slice_parts(unit: str) -> list[str]:

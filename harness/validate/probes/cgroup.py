@@ -100,7 +100,7 @@ async def sibling(s: Stage) -> Answer:
     await s.scope("t-d.scope", worker="other", Slice="t-b.slice", CPUShares=300, BlockIOWeight=300)
     await s.quiet()
     found += [s.made(path), s.where()]
-    await s.down("t-d.scope")
+    await s.end("t-d.scope", "other")
     await s.quiet()
     return [*found, s.made(path), s.where()]
 
@@ -124,7 +124,7 @@ def _foreign_probe(id: str, question: str, values: dict[str, Any], trigger: str)
             case "sibling-gone":
                 await s.scope("t-d.scope", worker="other", Slice="t-b.slice", CPUShares=300, BlockIOWeight=300)
                 await s.quiet()
-                await s.down("t-d.scope")
+                await s.end("t-d.scope", "other")
             case "cousin":
                 await s.up("t-e.slice", BlockIOWeight=300)
                 await s.quiet()
@@ -177,6 +177,7 @@ async def _late(s: Stage, **values: Any) -> Answer:
     await s.client.match()
     job = await s.queue("t-a.scope", PIDs=[s.pid()], After=[gate.unit], Slice="t-b.slice", **values, **_ACCOUNTED)
     path = s.path("t-a.scope", within="t-b.slice")
+    await s.quiet()  # the gate's own cgroup is made
     s.mkdir(path)
     s.put("worker", path)
     since = len(s.client.inbox)
@@ -197,6 +198,7 @@ async def late_slice(s: Stage) -> Answer:
     await s.worker()
     await s.client.match()
     job = await s.queue("t-a.slice", After=[gate.unit], **_ACCOUNTED)
+    await s.quiet()
     s.mkdir(s.path("t-a.slice"))
     if s.machine.layout == "v1":
         s.put("worker", s.path("t-a.slice"))
@@ -223,7 +225,7 @@ async def foreign_slice(s: Stage) -> Answer:
     path = s.path("t-b.slice") + "/foreign"
     s.mkdir(path)
     s.put("worker", path)
-    await s.down("t-d.scope")
+    await s.end("t-d.scope", "other")
     await s.quiet()
     return [s.made(path), s.where()]
 
@@ -238,8 +240,7 @@ async def foreign_slice(s: Stage) -> Answer:
 async def unmanaged(s: Stage) -> Answer:
     await s.scope("t-a.scope")
     s.mkdir(s.path("t-a.scope"))
-    await s.down("t-a.scope")
-    await s.ends()
+    await s.end("t-a.scope", "worker")
     await s.quiet()
     return s.made(s.path("t-a.scope"))
 
@@ -324,7 +325,7 @@ async def v2_control(s: Stage) -> Answer:
     await s.quiet()
     look()
     found.append(sorted(s.read("unified", s.path("t-d.scope", within="t-b.slice"), "cgroup.subtree_control").split()))
-    await s.down("t-d.scope")
+    await s.end("t-d.scope", "other")
     await s.quiet()
     look()
     return found

@@ -31,8 +31,7 @@ async def scope_stopping(s: Stage) -> Answer:
     pid, other = await s.worker(stubborn=True), await s.worker("other")
     await s.up("t-a.scope", PIDs=[pid])
     await s.call("StopUnit", "ss", "t-a.scope", "replace")
-    await s.quiet()
-    return [await s.state("t-a.scope"), await s.start("t-a.scope", PIDs=[other])]
+    return [await s.settled("t-a.scope"), await s.start("t-a.scope", PIDs=[other])]
 
 
 @probe.habit("scope-failed", "A scope that failed: may it be made again, before and after ResetFailedUnit?")
@@ -65,8 +64,7 @@ async def scope_gone(s: Stage) -> Answer:
     await s.up("t-a.scope", PIDs=[s.pid()])
     stopped = await s.down("t-a.scope")
     await s.ends()
-    await s.quiet()
-    return [stopped, await s.state("t-a.scope"), await s.up("t-a.scope", PIDs=[pid])]
+    return [stopped, await s.settled("t-a.scope"), await s.up("t-a.scope", PIDs=[pid])]
 
 
 @probe.habit("slice-active", "A slice made by a call: may it be made again?")

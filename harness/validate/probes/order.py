@@ -71,8 +71,8 @@ async def subscribed_stop(s: Stage) -> Answer:
     await s.call("Subscribe")
     since = len(s.client.inbox)
     await s.down("t-a.scope")
-    await s.quiet()
-    return s.heard(since, details=True)
+    heard = s.heard(since, details=True)
+    return heard[: heard.index("JobRemoved t-a.scope done") + 1]
 
 
 @probe.habit(
