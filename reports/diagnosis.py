@@ -152,14 +152,17 @@ def _possible(possible: Iterable[Match]) -> Iterator[Row]:
     for match in possible:
         signature = match.signature
         yield "if it lasts", f"{named(signature)}: {signature.title}"
-        yield from _listed("", (one.text for one in match.evidence[:3]))
-        if signature.certain == "timed":
-            yield (
-                "",
-                f"that wait ends by itself after {signature.bound_s} s; give --jobs to see whether its job is gone",
-            )
-        else:
-            yield "", "a healthy operation looks so for a moment: take a second dump in a minute, or say --stuck"
+        yield from _listed("", (_evidence(one.line, one.text, one.source) for one in match.evidence[:3]))
+        yield "", _would_show(signature)
+
+
+def _would_show(signature: Signature) -> str:
+    """What would make a possible match a match."""
+    if signature.certain == "timed":
+        jobs = "; give --jobs to see whether its job is gone" if signature.jobs else ""
+        return f"that wait ends by itself after {signature.bound_s} s{jobs}"
+    jobs = ", give --jobs" if signature.jobs else ""
+    return f"a healthy operation looks so for a moment: take a second dump in a minute{jobs}, or say --stuck"
 
 
 def _listed(label: str, lines: Iterable[str]) -> Iterator[Row]:

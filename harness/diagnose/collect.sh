@@ -64,7 +64,7 @@ version() {
 
 named() {
     for status in /proc/[0-9]*/comm; do
-        read -r comm <"$status" 2>/dev/null || continue
+        read -r comm 2>/dev/null <"$status" || continue
         [ "$comm" = "$1" ] || continue
         pid=${status#/proc/}
         echo "${pid%/comm}"

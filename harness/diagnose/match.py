@@ -220,6 +220,11 @@ class Part:
         elif seen.stuck and signature.certain == "lasting":
             self._evidence.append(Evidence(line=0, text="it has not moved for a minute or more", source="--stuck"))
             sure = Confidence.LIKELY
+        elif seen.own_wait and signature.certain == "timed":
+            self._evidence.append(
+                Evidence(line=0, text="the trace shows that only its own timer can end it", source="trace")
+            )
+            sure = Confidence.LIKELY
         # The first goroutine of an entry is the one that must not move; a dispatcher may well be idle for hours.
         waiters = self._roles.get(signature.goroutines[0].role, []) if signature.goroutines else []
         sure = self._minutes(waiters, sure)

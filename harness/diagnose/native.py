@@ -22,6 +22,9 @@ _SYSCALL = re.compile(r"^\s*(?:syscall: )?(?P<number>\d{1,4})(?P<args>(?: 0x[0-9
 _WCHAN = re.compile(r"^\s*(?:wchan: )?(?P<name>[a-z_][\w.]*)\s*$")
 _STATE = re.compile(r"^State:\s+(?P<state>[A-Z])\b")
 _STRACE = re.compile(r"\bppoll\(\[.*\], \d+, (?P<limit>NULL|\{tv_sec=\d+)")
+_TOLD = re.compile(
+    r"^\S+ \d+: p?poll (?P<limit>without limit|.*), on its bus connection"
+)  # cgrace's own look, in a trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,8 @@ def read_native(lines: Iterable[Line], about: str = "") -> Native | None:
                 untimed, untimed_at = limit, line.number
         elif found := _STRACE.search(line.text):
             untimed, untimed_at = found["limit"] == "NULL", line.number
+        elif found := _TOLD.match(line.text):
+            untimed, untimed_at = found["limit"] == "without limit", line.number
         elif found := _STATE.match(line.text):
             state = found["state"]
         elif "poll" in line.text and (found := _WCHAN.match(line.text)):

@@ -46,7 +46,8 @@ class Dump:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """What is known. name: what the input is called; proved: a trace proves that nothing can wake the program; stuck: the user
+    """What is known. name: what the input is called; proved: a trace proves that nothing can wake the program; own_wait: it saw
+    that only the program's own timer can; stuck: the user
     says that it has not moved for a minute or more; traced: the lines tell every message."""
 
     name: str
@@ -58,6 +59,7 @@ class Observed:
     versions: Mapping[str, str] = field(default_factory=dict)
     lines: tuple[Line, ...] = ()
     proved: bool = False
+    own_wait: bool = False
     stuck: bool = False
     traced: bool = False
 
@@ -93,6 +95,7 @@ def observe(
     jobs: str | None = None,
     crun: str | None = None,
     proved: bool = False,
+    own_wait: bool = False,
     stuck: bool = False,
     traced: bool = False,
 ) -> Observed:
@@ -123,6 +126,7 @@ def observe(
         versions=versions,
         lines=lines,
         proved=proved,
+        own_wait=own_wait,
         stuck=stuck,
         traced=traced,
     )

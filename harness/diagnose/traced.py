@@ -12,19 +12,36 @@ from cgrace.harness.trace import Trace
 
 
 def observe_trace(name: str, trace: Trace) -> Observed:
-    """Read a trace; TraceError when its run took no dump."""
+    """Read a trace; TraceError when nobody waited in its run when it ended."""
     stacks = trace.last(ev.Stacks)
-    if stacks is None:
-        raise TraceError("no goroutine dump is in this trace: its driver came back from every step", file=name)
-    closed = trace.last(ev.WorldClosed, lambda world: world.process == stacks[1].process)
+    closed = trace.last(ev.WorldClosed, lambda world: stacks is None or world.process == stacks[1].process)
     ended = trace.last(ev.RunEnded)
+    why = ended[1].why if ended is not None else "the trace stops"
+    if stacks is None and closed is None:
+        raise TraceError(f"nothing waited when this run ended ({why}): there is no dump in it", file=name)
     return observe(
         name,
-        f"{stacks[1].text}\n=== cgrace: bus ===\n{_errors(trace)}",
+        "\n".join(
+            [
+                stacks[1].text if stacks is not None else "",
+                "=== cgrace: bus ===",
+                *_errors(trace),
+                *_children(closed[1] if closed is not None else None),
+            ]
+        ),
         jobs=_jobs(closed[1] if closed is not None else None),
-        proved=ended is not None and ended[1].why == "proved",
+        proved=why == "proved",
+        own_wait=why == "own wait",
         traced=True,
     )
+
+
+def _children(world: ev.WorldClosed | None) -> list[str]:
+    """What a driver's commands wait for, a section each."""
+    lines: list[str] = []
+    for child in world.children if world is not None else ():
+        lines += [f"=== cgrace: process {child.partition(':')[0]} ===", child]
+    return lines
 
 
 def _jobs(world: ev.WorldClosed | None) -> str | None:
@@ -35,11 +52,10 @@ def _jobs(world: ev.WorldClosed | None) -> str | None:
     return "\n".join([*rows, f"{len(rows)} jobs listed." if rows else "No jobs running."])
 
 
-def _errors(trace: Trace) -> str:
+def _errors(trace: Trace) -> list[str]:
     """Every error that the bus saw, one a line."""
-    lines = [
+    return [
         f"error {seen.name} to {seen.member} of {seen.unit}: {seen.text}"
         for _, seen in trace.of(ev.MessageSeen)
         if seen.kind == "error" and not seen.probe
     ]
-    return "\n".join(lines)
