@@ -25,10 +25,11 @@ LOOKS = (ev.DriverWaits, ev.StepWaits, ev.StepWatched, ev.WorldClosed, ev.Stacks
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
     """One run: its result, how long from last progress to the proof (None: nothing was proved), and from the driver's start to
-    the run's end. In seconds. ended: when its result came, on this process's clock."""
+    the last step's answer and to the run's end. In seconds. ended: when its result came, on this process's clock."""
 
     result: CaseResult
     proof_s: float | None
+    answered_s: float | None
     run_s: float | None
     ended: float
 
@@ -71,7 +72,8 @@ async def run_many(cases: Sequence[Case], count: int, jobs: int = JOBS_DEFAULT) 
                 Ran(
                     result=result,
                     proof_s=proof_seconds(trace) if trace is not None and found_hang(result) else None,
-                    run_s=run_seconds(trace) if trace is not None else None,
+                    answered_s=seconds_to(trace, ev.StepReturned) if trace is not None else None,
+                    run_s=seconds_to(trace, ev.RunEnded) if trace is not None else None,
                     ended=ended,
                 )
             )
@@ -91,8 +93,8 @@ def proof_seconds(trace: Trace) -> float | None:
     return (closed[0].t_ns - before[-1].t_ns) / 1e9 if before else None
 
 
-def run_seconds(trace: Trace) -> float | None:
-    """From the first driver's start to the run's end."""
+def seconds_to(trace: Trace, kind: type[ev.Event]) -> float | None:
+    """From the first driver's start to the last event of this kind."""
     started = trace.first(ev.ProcessStarted, lambda event: event.role == "driver")
-    ended = trace.last(ev.RunEnded)
+    ended = trace.last(kind)
     return (ended[0].t_ns - started[0].t_ns) / 1e9 if started is not None and ended is not None else None
