@@ -17,6 +17,7 @@ from pathlib import Path
 from cgrace.harness import events as ev
 from cgrace.harness.canonical import canonical_hash
 from cgrace.harness.checkers import check_all
+from cgrace.harness.checkers.stall import discounted
 from cgrace.harness.clock import now_ns
 from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
 from cgrace.harness.drivers.build import build
@@ -98,13 +99,14 @@ def expected(case: Case) -> tuple[Expect, ...]:
 def judge_trace(trace: Trace, case: Case, *, expect_clean: bool = False) -> Judgement:
     """Findings of a trace against what its scenario expects of this driver here."""
     expectations = () if expect_clean else expected(case)
-    return judge(
+    judged = judge(
         check_all(trace),
         [pair for e in expectations for pair in e.violated],
         [(event.step, event.error) for _, event in trace.of(ev.StepReturned) if event.error],
         [pair for e in expectations for pair in e.failed],
         {step.id for step in case.scenario.steps if step.may_fail},
     )
+    return discounted(judged, trace)
 
 
 @functools.cache
