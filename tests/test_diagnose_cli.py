@@ -38,7 +38,7 @@ def test_a_match(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     at = next(number for number, line in enumerate(text.split("\n"), 1) if "[chan send]" in line)
     for part in (
         "late-signal-lock: A late JobRemoved keeps",
-        "rows 7b, 12, 9 of runc#1780; certain",
+        "rows 7b, 8, 9, 12 of runc#1780; certain",
         f"line {at}: goroutine 19 [chan send] sends to a channel that nobody reads",
         "startJob waits for jobListener",
         "Restart the process",

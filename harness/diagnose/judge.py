@@ -134,7 +134,8 @@ def _notes(seen: Observed, best: Match | None) -> tuple[str, ...]:
         notes.append(
             "no goroutine is in a cgroup driver, go-systemd or godbus: whatever hangs here, it is none of these"
         )
-    if not seen.jobs.known and seen.jobs.silent is None:
+    decided = best is not None and best.confidence is Confidence.CERTAIN
+    if not decided and not seen.jobs.known and seen.jobs.silent is None:
         notes.append(
             "no list of jobs was given: systemctl list-jobs > FILE, then --jobs FILE, tells a late job from a lost answer"
         )
