@@ -39,7 +39,7 @@ async def build(specs: Iterable[DriverSpec], *, progress: Progress | None = None
     apart = (reference.FAMILY, *FAMILIES)
     recipes = {name: recipe(spec) for name, spec in wanted.items() if spec.family not in apart}
     built = {name: reference.reference(spec) for name, spec in wanted.items() if spec.family == reference.FAMILY}
-    built |= await build_commands([spec for spec in wanted.values() if spec.family in FAMILIES])
+    built |= await build_commands([spec for spec in wanted.values() if spec.family in FAMILIES], say)
     tool = try_find_go()
     missing: list[Recipe] = []
     for name, one in recipes.items():

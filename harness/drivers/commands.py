@@ -11,14 +11,17 @@ A command does one operation and ends, so it is run by an adaptor (go/command) t
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from cgrace.harness.drivers import commands_build
 from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
 from cgrace.harness.drivers.cache import content_key
 from cgrace.harness.drivers.gobuild import build_go_program
@@ -29,19 +32,22 @@ from cgrace.harness.proc.run import run
 FAMILY = "command"
 PROGRAM = "program"
 FAMILIES = (FAMILY, PROGRAM)
-BUILT = "runc-cli"
 SOURCES = Path(__file__).parent / "go"
 ADAPTOR = "cgrace-command"
 OWN = "source"  # the generation of what is the user's own: expected to do everything right
 VERSION_S_MAX = 20.0
 _KINDS = {"runc": "github.com/opencontainers/runc", "crun": "github.com/containers/crun"}
-_RELEASES = {"runc": BUILT, "crun": "crun"}  # the products that expectations name
+_RELEASES = {"runc": commands_build.NAME, "crun": "crun"}  # the products that expectations name
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _VERSION = re.compile(r"\bversion\s+v?([0-9]+(?:\.[0-9]+)+(?:-[0-9A-Za-z.]+)?)")
 
 
 def find_command(name: str) -> DriverSpec | None:
     """The driver of that name, None where the name is of another kind. DriverError where there is no such program."""
+    product, at, release = name.partition("@")
+    if product == commands_build.NAME and at:
+        commands_build.check_version(release, name)
+        return _of_release(name, release)
     kind, colon, where = name.partition(":")
     if kind == PROGRAM and colon:
         return _spec(name, PROGRAM, _own(where, name), module="", note="a program of your own")
@@ -75,10 +81,23 @@ def _of_machine(kind: str) -> DriverSpec:
     )
 
 
+def _of_release(name: str, version: str) -> DriverSpec:
+    return _spec(
+        name,
+        FAMILY,
+        None,
+        module=commands_build.MODULE,
+        version=f"v{version}",
+        generation=commands_build.NAME,
+        release=name,
+        note=f"the command of runc {version}",
+    )
+
+
 def _spec(
     name: str,
     family: str,
-    path: Path,
+    path: Path | None,
     *,
     module: str,
     note: str,
@@ -120,31 +139,54 @@ def _version(path: Path) -> str:
     return found[1] if found and done.ok else ""
 
 
-async def build_commands(specs: Sequence[DriverSpec]) -> dict[str, BuiltDriver]:
-    """How each of these is run: what needs one, by the adaptor. DriverError where that cannot be built."""
+async def build_commands(
+    specs: Sequence[DriverSpec], say: Callable[[str], None] = lambda text: None
+) -> dict[str, BuiltDriver]:
+    """How each of these is run: what needs one, by the adaptor. DriverError where something cannot be built."""
     if not specs:
         return {}
     adaptor = note = None
     if any(spec.family == FAMILY for spec in specs):
         adaptor = await build_go_program(SOURCES / "command", ADAPTOR, beside=(SOURCES / "shim",))
         note = await asyncio.to_thread(_sysmon_note, adaptor)
-    return {spec.name: _built(spec, adaptor if spec.family == FAMILY else None, note) for spec in specs}
+    built = {}
+    for spec in specs:
+        known = await _program(spec, say)
+        built[spec.name] = _driver(known, adaptor if spec.family == FAMILY else None, note)
+    return built
 
 
-def _built(spec: DriverSpec, adaptor: Path | None, note: tuple[int, int] | None) -> BuiltDriver:
-    assert spec.program is not None
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """What a driver's spec stands for: its program, a key over its content, and where that is from."""
+
+    spec: DriverSpec
+    path: Path
+    key: str
+    proof: str
+
+
+async def _program(spec: DriverSpec, say: Callable[[str], None]) -> _Program:
+    if spec.program is None:
+        path, key = await commands_build.build_runc(spec.version.removeprefix("v"), say)
+        return _Program(spec, path, key, f"{spec.module} {spec.version}, built by the go tool")
     try:
-        content = spec.program.read_bytes()
+        content = await asyncio.to_thread(spec.program.read_bytes)
     except OSError as error:
         raise DriverError(f"{spec.program} cannot be read: {error.strerror}") from None
+    key = content_key([(spec.program.name, content)])
+    return _Program(spec, spec.program, key, f"{spec.program} {spec.version}".rstrip())
+
+
+def _driver(program: _Program, adaptor: Path | None, note: tuple[int, int] | None) -> BuiltDriver:
     return BuiltDriver(
-        spec=spec,
-        binary=adaptor or spec.program,
-        build_id=content_key([(spec.program.name, content)]),
-        proof=f"{spec.program} {spec.version}".rstrip(),
+        spec=dataclasses.replace(program.spec, program=program.path),
+        binary=adaptor or program.path,
+        build_id=program.key,
+        proof=program.proof,
         cached=True,
         sysmon_note=note if adaptor else None,
-        argv=(str(adaptor), str(spec.program)) if adaptor else (str(spec.program),),
+        argv=(str(adaptor), str(program.path)) if adaptor else (str(program.path),),
     )
 
 
