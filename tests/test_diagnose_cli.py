@@ -127,7 +127,7 @@ def test_any_text_is_read(text: str) -> None:
     run_all(text)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.integers(0, 2**32),
     st.sampled_from(["late-signal-lock", "unit-exists", "no-reply", "lost-signal-today"]),

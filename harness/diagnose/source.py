@@ -115,9 +115,8 @@ def _expand(line: Line) -> Iterator[Line]:
                 break
     if "\\n" in text and _HEADER.search(text):
         text = _ESCAPED.sub(lambda found: _PLAIN[found[1]], text)
-        at = _HEADER.search(text)
-        assert at is not None
-        text = text[: at.start()] + ("\n" if at.start() else "") + text[at.start() :]
+        if (at := _HEADER.search(text)) is not None and at.start():  # gone where the escape was in the header itself
+            text = f"{text[: at.start()]}\n{text[at.start() :]}"
     for part in text.split("\n"):
         yield Line(line.number, part)
 
