@@ -41,7 +41,6 @@ _MARKERS = (
     "primer: a scenario to learn from",
     "slow: takes half a minute or more",
 )
-_TARGETS = ("fake",)
 _BUSES = ("embedded", "dbus-daemon", "dbus-broker")
 _WHOLE_FILES = ("loadfile", "loadscope")  # the ways of pytest-xdist that give all items of a file to one worker
 _CANNOT = "cannot run"
@@ -61,7 +60,7 @@ def add_options(parser: pytest.Parser, prefix: str = "--") -> None:
 
     option("driver", action="append", default=[], metavar="NAME", help="only this driver; also source:PATH")
     option("expect", choices=["history", "clean"], default="history", help="clean: without history's excuse")
-    option("target", choices=_TARGETS, default="fake", help="where it runs")
+    option("target", default="fake", metavar="TARGET", help="where it runs: fake, or a real systemd: container:SUITE")
     option("bus", choices=_BUSES, default="embedded", help="what is behind the relay: our own bus, or a real one a run")
     option("repeat", type=_positive, default=1, metavar="N", help="run each N times; all must be as expected")
     option("store", default="", metavar="DIR", help="keep the run there, not in the state folder")

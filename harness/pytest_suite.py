@@ -5,6 +5,7 @@ The plugin imports this when the first scenario is collected, so that nobody els
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import json
@@ -17,13 +18,16 @@ import pytest
 
 from cgrace.harness import runner
 from cgrace.harness.clock import NS_PER_S
-from cgrace.harness.commands.common import run_async
+from cgrace.harness.commands.common import note, run_async
 from cgrace.harness.commands.select import pick_drivers
+from cgrace.harness.commands.suite import ground_of, target_of
 from cgrace.harness.drivers.base import DriverSpec
+from cgrace.harness.engine.ground import Ground
 from cgrace.harness.errors import CgraceError, ScenarioError
 from cgrace.harness.scenario.model import Scenario
 from cgrace.harness.store import StoredRun, new_run
 from cgrace.harness.suite import Case, CaseResult
+from cgrace.harness.targets.registry import TargetName
 from cgrace.harness.verdict import Verdict
 from cgrace.reports.console.blocks import result_lines
 from cgrace.reports.console.words import asked, what_systemd_did
@@ -51,6 +55,7 @@ class Suite:
         self.drivers: Sequence[DriverSpec] = pick_drivers(config.getoption("cgrace_driver"))
         self.repeat: int = config.getoption("cgrace_repeat")
         self.target: str = config.getoption("cgrace_target")
+        self._name, self._ground = _target(config)
         self.unfit: dict[str, str] = {}
         self.results: dict[str, list[CaseResult]] = {}
         self._files: dict[str, Path] = {}
@@ -64,7 +69,7 @@ class Suite:
         if self._files.setdefault(scenario.name, scenario.file) != scenario.file:
             message = f"two scenarios are called '{scenario.name}': {self._files[scenario.name]} is the other"
             raise ScenarioError(message, hint="rename one", file=scenario.file)
-        cases = runner.plan([scenario], self.drivers)
+        cases = runner.plan([scenario], self.drivers, on=self._ground)
         if not cases:
             needs = ", ".join(f"{s.profile} {s.layout}" for s in scenario.settings)
             names = ", ".join(spec.name for spec in self.drivers)
@@ -103,6 +108,7 @@ class Suite:
                 store=self._stored.folder,
                 expect_clean=self._config.getoption("cgrace_expect") == "clean",
                 bus=self._config.getoption("cgrace_bus"),
+                target=self._name,
             )
         )
         for result in results:
@@ -143,6 +149,16 @@ class Suite:
         passed = bool(self._kept) and all(data["passed"] for data in self._kept)
         self._stored.save(document("pytest", passed=passed, results=self._kept))
         return self._stored.folder
+
+
+def _target(config: pytest.Config) -> tuple[TargetName, Ground | None]:
+    """What --target says, and what cases are planned by there; pytest's own error for what cannot be."""
+    asked = argparse.Namespace(target=config.getoption("cgrace_target"), bus=config.getoption("cgrace_bus"))
+    try:
+        name = target_of(asked)
+        return name, ground_of(name, note)
+    except CgraceError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def _different(results: Sequence[CaseResult]) -> Iterable[CaseResult]:
