@@ -170,7 +170,7 @@ class RemoteMachine:
         stamp = f"{folder}/.{part.name}-{part.key}"
         if (await self.channel.run(["test", "-e", stamp])).ok:
             return
-        await self.channel.put(part.data, folder)
+        await self.channel.put(await asyncio.to_thread(part.file.read_bytes), folder)
         await self.channel.run_ok(f": > {shlex.quote(stamp)}", what="files cannot be put there")
 
 

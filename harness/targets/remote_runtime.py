@@ -14,14 +14,18 @@ import hashlib
 import importlib.util
 import io
 import os
+import py_compile
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
+from cgrace.harness.drivers.cache import cache_root
 from cgrace.harness.errors import TargetError
 from cgrace.harness.proc.run import run
 
@@ -49,24 +53,52 @@ _LEFT_OUT_PREFIXES: Final = (
 )
 # What parts of ours import from elsewhere (pyproject.toml); the worker needs nothing of the tests.
 _DEPENDENCIES: Final = ("rich", "markdown_it", "mdurl", "pygments")
-_LEFT_OUT_DEPENDENCIES: Final = frozenset(("pygments/lexers", "pygments/styles"))
+_LEFT_OUT_DEPENDENCIES: Final = ("pygments/lexers/", "pygments/styles/")
+_FORMAT: Final = 1
+_KEPT: Final = 4  # older archives of each part
 _PACKAGE: Final = ("harness", "fakes", "reports", "scenarios")
 _LEVEL: Final = 3  # of compression: the archive is half as large, and made in a second
 _SOURCES_NOT: Final = frozenset(("__pycache__", "node_modules"))
 _START: Final = """#!/bin/sh
 here=$(CDPATH= cd -P -- "$(dirname -- "$0")/.." && pwd -P)
 export PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1
-exec "$here/lib/{loader}" --library-path "$here/lib" {argv0}"$here/bin/{binary}" "$@"
+exec "$here/lib/{loader}" --library-path "$here/lib" --argv0 "$here/bin/python" "$here/bin/python-real" "$@"
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One archive to unpack below a folder there. key: of its content; data: a compressed tar."""
+    """An archive to unpack below a folder there. key: of its content; file: a compressed tar in the cache."""
 
     name: str
     key: str
-    data: bytes
+    file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """name: in the archive; source: the file, or its content."""
+
+    name: str
+    source: Path | bytes
+    mode: int = 0o644
+
+
+async def interpreter_part() -> Part:
+    """bin/python and what it takes; TargetError where this Python cannot be taken along."""
+    real, stdlib, extensions = _binaries()
+    libraries, loader = await _libraries([real, *extensions])
+    return await asyncio.to_thread(lambda: _part("python", list(_interpreter(real, stdlib, libraries, loader))))
+
+
+async def package_part() -> Part:
+    """This checkout's package, as cgrace/."""
+    return await asyncio.to_thread(lambda: _part("cgrace", list(_package())))
+
+
+def parts_folder() -> Path:
+    """Where archives are kept."""
+    return cache_root() / "parts"
 
 
 def _binaries() -> tuple[Path, Path, list[Path]]:
@@ -77,93 +109,104 @@ def _binaries() -> tuple[Path, Path, list[Path]]:
     return real, stdlib, [one for one in extensions if not _is_left_out(one.name)]
 
 
-async def interpreter_part() -> Part:
-    """bin/python and what it takes; TargetError where this Python cannot be taken along."""
-    real, stdlib, extensions = _binaries()
-    libraries, loader = await _libraries([real, *extensions])
-    return await asyncio.to_thread(_pack_interpreter, real, stdlib, libraries, loader)
-
-
-def _pack_interpreter(real: Path, stdlib: Path, libraries: dict[str, Path], loader: Path) -> Part:
+def _interpreter(real: Path, stdlib: Path, libraries: Mapping[str, Path], loader: Path) -> Iterator[_Member]:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    with _Archive() as archive:
-        archive.add("bin/python-real", real, 0o755)
-        start = _START.format(loader=loader.name, argv0='--argv0 "$here/bin/python" ', binary="python-real")
-        archive.add_bytes("bin/python", start.encode(), 0o755)
-        archive.add(f"lib/{loader.name}", loader, 0o755)
-        for name, path in sorted(libraries.items()):
-            archive.add(f"lib/{name}", path, 0o755)
-        for path in _files(stdlib, lambda name: name in _LEFT_OUT or _is_left_out(name)):
-            archive.add(f"lib/{version}/{path.relative_to(stdlib)}", path)
-        for name in _DEPENDENCIES:
-            spec = importlib.util.find_spec(name)
-            if spec is None or not spec.submodule_search_locations:
-                continue
-            folder = Path(next(iter(spec.submodule_search_locations)))
-            for path in _files(folder, lambda name: name in _SOURCES_NOT):
-                inner = f"{name}/{path.relative_to(folder)}"
-                if not any(
-                    inner.startswith(left + "/") and path.name != "__init__.py" for left in _LEFT_OUT_DEPENDENCIES
-                ):
-                    archive.add(f"lib/{version}/site-packages/{inner}", path)
-        return archive.part("python")
+    yield _Member("bin/python-real", real, 0o755)
+    yield _Member("bin/python", _START.format(loader=loader.name).encode(), 0o755)
+    yield _Member(f"lib/{loader.name}", loader, 0o755)
+    for name, path in sorted(libraries.items()):
+        yield _Member(f"lib/{name}", path, 0o755)
+    for path in _files(stdlib, lambda name: name in _LEFT_OUT or _is_left_out(name)):
+        yield _Member(f"lib/{version}/{path.relative_to(stdlib)}", path)
+    for name in _DEPENDENCIES:
+        spec = importlib.util.find_spec(name)
+        if spec is None or not spec.submodule_search_locations:
+            continue
+        folder = Path(next(iter(spec.submodule_search_locations)))
+        for path in _files(folder, lambda name: name in _SOURCES_NOT):
+            inner = f"{name}/{path.relative_to(folder)}"
+            if path.name == "__init__.py" or not inner.startswith(_LEFT_OUT_DEPENDENCIES):
+                yield _Member(f"lib/{version}/site-packages/{inner}", path)
 
 
-async def package_part() -> Part:
-    """This checkout's package, as cgrace/."""
-    return await asyncio.to_thread(_pack_package)
-
-
-def _pack_package() -> Part:
+def _package() -> Iterator[_Member]:
     import cgrace
 
     base = Path(next(iter(cgrace.__path__)))
-    with _Archive() as archive:
-        archive.add("cgrace/__init__.py", base / "__init__.py")
-        for name in _PACKAGE:
-            folder = (base / name).resolve()
-            for path in _files(folder, lambda name: name in _SOURCES_NOT):
-                archive.add(f"cgrace/{name}/{path.relative_to(folder)}", path)
-        archive.add_bytes("cgrace-0.dist-info/METADATA", _metadata())
-        return archive.part("cgrace")
+    yield _Member("cgrace/__init__.py", base / "__init__.py")
+    for name in _PACKAGE:
+        folder = (base / name).resolve()
+        for path in _files(folder, lambda name: name in _SOURCES_NOT):
+            yield _Member(f"cgrace/{name}/{path.relative_to(folder)}", path)
+    about = f"Metadata-Version: 2.1\nName: cgrace\nVersion: {metadata.version('cgrace')}\n"
+    yield _Member("cgrace-0.dist-info/METADATA", about.encode())
 
 
-def _metadata() -> bytes:
-    from importlib import metadata
+def _part(name: str, members: Sequence[_Member]) -> Part:
+    """The archive of these, made unless it is there: what files are is told by path, size and time, as make(1) does."""
+    said = [sys.version, str(_FORMAT)]
+    for member in members:
+        if isinstance(member.source, bytes):
+            said.append(f"{member.name} {member.source!r}")
+        else:
+            info = member.source.stat()
+            said.append(f"{member.name} {member.source} {info.st_size} {info.st_mtime_ns}")
+    key = hashlib.sha256("\n".join(said).encode()).hexdigest()[:24]
+    file = parts_folder() / f"{name}-{key}.tgz"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for old in sorted(file.parent.glob(f"{name}-*.tgz"), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+            old.unlink(missing_ok=True)
+        handle, made = tempfile.mkstemp(dir=file.parent, prefix=".new-")
+        try:
+            with os.fdopen(handle, "wb") as out:
+                _write(members, out)
+            Path(made).rename(file)
+        finally:
+            Path(made).unlink(missing_ok=True)
+    return Part(name=name, key=key, file=file)
 
-    return f"Metadata-Version: 2.1\nName: cgrace\nVersion: {metadata.version('cgrace')}\n".encode()
+
+def _write(members: Sequence[_Member], out: IO[bytes]) -> None:
+    """A compressed tar, with the byte code of every source: an emulated processor compiles for half a minute."""
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        gzip.GzipFile(fileobj=out, mode="wb", compresslevel=_LEVEL, mtime=0, filename="") as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar,
+    ):
+        seen: set[str] = set()
+
+        def add(name: str, content: bytes, mode: int) -> None:
+            info = tarfile.TarInfo(name)
+            info.size, info.mode, info.mtime = len(content), mode, 1_600_000_000
+            tar.addfile(info, io.BytesIO(content))
+
+        for member in members:
+            if member.name in seen:
+                continue
+            seen.add(member.name)
+            content = member.source if isinstance(member.source, bytes) else member.source.read_bytes()
+            add(member.name, content, member.mode)
+            if isinstance(member.source, Path) and member.source.suffix == ".py":
+                compiled = _compile(member.source, Path(scratch, "one.pyc"), member.name)
+                if compiled is not None:
+                    place = Path(member.name)
+                    add(f"{place.parent}/__pycache__/{place.stem}.{sys.implementation.cache_tag}.pyc", compiled, 0o644)
 
 
-class _Archive:
-    """A tar in memory that is the same for the same content."""
-
-    def __init__(self) -> None:
-        self._out = io.BytesIO()
-        self._tar = tarfile.open(fileobj=self._out, mode="w", format=tarfile.GNU_FORMAT)  # noqa: SIM115 - closed below
-        self._seen: set[str] = set()
-
-    def __enter__(self) -> _Archive:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._tar.close()
-
-    def add(self, name: str, path: Path, mode: int = 0o644) -> None:
-        self.add_bytes(name, path.read_bytes(), mode)
-
-    def add_bytes(self, name: str, content: bytes, mode: int = 0o644) -> None:
-        if name in self._seen:
-            return
-        self._seen.add(name)
-        info = tarfile.TarInfo(name)
-        info.size, info.mode, info.mtime = len(content), mode, 1_600_000_000
-        self._tar.addfile(info, io.BytesIO(content))
-
-    def part(self, name: str) -> Part:
-        self._tar.close()
-        data = self._out.getvalue()
-        key = hashlib.sha256(data).hexdigest()[:24]
-        return Part(name=name, key=key, data=gzip.compress(data, compresslevel=_LEVEL, mtime=0))
+def _compile(source: Path, scratch: Path, name: str) -> bytes | None:
+    """Its byte code, which holds whatever the source's time is; None where it is no Python (templates among the library)."""
+    try:
+        py_compile.compile(
+            str(source),
+            cfile=str(scratch),
+            dfile=name,
+            doraise=True,
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        )
+    except (py_compile.PyCompileError, OSError, ValueError):
+        return None
+    return scratch.read_bytes()
 
 
 def _files(folder: Path, leave_out: Callable[[str], bool]) -> Iterator[Path]:
