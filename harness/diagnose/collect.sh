@@ -142,16 +142,16 @@ catches() {
 # signalled NAME PID: SIGUSR1, and the file that the daemon documents to write
 signalled() {
     case $1 in
-    containerd) pattern="tmp/containerd.$2.stacks.log" ;;
-    dockerd) pattern='var/run/docker/goroutine-stacks-*.log' ;;
-    crio) pattern='tmp/crio-goroutine-stacks-*.log' ;;
+    containerd) folder=tmp pattern="containerd.$2.stacks.log" ;;
+    dockerd) folder=var/run/docker pattern='goroutine-stacks-*.log' ;;
+    crio) folder=tmp pattern='crio-goroutine-stacks-*.log' ;;
     *) return 1 ;;
     esac
     catches "$2" || return 1
     kill -USR1 "$2" 2>/dev/null || return 1
     sleep 3
-    # shellcheck disable=SC2012,SC2086 # the names are the daemons' own, and the pattern is meant to be one
-    newest=$(ls -t /proc/$2/root/$pattern 2>/dev/null | head -n 1)
+    # of the last minute only: older dumps lie in the same folder
+    newest=$(find "/proc/$2/root/$folder/" -maxdepth 1 -name "$pattern" -mmin -1 2>/dev/null | sort | tail -n 1)
     [ -n "$newest" ] || return 1
     section "goroutines $1 $2"
     head -n "$LINES_MAX" "$newest"
