@@ -1,4 +1,4 @@
-"""`cgrace doctor`, `cgrace drivers` and `cgrace clean`: the machine, and what cgrace has or left there."""
+"""`cgrace doctor` and `cgrace clean`: the machine, and what cgrace left there."""
 
 from __future__ import annotations
 
@@ -37,36 +37,6 @@ def doctor(args: argparse.Namespace) -> int:
     else:
         show(Text("reproduce can run here", style="bold green"))
     return EXIT_CANNOT if lacking else EXIT_OK
-
-
-def drivers(args: argparse.Namespace) -> int:
-    """Every driver by name, and which of them a run takes when none is named."""
-    from rich.table import Table
-
-    from cgrace.harness.drivers.catalogue import CATALOGUE, default_drivers
-    from cgrace.reports.machine import document
-
-    default = {spec.name for spec in default_drivers()}
-    if args.json:
-        listed = [
-            {
-                **{key: getattr(spec, key) for key in ("name", "generation", "module", "version", "rung", "note")},
-                "layouts": list(spec.layouts),
-                "default": spec.name in default,
-            }
-            for spec in CATALOGUE
-        ]
-        show_json(document("drivers", drivers=listed))
-        return EXIT_OK
-    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
-    for name in ("driver", "", "column", "layouts", "from", "what it is"):
-        table.add_column(name)
-    for spec in CATALOGUE:
-        mark = "*" if spec.name in default else ""
-        origin = f"{spec.module.removeprefix('github.com/')} {spec.version}"
-        table.add_row(spec.name, mark, spec.generation, " ".join(spec.layouts), origin, spec.note)
-    show(table, "* taken when no --driver is given. A checkout of your own: --driver source:PATH")
-    return EXIT_OK
 
 
 def clean(args: argparse.Namespace) -> int:

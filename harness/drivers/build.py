@@ -52,6 +52,15 @@ async def build(specs: Iterable[DriverSpec], *, progress: Progress | None = None
     return {name: built[name] for name in wanted}
 
 
+def is_built(specs: Iterable[DriverSpec]) -> dict[str, bool]:
+    """Which of these drivers would have to be built first, by name; nothing is started but the go tool's version."""
+    tool = try_find_go()
+    return {
+        spec.name: spec.family in (*FAMILIES, reference.FAMILY) or _look_up(recipe(spec), tool) is not None
+        for spec in specs
+    }
+
+
 def _look_up(one: Recipe, tool: GoTool | None) -> BuiltDriver | None:
     # Without Go: exactly these sources, by whichever Go they were built.
     exact = f"{one.key}-{tool.version}" if tool is not None else ""
@@ -129,6 +138,8 @@ class _Bench:
             return
         self._say(f"downloading runc {', '.join(wanted)}")
         modules = [f"{_RUNC}@v1.0.0-{release}" for release in wanted]
+        if any(rung.unlocked for rung in rungs):
+            modules.append(f"{ladder.GO_SYSTEMD}@{ladder.GO_SYSTEMD_VERSION}")
         where = self._folder / "go" / "ladder"
         done = await run([self._tool.path, "mod", "download", "-json", *modules], cwd=where, env=ENVIRONMENT)
         if not done.ok:
@@ -141,6 +152,9 @@ class _Bench:
         for found in gomod.json_values(done.text):
             release = str(found["Version"]).removeprefix("v1.0.0-")
             source = Path(found["Dir"])
+            if found["Path"] == ladder.GO_SYSTEMD:
+                await asyncio.to_thread(_copy_unlocked, source, self._folder / "go-systemd")
+                continue
             self._released[release] = (source / ladder.EDITED_FILE).read_bytes()
             await asyncio.to_thread(_copy_runc, source, self._folder / "runc" / release)
 
@@ -160,9 +174,10 @@ class _Bench:
             words += await asyncio.to_thread(self._lay_checkout, one, package)
         elif one.released:
             package = await asyncio.to_thread(gomod.lay_sources, one, self._folder / "go")
-            words += gomod.lay_pins(one, package)
         what = f"the driver '{one.spec.name}' cannot be built"
         try:
+            if one.released:
+                words += gomod.lay_pins(one, package, await gomod.staged(one, self._tool, package))
             done = await go(self._tool, [*words, "."], cwd=package, what=what)
         except DriverError as error:
             raise (await gomod.unavailable(error, one, self._tool, package) if one.released else error) from None
@@ -187,7 +202,10 @@ class _Bench:
         overlay.write_text(json.dumps({"Replace": {str(base / ladder.EDITED_FILE): str(edited)}}), encoding="utf-8")
         text = (package / "go.mod").read_text(encoding="utf-8")
         text = text.replace(f"{_RUNC} v1.0.0-rc5", f"{_RUNC} v1.0.0-{base.name}")
-        gomod.write_pins(pins, f"{text}\nreplace {_RUNC} => {base}\n", package)
+        text += f"\nreplace {_RUNC} => {base}\n"
+        if ladder.RUNGS[rung].unlocked:
+            text += f"\nreplace {ladder.GO_SYSTEMD} => {self._folder / 'go-systemd'}\n"
+        gomod.write_pins(pins, text, package)
         return ["-modfile", str(pins), "-overlay", str(overlay)]
 
     def _lay_checkout(self, one: Recipe, package: Path) -> list[str]:
@@ -211,3 +229,14 @@ def _copy_runc(source: Path, target: Path) -> None:
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(file.read_bytes())
     (target / "go.mod").write_text(f"module {_RUNC}\n", encoding="utf-8")
+
+
+def _copy_unlocked(source: Path, target: Path) -> None:
+    """The packages of go-systemd that the ladder links, as a module, with our change of it."""
+    for file in (*(source / "dbus").glob("*.go"), *(source / "util").glob("*.go")):
+        if not file.name.endswith("_test.go"):
+            copy = target / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            content = file.read_bytes()
+            copy.write_bytes(ladder.unlock_listener(content) if copy == target / ladder.LISTENER_FILE else content)
+    (target / "go.mod").write_text(f"module {ladder.GO_SYSTEMD}\n", encoding="utf-8")

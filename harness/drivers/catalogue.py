@@ -33,6 +33,8 @@ _NOTES = {
     "err-nil-delegate": "runc #1776: the same, and asks whether slices can have Delegate",
     "buffered": "runc #1781: the channel has room for one",
     "rc5": "released 2018-02: the rung wait-forever",
+    "retry": "ours, never upstream (7a): as buffered, and after its second it looks whether the unit is active, and waits on",
+    "unlocked": "ours, never upstream (12a): as err-nil, with a go-systemd that does not send under its lock",
     "rc6": "released 2018-11: the rung buffered, with later changes that do not concern the wait",
 }
 
@@ -51,6 +53,7 @@ def _ladder(name: str) -> DriverSpec:
         rung={"rc4": "", "rc5": "rc5", "rc6": ""}.get(name, rung.base),
         release=f"runc@1.0.0-{name}" if name in RELEASED else "",
         note=f"{note}; cut from {cut}" if cut else note,
+        ours=bool(rung.ours),
     )
 
 
@@ -121,6 +124,11 @@ def _meant_release(name: str) -> str | None:
 def find_all(name: str) -> tuple[DriverSpec, ...]:
     """What a name on a command line stands for: `fleet` for one driver of each step in behaviour, else the driver of that name."""
     return versions.fleet() if name == FLEET else (find(name),)
+
+
+def listed() -> tuple[DriverSpec, ...]:
+    """Every driver that has a name of its own: those of the story, then every released version."""
+    return (*CATALOGUE, *versions.all_released())
 
 
 def default_drivers() -> tuple[DriverSpec, ...]:

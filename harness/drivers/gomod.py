@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cgrace.harness.drivers.gobuild import ENVIRONMENT
+from cgrace.harness.drivers.gobuild import ENVIRONMENT, go
 from cgrace.harness.drivers.recipe import Recipe
 from cgrace.harness.errors import DriverError
 from cgrace.harness.proc.gotool import GoTool
@@ -17,6 +18,7 @@ from cgrace.harness.proc.run import run
 
 # Families whose modules have no go.mod of their own: what they are built with is pinned in the family's.
 PINNED_FAMILIES = ("A", "B")
+KUBERNETES = "k8s.io/kubernetes"
 # What a module's packages were called before, in place of what the shim's sources import.
 FORMER_IMPORTS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "github.com/containerd/cgroups": (
@@ -52,13 +54,28 @@ def lay_sources(one: Recipe, folder: Path) -> Path:
     return copy
 
 
-def lay_pins(one: Recipe, package: Path) -> list[str]:
-    """The flags that build against exactly this version, with what it requires itself and what its name links anew."""
+async def staged(one: Recipe, tool: GoTool, package: Path) -> dict[str, str]:
+    """The modules that Kubernetes has in its own tree, which its go.mod requires as v0.0.0, and the version that each was released
+    as beside it: v0.37.2 for v1.37.2. Of any other module: none."""
+    if one.spec.module != KUBERNETES:
+        return {}
+    asked = ["mod", "download", "-json", f"{KUBERNETES}@{one.spec.version}"]
+    done = await go(tool, asked, cwd=package, what=f"the driver '{one.spec.name}' cannot be built")
+    (found,) = json_values(done.text)
+    required = _requirements(await asyncio.to_thread(Path(found["GoMod"]).read_text, encoding="utf-8"))
+    beside = one.spec.version.replace("v1.", "v0.", 1)
+    return {module: beside for module, version in required if version == "v0.0.0"}
+
+
+def lay_pins(one: Recipe, package: Path, beside: Mapping[str, str]) -> list[str]:
+    """The flags that build against exactly this version, with what it requires itself and what its name links anew. beside: modules
+    to take at another version than anybody requires."""
     spec = one.spec
     required = dict(_requirements((package / "go.mod").read_text(encoding="utf-8"))) if _pinned(one) else {}
     required |= {"cgrace/shim": "v0.0.0", spec.module: spec.version} | dict(spec.pins)
     lines = "".join(f"\t{module} {version}\n" for module, version in required.items())
     text = f"module cgrace/{one.folder}\n\ngo 1.24.0\n\nrequire (\n{lines})\n\nreplace cgrace/shim => ../shim\n"
+    text += "".join(f"replace {module} => {module} {version}\n" for module, version in beside.items())
     pins = package.parent.parent / f"{one.binary}.mod"
     write_pins(pins, text, package)
     return ["-modfile", str(pins), "-mod=mod"]
@@ -86,7 +103,8 @@ def without_foreign_pins(text: str, module: str) -> str:
 def write_pins(pins: Path, text: str, package: Path) -> None:
     """A go.mod of another name, with the go.sum that belongs to it."""
     pins.write_text(text, encoding="utf-8")
-    shutil.copyfile(package / "go.sum", pins.with_suffix(".sum"))
+    if (sums := package / "go.sum").exists():
+        shutil.copyfile(sums, pins.with_suffix(".sum"))
 
 
 async def linked(tool: GoTool, binary: Path) -> dict[str, str]:

@@ -156,6 +156,63 @@ def _buffered(text: Text, donor: Text) -> None:
     text.swap(Anchor(_CHANNEL), "string", "string, 1")
 
 
+# ---- our own: what the post-mortem proposes and nobody ever released
+
+_CHECKS_MAX = 30
+
+
+def _retry(text: Text) -> None:
+    """After a second it looks whether the unit is active, and waits on where it is not (row 7a of runc #1780)."""
+    select = Anchor("select {", "}")
+    wait = f"""\
+\t\tfor check := 1; ; check++ {{
+\t\t\tselect {{
+\t\t\tcase <-statusChan:
+\t\t\tcase <-time.After(time.Second):
+\t\t\t\tstate, err := theConn.GetUnitProperty(unitName, "ActiveState")
+\t\t\t\tif err != nil || state.Value.Value() != "active" {{
+\t\t\t\t\tif check == {_CHECKS_MAX} {{
+\t\t\t\t\t\treturn fmt.Errorf("unit %s is not active after %d s", unitName, check)
+\t\t\t\t\t}}
+\t\t\t\t\tcontinue
+\t\t\t\t}}
+\t\t\t\tlogrus.Warnf("unit %s is active, and no signal said so", unitName)
+\t\t\t}}
+\t\t\tbreak
+\t\t}}
+"""
+    text.put(select, wait.splitlines(keepends=True))
+
+
+def _rc5_retry(text: Text, donor: Text) -> None:
+    _buffered(text, donor)
+    _retry(text)
+
+
+def _rc6_retry(text: Text, donor: Text) -> None:
+    _retry(text)
+
+
+GO_SYSTEMD = "github.com/coreos/go-systemd"
+GO_SYSTEMD_VERSION = "v0.0.0-20161114122254-48702e0da86b"
+LISTENER_FILE = "dbus/methods.go"
+LISTENER = {"released": "ab17f7cc75a4", "unlocked": "6a7c92b906df"}
+
+
+def unlock_listener(released: bytes) -> bytes:
+    """go-systemd's methods.go that lets go of its lock before it sends a job's result (row 12a of runc #1780)."""
+    check("go-systemd", released, LISTENER["released"], LISTENER_FILE)
+    text = Text(released)
+    send = Anchor("if ok {", "}")
+    text.put(send, ["\tdelete(c.jobListener.jobs, job)\n"])
+    text.put(
+        Anchor("c.jobListener.Unlock()"), ["\tc.jobListener.Unlock()\n", "\tif ok {\n", "\t\tout <- result\n", "\t}\n"]
+    )
+    content = text.content()
+    check("the go-systemd without its lock", content, LISTENER["unlocked"], LISTENER_FILE)
+    return content
+
+
 # ---- the same steps down from rc6
 
 
@@ -197,18 +254,21 @@ def _rc6_async(text: Text, donor: Text) -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
     """One step of the ladder. base and donor: the releases that it is cut from; blob: the first 12 digits of the result's
-    git blob id; upstream: where upstream's own file is the same, "" if nowhere."""
+    git blob id; upstream: where upstream's own file is the same, "" if nowhere; ours: which proposal of runc #1780's post-mortem
+    it carries out, "" for history; unlocked: linked with a go-systemd that does not send under its lock."""
 
     base: str
     donor: str
     blob: str
     edit: Callable[[Text, Text], None]
     upstream: str = ""
+    ours: str = ""
+    unlocked: bool = False
 
     @property
     def splits_delegate(self) -> bool:
         """Whether the driver asks about Delegate for scopes and slices apart (#1776)."""
-        return self.base == "rc6" or self.edit in (_err_nil_delegate, _buffered)
+        return self.base == "rc6" or self.edit in (_err_nil_delegate, _buffered, _rc5_retry)
 
 
 RUNGS: dict[str, Rung] = {
@@ -225,11 +285,15 @@ RUNGS: dict[str, Rung] = {
         base="rc5", donor="rc6", blob="ac65d43adc7e", edit=_err_nil_delegate, upstream="59c60d188 (#1776)"
     ),
     "buffered": Rung(base="rc5", donor="rc6", blob="66502263e0f1", edit=_buffered, upstream="165ee4533 (#1781)"),
+    "retry": Rung(base="rc5", donor="rc6", blob="36c0729942b7", edit=_rc5_retry, ours="7a"),
+    "unlocked": Rung(base="rc5", donor="rc6", blob="3c1543e8169d", edit=_wait_of_1772, ours="12a", unlocked=True),
     "async@rc6": Rung(base="rc6", donor="rc5", blob="289bf731317e", edit=_rc6_async),
     "wait-forever@rc6": Rung(base="rc6", donor="rc5", blob="d29fa2cb72c2", edit=_rc6_wait_forever),
     "timeout@rc6": Rung(base="rc6", donor="rc5", blob="75945369d65b", edit=_rc6_timeout),
     "err-nil@rc6": Rung(base="rc6", donor="rc5", blob="3855e61586c4", edit=_rc6_err_nil),
     "buffered@rc6": Rung(base="rc6", donor="rc5", blob="726ed38a8fcf", edit=_released, upstream="v1.0.0-rc6"),
+    "retry@rc6": Rung(base="rc6", donor="rc5", blob="7c712cfb53dd", edit=_rc6_retry, ours="7a"),
+    "unlocked@rc6": Rung(base="rc6", donor="rc5", blob="3855e61586c4", edit=_rc6_err_nil, ours="12a", unlocked=True),
 }
 
 
@@ -250,26 +314,34 @@ def cut(name: str, released: dict[str, bytes]) -> bytes:
     return content
 
 
-def check(what: str, content: bytes, blob: str) -> None:
+def check(what: str, content: bytes, blob: str, file: str = EDITED_FILE) -> None:
     """DriverError unless the content has this git blob id."""
     found = blob_id(content)
     if not found.startswith(blob):
         raise DriverError(
-            f"{what} is not what it must be: {EDITED_FILE} has git blob id {found[:12]}, not {blob}",
+            f"{what} is not what it must be: {file} has git blob id {found[:12]}, not {blob}",
             hint="look at what your Go module proxy serves: go env GOPROXY GOFLAGS",
         )
 
 
 def same_as(name: str) -> str:
     """The first rung that is cut to the same file on the same release: "rc5" for "wait-forever"."""
-    wanted = (RUNGS[name].base, RUNGS[name].blob)
-    return next(other for other, rung in RUNGS.items() if (rung.base, rung.blob) == wanted)
+    wanted = RUNGS[name]
+    return next(
+        other
+        for other, rung in RUNGS.items()
+        if (rung.base, rung.blob, rung.unlocked) == (wanted.base, wanted.blob, wanted.unlocked)
+    )
 
 
 def proof(name: str) -> str:
     """What shows that a rung is what it claims, in one line."""
     rung = RUNGS[name]
     text = f"apply_systemd.go = git blob {rung.blob}"
+    if rung.unlocked:
+        text += f", go-systemd's methods.go = git blob {LISTENER['unlocked']}"
+    if rung.ours:
+        return f"{text}, a change of our own (never upstream): proposal {rung.ours} of runc #1780"
     return (
         f"{text}, as upstream at {rung.upstream}" if rung.upstream else f"{text}, a cut of {rung.base} (never upstream)"
     )

@@ -11,7 +11,15 @@ from cgrace.harness.drivers.base import DriverSpec
 from cgrace.harness.errors import DriverError
 
 GO_FOLDER = Path(__file__).parent / "go"
-FAMILY_FOLDERS = {"A": "ladder", "B": "func", "C": "constructors", "D": "current", "E": "containerd", "F": "jobs"}
+FAMILY_FOLDERS = {
+    "A": "ladder",
+    "B": "func",
+    "C": "constructors",
+    "D": "current",
+    "E": "containerd",
+    "F": "jobs",
+    "K": "kubelet",
+}
 _DIGITS_OF_NAME = "abcdefghijklmnopqrstuvwxyz0123456789-"
 
 
@@ -64,7 +72,7 @@ def recipe(spec: DriverSpec) -> Recipe:
     pins = [f"{module}@{version}" for module, version in spec.pins]
     parts = [
         ("what", "|".join((spec.module, spec.version, spec.family, *tags, link_flags, *pins)).encode()),
-        ("edit", (ladder.RUNGS[rung].blob if rung else "").encode()),
+        ("edit", _edit(rung).encode()),
         *_family_sources(folder),
     ]
     if spec.source is not None:
@@ -83,6 +91,13 @@ def recipe(spec: DriverSpec) -> Recipe:
         rung=rung,
         released=released,
     )
+
+
+def _edit(rung: str | None) -> str:
+    """What is changed of what was released."""
+    if rung is None:
+        return ""
+    return ladder.RUNGS[rung].blob + (ladder.LISTENER["unlocked"] if ladder.RUNGS[rung].unlocked else "")
 
 
 def _link_flags(spec: DriverSpec) -> str:

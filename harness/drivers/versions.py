@@ -174,7 +174,7 @@ def _added(name: str, added: list[str]) -> tuple[tuple[tuple[str, str], ...], bo
             pins.append((links()[module], f"v{version.removeprefix('v')}"))
         except (KeyError, ValueError):
             known = ", ".join([*(f"+{one}@VERSION" for one in links()), f"+{ROOTLESS}"])
-            raise DriverError(f"'+{word}' of '{name}' is nothing that can be added; there are: {known}") from None
+            raise DriverError(f"'+{word}' of '{name}' is nothing that can be added", hint=f"one of {known}") from None
     return tuple(pins), ROOTLESS in added
 
 

@@ -29,8 +29,10 @@ GENERATIONS = (
     "containerd-v1",
     "no-limit",
     "six-minutes",
+    "retry",
+    "unlocked",
 )
-"""One behaviour each, that of the released drivers' steps too (drivers/versions.toml); drivers/base.py calls it the driver's column."""
+"""One behaviour each, that of the released drivers' steps too (drivers/versions.toml); drivers/base.py calls it the column."""
 
 PROFILES = (
     "219",
