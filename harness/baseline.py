@@ -3,7 +3,7 @@
 Both are judged without any excuse (`--expect clean`). What the baseline violates in a scenario and setting, in any repetition,
 then is what is expected there: the driver's outcome is `reproduced` where it does the same, `clean`, or `regressed` by what is
 new. What only the baseline does is fixed. Where the baseline came to no conclusion and the driver violates something, nobody
-can say whose it is: inconclusive. So it is with what the driver violates in a step that the baseline, which hung before, never got to.
+can say whose it is: inconclusive. So it is with what the driver violates in a step that the baseline, hung before, never got to.
 """
 
 from __future__ import annotations

@@ -207,3 +207,14 @@ def wanted(span: Span, outcomes: Mapping[int, str], waits_ns: Sequence[int]) -> 
     known = stretches(outcomes)
     middles = (span.between(low.last, high.first) for low, high in itertools.pairwise(known))
     return tuple(value for value in middles if value is not None and value not in outcomes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobLatency:
+    """How long a real systemd's jobs took, of `units` slices, in nanoseconds. load: "idle", or what kept the machine busy."""
+
+    load: str
+    units: int
+    p50_ns: int
+    p99_ns: int
+    most_ns: int

@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cgrace.harness.commands import EXIT_CANNOT, EXIT_OK
 from cgrace.harness.commands.common import Progress, run_async, show, show_json
@@ -18,10 +18,7 @@ from cgrace.harness.commands.suite import check_target
 from cgrace.harness.errors import UsageError
 from cgrace.harness.store import StoredRun, new_run
 from cgrace.harness.suite import Case, CaseResult
-from cgrace.harness.sweep import AXES, Span, Stretch, at, stretches, wanted
-
-if TYPE_CHECKING:
-    from cgrace.harness.targets.job_latency import JobLatency
+from cgrace.harness.sweep import AXES, JobLatency, Span, Stretch, at, stretches, wanted
 
 ROUNDS_MAX = 24
 

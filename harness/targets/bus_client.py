@@ -96,10 +96,13 @@ class BusClient:
     async def signals(self) -> AsyncIterator[Message]:
         """The signals from here on, those kept first. Ends by TargetError when the bus goes away."""
         while True:
-            for message in [one for one in self._unread if one.type is MessageType.SIGNAL]:
+            # Looked up anew each time: a call made between two signals keeps more of them.
+            message = next((one for one in self._unread if one.type is MessageType.SIGNAL), None)
+            if message is None:
+                await self._read()
+            else:
                 self._unread.remove(message)
                 yield message
-            await self._read()
 
     async def _authenticate(self) -> None:
         auth = ClientAuth(os.geteuid(), want_fds=False)

@@ -7,12 +7,12 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 
 from cgrace.harness.clock import now_ns
 from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.message import Variant
 from cgrace.harness.proc.run import run
+from cgrace.harness.sweep import JobLatency
 from cgrace.harness.targets.bus_client import BusClient
 from cgrace.harness.targets.container import ContainerTarget
 
@@ -21,17 +21,6 @@ UNITS = 200
 CLIENTS_LOADED = 16  # as many pods start at once
 BURNERS_A_CORE = 4
 _BURN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"  # and not a moment longer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobLatency:
-    """Of `units` slices, in nanoseconds. load: "idle", or what kept the machine busy."""
-
-    load: str
-    units: int
-    p50_ns: int
-    p99_ns: int
-    most_ns: int
 
 
 async def measure(
@@ -61,7 +50,7 @@ async def _client(bus_path: str, name: str, units: int) -> list[int]:
         signals = bus.signals()
         for number in range(units):
             started = now_ns()
-            unit = f"cgrace-{name}{number}.slice"
+            unit = f"cgrace-{name}n{number}.slice"
             properties = [("DefaultDependencies", Variant(signature="b", value=False))]
             answer = await bus.call(
                 systemd1.NAME, systemd1.PATH, systemd1.MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))",

@@ -10,8 +10,7 @@ from rich.text import Text
 
 from cgrace.harness.clock import NS_PER_MS, NS_PER_S
 from cgrace.harness.suite import Case
-from cgrace.harness.sweep import Span, Stretch
-from cgrace.harness.targets.job_latency import JobLatency
+from cgrace.harness.sweep import JobLatency, Span, Stretch
 from cgrace.reports.console.matrix import LEGEND
 
 Swept = tuple[Case, Sequence[Stretch], Sequence[int]]
