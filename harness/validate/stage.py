@@ -89,7 +89,6 @@ class Stage:
         client = await self.connect()
         for unit in [*reversed(self._units), f"{self.word}.slice"]:
             await client.call("KillUnit", "ssi", unit, "all", signal.SIGKILL)
-            await client.call("ThawUnit", "s", unit)
             if self.machine.quiet_s or unit.endswith(".slice"):
                 await self._stop_for_good(client, unit)
             await client.call("ResetFailedUnit", "s", unit)
