@@ -29,7 +29,7 @@ def check_record(args: argparse.Namespace, target: TargetName) -> None:
 
 def need_baseline(cases: Sequence[Case], ground: Ground) -> None:
     """UsageError where nothing at all was recorded of what is about to be run."""
-    for layout in sorted({case.setting.layout for case in cases if case.setting.layout in ground.facts.layouts}):
+    for layout in sorted({case.setting.layout for case in cases if case.setting.layout in ground.layouts}):
         here = [case for case in cases if case.setting.layout == layout]
         if not any(case.recorded for case in here):
             raise UsageError(

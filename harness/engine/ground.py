@@ -22,8 +22,15 @@ class Ground:
     _read: dict[tuple[str, str], Recorded | None] = field(default_factory=dict)
 
     def settings(self, scenario: Scenario) -> tuple[Setting, ...]:
-        """One for each layout that the scenario is about, whether or not the target has it: what cannot run is listed."""
-        return settings_on(scenario, self.facts.systemd)
+        """One for each layout that the scenario is about and the target has. Where that is none, all: what cannot run is listed."""
+        found = settings_on(scenario, self.facts.systemd)
+        return tuple(one for one in found if one.layout in self.layouts) or found
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """Those of the target, or the one that was asked for."""
+        asked = self.facts.name.layout
+        return (asked,) if asked else self.facts.layouts
 
     def case(self, scenario: Scenario, setting: Setting, driver: DriverSpec) -> Case:
         """One driver there, held against what was recorded of it, or where nothing was against the scenario's own words."""
