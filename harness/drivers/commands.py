@@ -122,7 +122,8 @@ def _spec(
 
 def _own(where: str, name: str) -> Path:
     """The user's program, absolute: what runs it stands elsewhere."""
-    path = Path(where).expanduser().absolute()
+    path = Path(where).expanduser()
+    path = path.parent.resolve() / path.name  # of a link the name counts: some programs are several
     if not path.is_file():
         raise DriverError(f"there is no program {where or 'without a path'}", hint=f"{name.partition(':')[0]}:PATH")
     if not os.access(path, os.X_OK):
