@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -59,29 +59,41 @@ def found_hang(result: CaseResult) -> bool:
     )
 
 
-async def run_many(cases: Sequence[Case], count: int, jobs: int = JOBS_DEFAULT) -> list[Ran]:
-    """So many runs, in turns of all cases, `jobs` at once. Traces are read and thrown away."""
+async def run_many(
+    cases: Sequence[Case], count: int, jobs: int = JOBS_DEFAULT, *, all_ran: Callable[[], None] | None = None
+) -> list[Ran]:
+    """So many runs, in turns of all cases, `jobs` at once. Traces are read and thrown away: each at once, or where time counts,
+    when all have run and `all_ran` has been told."""
     turns = [dataclasses.replace(case, turn=turn) for turn in range(-(-count // len(cases))) for case in cases][:count]
     ran: list[Ran] = []
+    unread: list[tuple[CaseResult, float]] = []
     with TemporaryDirectory(prefix="cgrace-bench.") as folder:
 
         def take(result: CaseResult) -> None:
             ended = time.perf_counter()
-            trace = read_trace(result.trace) if result.trace is not None else None
-            ran.append(
-                Ran(
-                    result=result,
-                    proof_s=proof_seconds(trace) if trace is not None and found_hang(result) else None,
-                    answered_s=seconds_to(trace, ev.StepReturned) if trace is not None else None,
-                    run_s=seconds_to(trace, ev.RunEnded) if trace is not None else None,
-                    ended=ended,
-                )
-            )
-            if result.trace is not None:
-                result.trace.unlink()
+            if all_ran is None:
+                ran.append(_read(result, ended))
+            else:
+                unread.append((result, ended))
 
         await run_cases(turns, jobs=jobs, store=Path(folder), on_result=take)
+        if all_ran is not None:
+            all_ran()
+        ran += [_read(*one) for one in unread]
     return ran
+
+
+def _read(result: CaseResult, ended: float) -> Ran:
+    trace = read_trace(result.trace) if result.trace is not None else None
+    if result.trace is not None:
+        result.trace.unlink()
+    return Ran(
+        result=result,
+        proof_s=proof_seconds(trace) if trace is not None and found_hang(result) else None,
+        answered_s=seconds_to(trace, ev.StepReturned) if trace is not None else None,
+        run_s=seconds_to(trace, ev.RunEnded) if trace is not None else None,
+        ended=ended,
+    )
 
 
 def proof_seconds(trace: Trace) -> float | None:

@@ -20,7 +20,7 @@ from bench.runs import Ran, all_cases, expects_anything, run_many
 from cgrace.harness.commands.select import pick_scenarios
 from cgrace.harness.drivers.catalogue import default_drivers
 from cgrace.harness.faults import Hold, JobStays
-from cgrace.harness.runner import plan
+from cgrace.harness.runner import JOBS_DEFAULT, plan
 from cgrace.harness.suite import Case
 
 P50_GOAL_S = 0.020
@@ -36,7 +36,7 @@ async def main() -> None:
     parser.add_argument("--runs", type=int, default=300)
     parser.add_argument("--driver", default="today", help="of the plain way")
     parser.add_argument("--mix", default="buffered", metavar="DRIVER", help="of the mix")
-    parser.add_argument("--jobs", type=int, help="so many runs at once (default: as the command does it)")
+    parser.add_argument("--jobs", type=int, default=JOBS_DEFAULT, help="so many runs at once")
     chosen = parser.parse_args()
     rows = await measured("one apply", one_apply(chosen.driver), chosen.runs, chosen.jobs, of_goal=True)
     rows += await measured("the mix", mix(chosen.mix), chosen.runs, chosen.jobs, of_goal=False)
@@ -64,14 +64,14 @@ def is_plain(case: Case) -> bool:
     return not expects_anything(case) and not timed
 
 
-async def measured(name: str, cases: Sequence[Case], runs: int, jobs: int | None, *, of_goal: bool) -> list[Row]:
+async def measured(name: str, cases: Sequence[Case], runs: int, jobs: int, *, of_goal: bool) -> list[Row]:
     """Alone first: how long one takes is a question apart from how many there are at once."""
     load = Load()
     alone = await run_many(cases[:1], ALONE_RUNS, jobs=1)
     load_alone = load.so_far()
-    before = cpu_s()
-    ran = await run_many(cases, runs) if jobs is None else await run_many(cases, runs, jobs=jobs)
-    cpu_ms = (cpu_s() - before) / runs * 1000
+    seen = [cpu_s()]
+    ran = await run_many(cases, runs, jobs=jobs, all_ran=lambda: seen.append(cpu_s()))
+    cpu_ms = (seen[1] - seen[0]) / runs * 1000
     busy = load.so_far()
     ends = sorted(one.ended for one in ran)
     rate = (len(ends) - 1) / (ends[-1] - ends[0])
