@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -178,10 +179,16 @@ class KernelTree:
     def locate(self, hierarchy: str, pid_outer: int) -> str | None:
         """See CgroupTree."""
         try:
-            lines = Path(f"/proc/{pid_outer}/cgroup").read_text().splitlines()
+            fd = os.open(f"/proc/{pid_outer}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
-        for line in lines:
+        try:
+            text = _read_all(fd).decode(errors="surrogateescape")
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        for line in text.splitlines():
             _, controllers, where = line.split(":", 2)
             if _is_named(controllers, hierarchy):
                 prefix = self._prefix(hierarchy)
@@ -193,14 +200,9 @@ class KernelTree:
         """See CgroupTree."""
         fd = os.open(f"{path[1:]}/{file}" if path else file, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fds[hierarchy])
         try:
-            chunks = []
-            while chunk := os.read(fd, 65536):
-                chunks.append(chunk)
-                if len(chunk) < _WHOLE_BYTES:
-                    break
+            return _read_all(fd).decode()
         finally:
             os.close(fd)
-        return b"".join(chunks).decode()
 
     def write(self, hierarchy: str, path: str, file: str, text: str) -> None:
         """See CgroupTree."""
@@ -229,6 +231,16 @@ def _living(pid: int) -> int | None:
     return pid if pid > 0 and Path(f"/proc/{pid}").exists() else None
 
 
+def _read_all(fd: int) -> bytes:
+    data = b""
+    while chunk := os.read(fd, 65536):
+        data += chunk
+        if len(chunk) < _WHOLE_BYTES:
+            break
+    return data
+
+
+@lru_cache(maxsize=256)
 def _is_named(controllers: str, hierarchy: str) -> bool:
     """Whether a line of /proc/PID/cgroup is about this hierarchy: "cpu,cpuacct" and "cpuacct,cpu" are one."""
     if not controllers:
