@@ -139,3 +139,15 @@ def test_a_driver_without_a_bus_waits_for_no_message() -> None:
     assert [str(point) for _, point in it.waived] == ["JobRemoved of cgrace-a.slice seen"]
     it.on_event(ready())
     assert names(it.on_event(ev.FaultFired(fault="x", grade=Grade.LEGAL, what="")).steps) == ["first"]
+
+
+def test_a_driver_without_a_bus_waits_for_no_fault_that_acts_on_it() -> None:
+    """What a message would bring about by way of a fault is waived with it; a fault that acts at a step is not."""
+    there = parse_point("JobRemoved of cgrace-a.slice seen")
+    faults = [
+        ft.Peer(id="died", when=there, peer="driver", do="kill"),
+        ft.Peer(id="stopped", when=parse_point("first called"), peer="driver", do="pause"),
+    ]
+    steps = [step("first"), step("second", ["fault died fired", "fault stopped fired"])]
+    it = Plan(Bench(steps=steps, faults=faults, ready=False).plan.scenario, uses_bus=False)
+    assert [(name, str(point)) for name, point in it.waived] == [("second", "fault died fired")]

@@ -73,7 +73,7 @@ class Plan:
         self._waiting = {s.id: _Waiting(s, set(s.after) | more.get(s.id, set())) for s in scenario.steps}
         self._ready: set[str] = set()
         if not uses_bus:
-            self._waive(lambda p: p.kind in BUS_POINTS, "the driver uses no bus")
+            self._waive(self._needs_bus, "the driver uses no bus")
         self._watch_points()
 
     # ---- points
@@ -95,6 +95,16 @@ class Plan:
             self.waived += [(waiting.step.id, p) for p in gone]
         for fault in self.open_faults:  # other keeps of such points have nothing to keep: no message comes, no job
             self.keeps[fault.id].open = which(fault.until)
+
+    def _needs_bus(self, point: Point) -> bool:
+        """Whether only something on the bus brings a point about, also by way of a fault that acts there."""
+        if point.kind is not PointKind.FAULT:
+            return point.kind in BUS_POINTS
+        fault = next((one for one in self.scenario.faults if one.id == point.subject), None)
+        if fault is None or isinstance(fault, ft.HoldOpen):
+            return False
+        when = getattr(fault, "when", None)
+        return when is None or when.kind in BUS_POINTS
 
     def is_ready(self, process: str) -> bool:
         """Whether a driver process has said hello: before that no fault acts on what it does."""

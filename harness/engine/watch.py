@@ -247,6 +247,8 @@ class Watch:
                 )
             )
         for process in run.processes.values():
+            if process.gone:
+                continue
             again = self._watcher(process).look(unread_too=True)
             if again is None or self._has_news(process) or _key(again) != self._seen[process.name].key:
                 return
