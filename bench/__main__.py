@@ -14,6 +14,7 @@ BENCHES = {
     "relay": "what the relay adds to a round trip, and to a job of a real PID 1",
     "proofs": "how soon hangs are proved, and how many proofs are false",
     "throughput": "how long a passing run takes, and how many there are in a second",
+    "witness-cost": "what the trace and the kernel's tracefs add to a passing run",
     "reproduce": "wall time of `cgrace reproduce 1780`, warm",
 }
 

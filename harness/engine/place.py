@@ -25,10 +25,11 @@ RunSandbox = FakeSandbox | MachineSandbox
 
 @dataclass(slots=True)
 class Place:
-    """refused: layouts that this machine cannot make, and why; target: None where it can make none. facts: of a real target."""
+    """refused: layouts that this machine cannot make, and why; target: None where it can make none. facts: of a real target.
+    kernel: None where nobody needs to know what happens in the cgroup tree."""
 
     target: Target | None
-    kernel: KernelWitness | InotifyWitness
+    kernel: KernelWitness | InotifyWitness | None
     built: dict[str, BuiltDriver]
     name: TargetName = FAKE
     facts: Facts | None = None
