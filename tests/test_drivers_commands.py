@@ -124,7 +124,7 @@ def test_a_release_of_the_command() -> None:
 
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """nsenter is C: without a compiler the error says which package brings one."""
-    monkeypatch.setattr(commands_build.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(DriverError, match="needs a C compiler") as error:
         commands_build._find_compiler()
     assert "gcc" in error.value.hint
@@ -229,7 +229,9 @@ def test_a_built_command_runs(tmp_path: Path) -> None:
 
 def example() -> str:
     """The program of the page."""
-    return re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)[0]
+    found = re.search(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    return found[1]
 
 
 @needs_root

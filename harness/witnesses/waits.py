@@ -154,10 +154,16 @@ def at_rest(
         if after is None or not _same_sleep(before, after):
             return None
         threads.extend(after.threads)
-        if pid != pid_outer and len(after.threads) > 1 and is_go(pid):
-            sysmons.add(min((t.tid for t in after.threads if t.tid > pid), default=0))
+        if pid != pid_outer:
+            sysmons.add(sysmon_of(after))
     rest = _rest(t_ns, threads, tuple(first), sysmon_note, frozenset(sysmons))
     return None if rest.polling and not polling_too else rest
+
+
+def sysmon_of(process: ProcessSample) -> int:
+    """The thread of a Go program's sysmon, 0 in other programs: the first that the program made."""
+    later = [thread.tid for thread in process.threads if thread.tid > process.pid]
+    return min(later) if later and is_go(process.pid) else 0
 
 
 def _asleep(look: ProcessSample) -> bool:

@@ -25,7 +25,7 @@ from typing import Final
 from cgrace.harness.clock import NS_PER_S
 from cgrace.harness.witnesses.programs import short_name, waited_on
 from cgrace.harness.witnesses.sockdiag import SockDiag
-from cgrace.harness.witnesses.waits import PROCESSES_MAX, ProcessGone, Wait, sample
+from cgrace.harness.witnesses.waits import PROCESSES_MAX, ProcessGone, Wait, sample, sysmon_of
 
 SIOCINQ: Final = termios.FIONREAD
 SIOCOUTQ: Final = termios.TIOCOUTQ
@@ -120,7 +120,9 @@ class _Look:
         self._items: list[_Descriptor] = []
         self._accounted_sockets: set[int] = set()
         self._bus_sockets: set[int] = set()
-        self._waits: list[tuple[int, Wait]] = []  # of every thread that is asleep: its process and its wait
+        self._waits: list[
+            tuple[int, Wait]
+        ] = []  # of every thread that is asleep (a child's sysmon apart): process, wait
         self.unaccounted: list[str] = []
         self.bounds: list[int] = []
 
@@ -148,7 +150,8 @@ class _Look:
                 if thread.wait is None:
                     self.unaccounted.append(f"thread {thread.tid}: awake")
                     continue
-                self._waits.append((pid, thread.wait))
+                if pid == self._pid or thread.wait.bound_ns is None or thread.tid != sysmon_of(process):
+                    self._waits.append((pid, thread.wait))
                 if thread.wait.unjudged:
                     self.unaccounted.append(f"thread {thread.tid}: {thread.wait.unjudged}")
             if _text(f"/proc/{pid}/timers"):
@@ -196,6 +199,11 @@ class _Look:
             return "its bus connection"
         if item.inode in self._accounted_sockets:
             return "a socket to another process of the driver's"
+        if item.what == "anon_inode:[eventpoll]":
+            members = {int(member) for member in _TFD.findall(_text(f"/proc/{pid}/fdinfo/{number}"))}
+            return (
+                f"an epoll set of {' and '.join(sorted({self._what(pid, m) for m in members - {number}})) or 'nothing'}"
+            )
         return item.what.partition(":")[2].strip("[]") if item.what.startswith("anon_inode:") else item.what
 
     def _why_open(self, item: _Descriptor) -> str:
