@@ -85,6 +85,15 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_matrix(matrix: argparse.ArgumentParser) -> None:
+    matrix.add_argument(
+        "scenarios", nargs="*", metavar="SCENARIO", help="files, folders or names; corpus, core and primers if none"
+    )
+    matrix.add_argument("--html", metavar="FILE", help="where the page goes; beside the traces if not given")
+    matrix.set_defaults(record=False)
+    _add_where(matrix)
+
+
 def _add_sweep(sweep: argparse.ArgumentParser) -> None:
     sweep.add_argument("scenario", metavar="SCENARIO", help="a file or a name")
     what = sweep.add_argument_group("what is varied", "one of these; both ends belong to a range")
@@ -182,6 +191,7 @@ def parser() -> argparse.ArgumentParser:
     _add_bisect(
         command("bisect-step", "one step of a git bisect: 0 clean, 1 violated, 125 cannot tell", "bisect:bisect")
     )
+    _add_matrix(command("matrix", "run the corpus on every driver: a table that can be published", "matrix:matrix"))
     _add_sweep(command("sweep", "find the value at which each driver's outcome changes", "sweep:sweep"))
     command("doctor", "say what this machine can do, and what would help", "machine:doctor")
     command("drivers", "list the drivers", "drivers:drivers")

@@ -1,0 +1,1 @@
+"""The table that can be published: every scenario by every driver."""

@@ -1,0 +1,97 @@
+"""The published table as values: a line a scenario and setting, a column a driver; and what is open in today's drivers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cgrace.harness.drivers.base import DriverSpec
+from cgrace.harness.scenario.model import Scenario, Setting
+from cgrace.harness.suite import CaseResult
+from cgrace.harness.verdict import Outcome
+from cgrace.reports.console.matrix import rows_of
+from cgrace.reports.matrix.cells import Cell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One scenario in one setting: its cells by driver, in the order of the columns (None: does not fit)."""
+
+    scenario: Scenario
+    setting: Setting
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weakness:
+    """What drivers that people run today do wrong. The scenario and one of the drivers make the command that shows it."""
+
+    drivers: tuple[str, ...]
+    scenario: Scenario
+    cell: Cell
+
+    @property
+    def what(self) -> str:
+        """In one line, of the first of the drivers."""
+        return self.cell.why[0] if self.cell.why else self.cell.word
+
+    @property
+    def command(self) -> str:
+        """What shows it."""
+        return f"cgrace run {self.scenario.name} --driver {self.drivers[0]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matrix:
+    """The whole table."""
+
+    drivers: tuple[DriverSpec, ...]
+    lines: tuple[Line, ...]
+    open: tuple[Weakness, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many cells came out how."""
+        found: dict[str, int] = dict.fromkeys(Outcome, 0)
+        for line in self.lines:
+            for cell in line.cells:
+                if cell is not None:
+                    found[cell.outcome] += 1
+        return found
+
+
+def matrix(pairs: Iterable[tuple[CaseResult, Cell]], today: Sequence[str]) -> Matrix:
+    """The table of results with their cells. today: names of the drivers that people run now."""
+    found = list(pairs)
+    cells = {id(result): cell for result, cell in found}
+    drivers = tuple({result.case.driver.name: result.case.driver for result, _ in found}.values())
+    lines = []
+    for row in rows_of(result for result, _ in found):
+        by_driver = {result.case.driver.name: cells[id(result)] for result in row.results}
+        lines.append(
+            Line(
+                scenario=row.scenario,
+                setting=row.setting,
+                cells=tuple(by_driver.get(driver.name) for driver in drivers),
+            )
+        )
+    return Matrix(drivers=drivers, lines=tuple(lines), open=_open(lines, today))
+
+
+def _open(lines: Iterable[Line], today: Sequence[str]) -> tuple[Weakness, ...]:
+    """One for each scenario and outcome, whatever the setting, with all drivers that have it."""
+    found: dict[tuple[str, str], Weakness] = {}
+    for line in lines:
+        for cell in line.cells:
+            if cell is None or cell.driver not in today or not _wrong(cell):
+                continue
+            key = (line.scenario.name, cell.word.rstrip("!"))
+            known = found.get(key) or Weakness(drivers=(), scenario=line.scenario, cell=cell)
+            names = tuple(dict.fromkeys((*known.drivers, cell.driver)))
+            found[key] = Weakness(drivers=names, scenario=known.scenario, cell=known.cell)
+    return tuple(found.values())
+
+
+def _wrong(cell: Cell) -> bool:
+    """Whether a cell tells of a violation, as expected as it may be. A clean error is no weakness."""
+    return not cell.unavailable and cell.word.rstrip("!") not in (".", "?", "ERR", "n/a")
