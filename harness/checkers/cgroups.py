@@ -107,19 +107,16 @@ def _covers(parent: str, unit: str) -> bool:
     return parent == unit or (parent.endswith(".slice") and unit.endswith(".slice") and unit.startswith(stem + "-"))
 
 
-def _never_made(run: Run, step: StepRun, seen: ev.CgroupSeen) -> bool:
-    """Whether the kernel witness saw that what this step reported was made, or what is above it, and never this path; with or
-    without a process."""
-    assert step.result is not None
+def _never_made(run: Run, seen: ev.CgroupSeen) -> bool:
+    """Whether the kernel witness saw cgroups being made, and never this one."""
     made = {(event.hierarchy, event.path) for _, event in run.of(ev.CgroupMade)}
-    above = {(name, path.rpartition("/")[0]) for name, path in step.result.paths}
-    return (seen.hierarchy, seen.path) not in made and not made.isdisjoint({*step.result.paths, *above})
+    return bool(made) and (seen.hierarchy, seen.path) not in made
 
 
 def _never_put(run: Run, step: StepRun, seen: ev.CgroupSeen) -> bool:
-    """Whether the kernel witness saw the step's process move, and never into this path."""
+    """Whether the kernel witness saw processes move, this step's among them or not, and never into this path."""
     moves = {(move.hierarchy, move.path) for _, move in run.of(ev.ProcessMoved) if run.whom(move) == step.workload}
-    return bool(moves) and (seen.hierarchy, seen.path) not in moves
+    return any(True for _ in run.of(ev.ProcessMoved)) and (seen.hierarchy, seen.path) not in moves
 
 
 def _loss(run: Run, step: StepRun, entry: Entry, seen: ev.CgroupSeen) -> _Loss | None:
@@ -228,7 +225,7 @@ def _lost(run: Run, step: StepRun, losses: tuple[_Loss, ...]) -> Finding:
     if not first.moved and len(losses) > 1:
         did = "removed them"
     story = f"{first.who} {did} {when}"
-    if first.cause is None and not first.moved and _never_made(run, step, first.look):
+    if first.cause is None and not first.moved and _never_made(run, first.look):
         story = "nobody ever made what it reported"
     elif first.cause is None and first.moved and _never_put(run, step, first.look):
         story = f"nobody ever put its process there, it is in {first.look.actual or 'none'}"
