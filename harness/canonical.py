@@ -41,6 +41,7 @@ _VOLATILE = (
     (re.compile(r"\b\d+(?:\.\d+)? ?(?:ns|us|µs|ms|s|min)\b"), "TIME"),
     (re.compile(r"\b(?:pid|PID)[ =:]\d+"), "PID"),
     (re.compile(r"\bwrite \d+ to (?=\S*(?:cgroup\.procs|tasks)\b)"), "write PID to "),
+    (re.compile(r"@au \[[\d, ]+\]"), "@au PIDS"),  # as godbus prints the property PIDs in runc's errors
     (re.compile(r"\b\d{4,}\b"), "NUMBER"),
 )
 
