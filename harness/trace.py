@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import json.encoder
+import operator
 import stat
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -171,25 +173,46 @@ def _fields(kind: type[Any]) -> tuple[tuple[str, Any, Any], ...]:
 
 
 _to_text = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_quote = json.encoder.encode_basestring_ascii
 
 
-def _plain(value: Any) -> Any:
-    """A record's field as JSON data."""
+def _text(value: Any) -> str:
+    """A record's field as JSON. Written out, for the kinds that there are: it is done for every event of every run."""
+    if isinstance(value, str):
+        return _quote(value)
+    if type(value) is int:
+        return repr(value)
     if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
+        return f"[{','.join([_text(item) for item in value])}]"
     if dataclasses.is_dataclass(value):
-        data: dict[str, Any] = {}
-        _add_fields(data, value)
-        return data
-    return value
+        return f"{{{_fields_text(value)[1:]}}}"
+    return _to_text(value)
 
 
-def _add_fields(data: dict[str, Any], record: Any) -> None:
-    """A record's fields as JSON data; those at their default are left out, to keep traces small."""
-    for name, _, default in _fields(type(record)):
-        value = getattr(record, name)
-        if value != default:  # nothing equals MISSING
-            data[name] = value if isinstance(value, (str, int)) else _plain(value)
+_WRITTEN: dict[type[Any], tuple[Callable[[Any], Sequence[Any]], tuple[tuple[str, Any], ...]]] = {}
+
+
+def _written(kind: type[Any]) -> tuple[Callable[[Any], Sequence[Any]], tuple[tuple[str, Any], ...]]:
+    """What gets a record's values, and for each the text in front of it and its default."""
+    if kind not in _WRITTEN:
+        fields = _fields(kind)
+        names = [name for name, _, _ in fields]
+        # attrgetter gives the value itself where it is one, and takes no empty list.
+        values = operator.attrgetter(*names) if len(names) > 1 else lambda record: [getattr(record, n) for n in names]
+        _WRITTEN[kind] = values, tuple((f',"{name}":', default) for name, _, default in fields)
+    return _WRITTEN[kind]
+
+
+def _fields_text(record: Any) -> str:
+    """A record's fields, each with a comma in front; those at their default are left out, to keep traces small."""
+    values, fields = _written(type(record))
+    return "".join(
+        [
+            key + _text(value)
+            for (key, default), value in zip(fields, values(record), strict=True)
+            if value != default  # nothing equals MISSING
+        ]
+    )
 
 
 def encode_head(head: Head) -> str:
@@ -199,9 +222,8 @@ def encode_head(head: Head) -> str:
 
 def encode_entry(entry: Entry) -> str:
     """One line of a stored trace."""
-    data: dict[str, Any] = {"i": entry.index, "t": entry.t_ns, "e": entry.event.KIND}
-    _add_fields(data, entry.event)
-    return _to_text(data)
+    event = entry.event
+    return f'{{"i":{entry.index},"t":{entry.t_ns},"e":{_quote(event.KIND)}{_fields_text(event)}}}'
 
 
 def _typed(value: Any, wanted: Any, what: str) -> Any:
