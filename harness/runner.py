@@ -51,8 +51,11 @@ def misfit(scenario: Scenario, setting: Setting, driver: DriverSpec) -> str:
         return f"{driver.name} does not drive cgroup {setting.layout}"
     if driver.rung and driver.rung != setting.rung:
         return f"{driver.name} is a cut of {driver.rung}, and this setting takes those of {setting.rung}"
-    if scenario.drivers and driver.name not in scenario.drivers:
-        return f"{scenario.name} is only for {', '.join(scenario.drivers)}"
+    named = {name for name in scenario.drivers if not name.startswith("!")}
+    if named and driver.name not in named:
+        return f"{scenario.name} is only for {', '.join(sorted(named))}"
+    if not {f"!{driver.name}", f"!{driver.generation}"}.isdisjoint(scenario.drivers):
+        return f"{scenario.name} is not for {driver.generation}"
     placed: set[str] = set()
     for step in scenario.steps:
         if (kind := step.unit.rpartition(".")[2]) not in driver.units:

@@ -222,7 +222,9 @@ FILE = Table(
         ),
         Key("on", Many(SETTING, single=True, least=1), "where it makes sense", required=True),
         Key(
-            "drivers", Many(Text("a driver's name"), single=True), "only these drivers; by default every one that fits"
+            "drivers",
+            Many(Text("a driver's name"), single=True),
+            "only these drivers, or with a ! before a driver or generation all but these; by default every one that fits",
         ),
         Key("markers", Many(NAME), "pytest markers"),
         Key("bound", Duration(), "how long a step may take; '500ms' by default"),

@@ -76,9 +76,10 @@ class Expect:
 class Scenario:
     """A whole file.
 
-    rows: the story's rows that it serves. drivers: names of drivers that it can run on (empty: every one that fits the
-    setting). bound_ns: the latency bound of steps that have none of their own. patience_ns: how long at most a driver's
-    own timed wait is waited out when nothing else can happen (longer: the run ends and the trace says so).
+    rows: the story's rows that it serves. drivers: names of drivers that it can run on, or "!" and a driver or generation that
+    it cannot (empty: every one that fits the setting). bound_ns: the latency bound of steps that have none of their own.
+    patience_ns: how long at most a driver's own timed wait is waited out when nothing else can happen (longer: the run ends
+    and the trace says so).
     """
 
     file: Path
