@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from cgrace.harness import events as ev
 from cgrace.harness.checkers import latency
 from cgrace.harness.checkers.text import cell
-from cgrace.harness.events import Event
+from cgrace.harness.events import Actor, Event
 from cgrace.harness.faults import JobStays, Peer
 from cgrace.harness.trace import Trace
 from cgrace.harness.verdict import Finding, Verdict
@@ -229,6 +229,44 @@ def test_time_that_nobody_accounts_for_is_unknown() -> None:
     finding = only(told)
     assert finding.verdict is Verdict.UNKNOWN
     assert "busy machine" in finding.summary
+
+
+MADE = made("/cgrace.slice/late.slice")
+
+
+@pytest.mark.parametrize(
+    ("acts", "verdict"),
+    [
+        ((), Verdict.UNKNOWN),
+        (((450, MADE),), Verdict.HOLDS),
+        (((450, made("/cgrace.slice/late.slice", by=Actor.SYSTEMD)),), Verdict.UNKNOWN),
+        (((450, made("/cgrace.slice")),), Verdict.UNKNOWN),
+        (((450, call(3, "late.slice")),), Verdict.UNKNOWN),
+        (((100, MADE),), Verdict.UNKNOWN),
+    ],
+    ids=["nothing", "act", "systemd's act", "act elsewhere", "message that may be older", "act too early"],
+)
+def test_no_wait_hides_in_pieces_shorter_than_the_bound(
+    acts: tuple[tuple[float, Event], ...], verdict: Verdict
+) -> None:
+    """Unwatched time longer than the bound holds where the kernel saw the driver act so that no piece of it is so long."""
+    told = trace(scenario(steps=ONE), *asked(*UNIT_EXISTS, *acts, back(800)), (820, ended()))
+    assert only(told).verdict is verdict
+
+
+def test_an_act_that_may_be_anothers_cuts_nothing() -> None:
+    """Two steps about one unit at a time: nobody knows whose mkdir it was."""
+    second = (10, called("second", unit="late.slice"))
+    told = trace(
+        scenario(steps=ONE | {"second": "apply late.slice"}), *asked(second, *UNIT_EXISTS, (450, MADE), back(800))
+    )
+    assert latency.check(told)[0].verdict is Verdict.UNKNOWN
+
+
+def test_a_step_within_its_bound_holds_whatever_its_timers_said() -> None:
+    """A timer that would have run longer than the whole step took was not waited out."""
+    told = trace(scenario(steps=ONE), *asked(*UNIT_EXISTS, rest(20, 700), back(400)), (420, ended()))
+    assert only(told).verdict is Verdict.HOLDS
 
 
 def test_a_slow_answer_is_accounted_for() -> None:

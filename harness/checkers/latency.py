@@ -10,16 +10,18 @@ Judged on the driver's own waits and never on wall time, so that a busy machine 
   limit. Above the bound by the lower limit: violated. Below it by the upper: holds. Between: unknown, and said so.
 * A wait during which we kept back something about the step's unit (a message, its job), or had paused a peer that was let
   go on later, is ours and not counted.
+* A step that took no longer than the bound, all in all, holds whatever it did.
 * What is left of the wall time is the driver computing, the kernel, or a busy machine, and never violates. Could a wait hide in
-  it? Not one above the bound, where the driver was looked at so often that such a wait would have been seen (StepWatched);
-  else, when the rest alone exceeds the bound, the finding is unknown.
+  it? Not one above the bound, where the driver was looked at so often that such a wait would have been seen (StepWatched), or
+  where it is cut into pieces below the bound by what others owed the step and by what it did itself; else, when the rest alone
+  exceeds the bound, the finding is unknown.
 * A step that never returned has the wait in which it was last seen: longer than the bound is violated, though not waited out.
   A proved hang is the deadlock checker's to report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from cgrace.harness import events as ev
@@ -87,19 +89,23 @@ def _returned(run: Run, step: StepRun, bound: int) -> Finding:
     assert step.ended is not None and step.result is not None
     wall = step.result.driver_ns or step.ended.t_ns - step.called.t_ns
     waits = own_waits(run, step)
+    theirs = [*held_spans(run, step), *owed_spans(run, step)]
     held = _total(held_spans(run, step))
     least, most = sum(w.least_ns for w in waits), sum(w.most_ns for w in waits)
     evidence = [f"wall time {duration(wall)}, of which we held it {duration(held)}", *(_line(step, w) for w in waits)]
+    if wall <= bound:
+        return _plain(
+            step, Verdict.HOLDS, f"{step.title} took {duration(wall)}; the bound is {duration(bound)}", evidence
+        )
     if least > bound:
         return _slow(run, step, bound, waits, evidence)
     if most > bound:
         text = f"{step.title} waited {duration(least)} to {duration(most)} on its own timers; the bound is {duration(bound)}"
         return _plain(step, Verdict.UNKNOWN, text, evidence)
-    theirs = [*held_spans(run, step), *owed_spans(run, step)]
     rest = wall - _total(theirs) - least
     watched = next((watched for _, watched in run.of(ev.StepWatched) if watched.step == step.id), None)
     closely = watched is not None and watched.gap_ns + PARKING_NS < bound
-    if rest > bound and not closely:
+    if rest > bound and not closely and _longest_piece(run, step, theirs) > bound:
         text = (
             f"{step.title} took {duration(rest)} that neither its own timers, nor systemd, nor we account for "
             f"(bound {duration(bound)}): the driver, or a busy machine"
@@ -319,6 +325,41 @@ def owed_spans(run: Run, step: StepRun) -> list[Span]:
     spans += _asking_spans(run, step.process)
     start, end = step.called.t_ns, step.ended.t_ns if step.ended is not None else run.stop_ns
     return [(max(a, start), min(b, end)) for a, b in spans if min(b, end) > max(a, start)]
+
+
+def _longest_piece(run: Run, step: StepRun, theirs: Iterable[Span]) -> int:
+    """The longest stretch of the step in which nobody owed it anything and it was not seen to act: no wait of its own that
+    nobody saw can be longer. Acts count where the kernel tells their time; a message may have been sent before we read it."""
+    assert step.ended is not None
+    start, end = step.called.t_ns, step.ended.t_ns
+    spans = [*theirs, (end, end)]
+    if not _shares_unit(run, step):
+        spans += [(entry.t_ns, entry.t_ns) for entry in _kernel_acts(run, step) if start < entry.t_ns < end]
+    longest, reached = 0, start
+    for begin, until in sorted(spans):
+        longest = max(longest, begin - reached)
+        reached = max(reached, until)
+    return longest
+
+
+def _shares_unit(run: Run, step: StepRun) -> bool:
+    """Whether another step about the same unit was out at the same time: what was done to it may be the other's."""
+    assert step.ended is not None
+    return any(
+        other is not step
+        and other.unit == step.unit
+        and other.called.t_ns < step.ended.t_ns
+        and (other.ended is None or other.ended.t_ns > step.called.t_ns)
+        for other in run.steps.values()
+    )
+
+
+def _kernel_acts(run: Run, step: StepRun) -> Iterator[Entry]:
+    """What a driver did to the cgroups of the step's unit."""
+    for acts in (run.of(ev.CgroupMade), run.of(ev.CgroupRemoved), run.of(ev.ProcessMoved)):
+        for entry, act in acts:
+            if act.by is Actor.DRIVER and act.path.endswith("/" + step.unit):
+                yield entry
 
 
 def _total(spans: Iterable[Span]) -> int:
