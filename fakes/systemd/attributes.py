@@ -9,10 +9,14 @@ already, so they are not written: nobody can tell.
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Protocol
+import os
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cgrace.fakes.systemd.names import ROOT_SLICE
+from cgrace.fakes.systemd.profile import Profile
 from cgrace.fakes.systemd.tree import CgroupTree
 from cgrace.fakes.systemd.units import Unit
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _INFINITY = 2**64 - 1
+_ALL_OF_KIND = {"char-*": "c *:*", "block-*": "b *:*"}
 _CPU_PERIOD_US = 100_000
 # What a new cgroup has by itself. (A new v1 devices cgroup has what its parent has: "a" gives it no more than that.)
 DEFAULTS = {
@@ -60,6 +65,7 @@ def apply_attributes(
     unit: Unit,
     mask: frozenset[str],
     *,
+    profile: Profile,
     is_v2: bool,
     fresh: Collection[str] = (),
 ) -> list[str]:
@@ -70,7 +76,7 @@ def apply_attributes(
     if unit.name == ROOT_SLICE or unit.at_boot:
         return []
     problems = []
-    writes = _v2(unit, mask) if is_v2 else _v1(known, unit, mask)
+    writes = _v2(unit, mask) if is_v2 else _v1(profile, known, unit, mask)
     for hierarchy, file, text in writes:
         if hierarchy in fresh and DEFAULTS.get(file) == text:
             continue
@@ -82,12 +88,14 @@ def apply_attributes(
     return problems
 
 
-def _v1(known: Iterable[KnownHierarchy], unit: Unit, mask: frozenset[str]) -> Iterator[tuple[str, str, str]]:
+def _v1(
+    profile: Profile, known: Iterable[KnownHierarchy], unit: Unit, mask: frozenset[str]
+) -> Iterator[tuple[str, str, str]]:
     settings = unit.settings
     for each in known:
         here = each.controllers & mask
         if "cpu" in here:
-            yield each.name, "cpu.shares", str(_or(settings.get("CPUShares"), 1024))
+            yield each.name, "cpu.shares", str(_shares(settings))
             quota = settings.get("CPUQuotaPerSecUSec", _INFINITY)
             yield (
                 each.name,
@@ -95,14 +103,38 @@ def _v1(known: Iterable[KnownHierarchy], unit: Unit, mask: frozenset[str]) -> It
                 "-1" if quota == _INFINITY else str(quota * _CPU_PERIOD_US // 1_000_000),
             )
         if "blkio" in here:
-            yield each.name, "blkio.weight", str(_or(settings.get("BlockIOWeight"), 500))
+            weight = _blkio_weight(settings)
+            yield each.name, "blkio.weight", str(weight)
+            if profile.version >= 244:
+                yield each.name, "blkio.bfq.weight", str(_bfq_weight(weight) if profile.bfq_scaled else weight)
         if "memory" in here:
-            limit = _or(settings.get("MemoryLimit"), _or(settings.get("MemoryMax"), -1))
+            limit = _or(settings.get("MemoryMax"), _or(settings.get("MemoryLimit"), -1))
             yield each.name, "memory.limit_in_bytes", str(limit)
         if "devices" in here:
             yield from _devices(each.name, unit)
         if "pids" in here:
             yield each.name, "pids.max", str(_or(settings.get("TasksMax"), "max"))
+
+
+def _shares(settings: Mapping[str, Any]) -> int:
+    """CPUWeight= wins over CPUShares=, and is translated (cgroup.c, cgroup_cpu_weight_to_shares)."""
+    weight = settings.get("CPUWeight", _INFINITY)
+    if weight == _INFINITY:
+        return int(_or(settings.get("CPUShares"), 1024))
+    return int(min(max(weight * 1024 // 100, 2), 262144))
+
+
+def _blkio_weight(settings: Mapping[str, Any]) -> int:
+    """IOWeight= wins over BlockIOWeight=, and is translated (cgroup.c, cgroup_weight_io_to_blkio)."""
+    weight = settings.get("IOWeight", _INFINITY)
+    if weight == _INFINITY:
+        return int(_or(settings.get("BlockIOWeight"), 500))
+    return int(min(max(weight * 500 // 100, 10), 1000))
+
+
+def _bfq_weight(weight: int) -> int:
+    """1 to 10000 brought to bfq's 1 to 1000, with 100 as 100 (cgroup.h, BFQ_WEIGHT)."""
+    return weight if weight <= 100 else 100 + (weight - 100) * (1000 - 100) // (10000 - 100)
 
 
 def _devices(hierarchy: str, unit: Unit) -> Iterator[tuple[str, str, str]]:
@@ -123,11 +155,18 @@ def _devices(hierarchy: str, unit: Unit) -> Iterator[tuple[str, str, str]]:
 
 
 def _device_rule(node: str) -> str:
-    """A DeviceAllow node as the kernel reads it; "" where it names a device that this fake does not look up."""
+    """A DeviceAllow node as the kernel reads it; "" where it names no device that is there."""
     for prefix, kind in (("/dev/char/", "c"), ("/dev/block/", "b")):
         if node.startswith(prefix):
             return f"{kind} {node.removeprefix(prefix)}"
-    return {"char-*": "c *:*", "block-*": "b *:*"}.get(node, "")
+    if node in _ALL_OF_KIND:
+        return _ALL_OF_KIND[node]
+    try:
+        found = Path(node).stat()
+    except OSError:
+        return ""
+    kind = "c" if stat.S_ISCHR(found.st_mode) else "b" if stat.S_ISBLK(found.st_mode) else ""
+    return f"{kind} {os.major(found.st_rdev)}:{os.minor(found.st_rdev)}" if kind else ""
 
 
 def _v2(unit: Unit, mask: frozenset[str]) -> Iterator[tuple[str, str, str]]:

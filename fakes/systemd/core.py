@@ -23,7 +23,9 @@ Kill = Callable[[int, int], None]
 
 @dataclass(slots=True, kw_only=True)
 class Core:
-    """kill: sends a signal to an outer pid. gc: units to look at for collection. now_ns: time as the shell tells it.
+    """kill: sends a signal to an outer pid. container: it believes to run in one.
+
+    gc: units to look at for collection. now_ns: time as the shell tells it.
 
     watched: units whose cgroup is watched for emptiness. freezing: calls whose answer waits for the kernel.
     """
@@ -32,6 +34,7 @@ class Core:
     tree: CgroupTree
     observe: Observe
     kill: Kill
+    container: bool = False
     units: Units = field(init=False)
     refuse: Refuse = field(init=False)
     out: Outbox = field(init=False)
@@ -80,6 +83,8 @@ class Core:
             unit.deadline_ns = None
             self.watched.pop(unit, None)
             self.realiser.prune(unit)
+            if unit.busy and not self.profile.collects_populated:
+                self.watched[unit] = None
             self.gc[unit] = None
 
     def end_job(self, job: Job, result: str) -> None:
@@ -104,6 +109,8 @@ class Core:
         if not unit.is_down or unit.job is not None or unit.refs or unit.children:
             return False
         if unit.sub is Sub.FAILED and unit.settings.get("CollectMode") != "inactive-or-failed":
+            return False
+        if unit.busy and not self.profile.collects_populated and self.realiser.is_populated(unit):
             return False
         return not self.out.is_waiting(unit)
 

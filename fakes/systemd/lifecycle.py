@@ -24,9 +24,18 @@ def run_job(core: Core, job: Job) -> None:
         core.end_job(job, job.forced)
         return
     job.running = True
+    _announce_run(core, job)
     result = _start(core, job.unit) if job.kind == "start" else _stop(core, job.unit)
     if result:
         core.end_job(job, result)
+
+
+def _announce_run(core: Core, job: Job) -> None:
+    """A unit that is going to change is announced with its job once more (240+)."""
+    changes = not job.unit.is_active if job.kind == "start" else not job.unit.is_down
+    if changes and core.profile.announce_early:
+        core.out.changed(job.unit)
+        core.out.flush_now(job.unit, job)
 
 
 def _start(core: Core, unit: Unit) -> str:
@@ -68,6 +77,8 @@ def _start_scope(core: Core, unit: Unit) -> str:
         return "failed"
     unit.was_active = True
     unit.result = "success"
+    runtime_us = unit.settings.get("RuntimeMaxUSec", INFINITY)
+    unit.deadline_ns = None if runtime_us == INFINITY else core.now_ns + runtime_us * _NS_PER_US
     core.set_state(unit, Sub.RUNNING)
     core.watched[unit] = None
     return "done"
@@ -92,13 +103,12 @@ def _stop(core: Core, unit: Unit) -> str:
 
 
 def _stop_scope(core: Core, unit: Unit) -> str:
-    hit = kill_all(core, unit, signal.SIGTERM)
-    if not hit:
-        core.set_state(unit, Sub.DEAD)
-        return "done"
-    if not _waits(core, unit):
+    hit = unit.settings.get("KillMode") != "none" and kill_all(core, unit, signal.SIGTERM)
+    if hit and not _waits(core, unit):
         kill_all(core, unit, signal.SIGKILL)
-        core.set_state(unit, Sub.DEAD)
+        hit = False
+    if not hit:
+        core.set_state(unit, _down(unit))
         return "done"
     core.set_state(unit, Sub.STOP_SIGTERM)
     _set_deadline(core, unit)
@@ -110,7 +120,12 @@ def _waits(core: Core, unit: Unit) -> bool:
     if core.realiser.is_v2:
         return True
     rule = core.profile.stop_waits_v1
-    return rule == "always" or (rule == "undelegated" and not unit.delegate)
+    return rule == "always" or (rule == "undelegated" and not unit.delegate and not core.container)
+
+
+def _down(unit: Unit) -> Sub:
+    """What it becomes when it has ended."""
+    return Sub.DEAD if unit.result == "success" else Sub.FAILED
 
 
 def _set_deadline(core: Core, unit: Unit) -> None:
@@ -137,13 +152,19 @@ def poll_empty(core: Core, agent: bool) -> None:
     if main is None:
         return
     for unit in tuple(core.watched):
+        if unit.is_down:  # its cgroup could not be removed when it went down
+            if not core.realiser.is_populated(unit):
+                del core.watched[unit]
+                core.realiser.release(unit)
+                core.gc[unit] = None
+            continue
         stopping = unit.sub in (Sub.STOP_SIGTERM, Sub.STOP_SIGKILL)
         if (stopping or main.is_v2 or agent) and not is_populated(core.tree, main, unit.cgroup):
             _ran_empty(core, unit)
 
 
 def _ran_empty(core: Core, unit: Unit) -> None:
-    core.set_state(unit, Sub.DEAD if unit.result == "success" else Sub.FAILED)
+    core.set_state(unit, _down(unit))
     if unit.job is not None and unit.job.running:
         core.end_job(unit.job, "done")
 
@@ -154,6 +175,11 @@ def check_deadlines(core: Core) -> None:
         if unit.deadline_ns is None or unit.deadline_ns > core.now_ns:
             continue
         unit.result = "timeout"
+        if unit.is_active:
+            core.said("its time is over (RuntimeMaxSec=). Stopping.", unit.name)
+            unit.deadline_ns = None
+            _stop_scope(core, unit)
+            continue
         if unit.sub is Sub.STOP_SIGTERM and unit.settings.get("SendSIGKILL", True):
             core.said("stopping timed out. Killing.", unit.name)
             core.set_state(unit, Sub.STOP_SIGKILL)

@@ -1,8 +1,8 @@
 """The fake systemd: a D-Bus service as a value machine. Messages in, messages out; no socket, no clock, no task.
 
-`call` answers one message. Jobs run only in `turn`, one a turn, as systemd's own run from the lowest-priority source of its
-main loop: so a JobRemoved never comes before the reply, and whoever drives the manager decides when turns are taken.
-Time is what `elapsed` tells it. The cgroup tree is touched only through the CgroupTree.
+`call` answers one message. Jobs run only in `turn`, the whole queue at once, as systemd's own run from the lowest-priority
+source of its main loop (manager_dispatch_run_queue): so a JobRemoved never comes before the reply, and whoever drives the
+manager decides when turns are taken. Time is what `elapsed` tells it. The cgroup tree is touched only through the CgroupTree.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Manager:
 
     on_event: hears JobChanged, UnitChanged and SystemdSaid as they happen. kill: sends a signal to an outer pid.
     agent: whether a v1 release agent works (in a container it does not, and a v1 scope outlives its processes).
+    container: whether it knows that it runs in one: on v1 newer versions then do not wait for what they stop (cgroup.c).
     """
 
     def __init__(
@@ -57,10 +58,11 @@ class Manager:
         on_event: Observe = _unheard,
         kill: Kill = _send_signal,
         agent: bool = False,
+        container: bool = False,
     ) -> None:
         self.profile = profile
         self._agent = agent
-        self._core = Core(profile=profile, tree=tree, observe=_unheard, kill=kill)
+        self._core = Core(profile=profile, tree=tree, observe=_unheard, kill=kill, container=container)
         self._boot()
         self._core.observe = on_event
 
@@ -160,7 +162,7 @@ class Manager:
         return self._core.is_busy or self._core.jobs.next_runnable() is not None
 
     def turn(self) -> list[Message]:
-        """One thing: what the loop does between events, else one job of the run queue."""
+        """One thing: what the loop does between events, else the run queue."""
         return self.step() or []
 
     def step(self) -> list[Message] | None:
@@ -172,7 +174,9 @@ class Manager:
         job = core.jobs.next_runnable()
         if job is None:
             return core.take() or None
-        lifecycle.run_job(core, job)
+        while job is not None:
+            lifecycle.run_job(core, job)
+            job = core.jobs.next_runnable()
         return core.take()
 
     def poll_empty(self) -> list[Message]:

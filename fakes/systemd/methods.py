@@ -97,8 +97,8 @@ def kill_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
         raise core.refuse("kill_signal")
     if whom.startswith(("main", "control")):
         raise core.refuse("kill_no_main", type=unit.type, whom=whom.removesuffix("-fail"))
-    hit = lifecycle.kill_all(core, unit, number)
-    if not hit and whom == "all-fail":
+    lifecycle.kill_all(core, unit, number)
+    if whom == "all-fail" and not unit.realised:  # a cgroup of its own is enough (unit.c, unit_kill_common)
         raise core.refuse("kill_nothing")
     return "", ()
 
@@ -122,8 +122,6 @@ def get_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     """The object path of a loaded unit."""
     if not body[0] and core.profile.version >= 229:
         raise core.refuse("not_member")
-    if not names.unit_type(body[0]):
-        raise core.refuse("bad_unit_name", unit=body[0])
     return "o", (_loaded(core, body[0], "get_not_loaded").path,)
 
 
@@ -178,13 +176,18 @@ def attach_processes(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
         raise core.refuse("attach_not_delegated")
     if not unit.is_active:
         raise core.refuse("attach_inactive")
-    if sub_path and (not sub_path.startswith("/") or "//" in sub_path or ".." in sub_path.split("/")):
-        raise core.refuse("setter_invalid")
+    if sub_path and not sub_path.startswith("/"):
+        raise core.refuse("attach_relative", value=sub_path)
+    if "//" in sub_path or {".", ".."} & set(sub_path.split("/")):
+        raise core.refuse("attach_not_normal", value=sub_path)
     for pid in pids:
         outer = core.tree.outer(pid)
         if outer is None:
             raise core.refuse("attach_gone", pid=pid)
-        core.realiser.attach_below(unit, sub_path.rstrip("/"), outer)
+        try:
+            core.realiser.attach_below(unit, sub_path.rstrip("/"), outer)
+        except FileNotFoundError:
+            raise core.refuse("attach_no_cgroup") from None
     return "", ()
 
 

@@ -119,6 +119,11 @@ class Outbox:
             self.force_job(job)
         return units
 
+    def flush_now(self, unit: Unit, job: Job | None) -> None:
+        """Announce the unit's change at once, if there is one that somebody hears."""
+        if unit in self.units:
+            self._flush_unit(unit, job)
+
     def force_job(self, job: Job) -> None:
         """Announce the job now, if it was not: before a reply (240+) or its end."""
         if job not in self.jobs:

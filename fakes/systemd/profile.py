@@ -20,7 +20,8 @@ REFUSALS = frozenset(
     """
     bad_mode mode_isolate mode_triggering bad_type missing_instance not_transient exists read_only type_mismatch
     setter_invalid delegate_on_slice slice_on_slice bad_slice_name not_a_slice no_pids pid_manager pid_kernel
-    pid_gone out_of_range quota_out_of_range device_node device_mode bad_dependency dependency_not_found
+    pid_gone bad_choice attach_no_cgroup attach_relative attach_not_normal
+    out_of_range quota_out_of_range device_node device_mode bad_dependency dependency_not_found
     destructive bad_setting masked bad_unit_name bad_job_mode stop_not_loaded start_not_found reset_not_loaded
     kill_whom kill_no_main kill_signal kill_nothing set_not_found get_not_loaded not_member no_unit_for_pid
     cgroup_relative cgroup_no_unit already_subscribed not_subscribed attach_not_loaded attach_not_delegated
@@ -57,6 +58,8 @@ class Profile:
     attach: where PIDs= go at first: "everywhere" (the path, else its next ancestor that exists) or "realised".
     family_on_free: when a unit is freed, its slice's family is realised again. forgets_busy: a cgroup that cannot be removed
     at stop is no longer counted as realised. stop_waits_v1: whether a stop job waits until the cgroup is empty.
+    collects_populated: a unit is collected although a process is in its cgroup. bfq_scaled: a blkio weight is scaled to bfq's
+    range. quota_step_us: what CPUQuotaPerSecUSec is rounded down to in the unit's file, as a reload shows.
     pids_checked: PIDs= are checked at the call. any_pid_fails: one missing process of several fails the job.
     attach_fails_unit: the unit becomes failed (220+), else it stays dead. reload: what daemon-reload re-applies.
     job_ids_scope: ids that a scope with default dependencies consumes. refusals: reason -> (error name, text).
@@ -84,6 +87,9 @@ class Profile:
     family_on_free: bool
     forgets_busy: bool
     stop_waits_v1: str
+    collects_populated: bool
+    bfq_scaled: bool
+    quota_step_us: int
     pids_checked: bool
     any_pid_fails: bool
     attach_fails_unit: bool

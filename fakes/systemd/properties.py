@@ -69,7 +69,9 @@ def _table() -> dict[str, Setting]:
     add("cgroup", "a(st)", "IOReadIOPSMax/230 IOWriteIOPSMax/230", live=True, appends=True)
     add("cgroup", "ay", "AllowedCPUs/244 AllowedMemoryNodes/244", live=True)
     add("cgroup", "b", "Delegate/218")
-    add("cgroup", "as", "DelegateControllers/236 DisableControllers/243", appends=True)
+    add("cgroup", "as", "DelegateControllers/236", appends=True)
+    add("cgroup", "as", "DisableControllers/243", live=True, appends=True)
+    add("cgroup", "s", "ManagedOOMSwap/247 ManagedOOMMemoryPressure/247", live=True)
     add("cgroup", "s", "DelegateSubgroup/254")
     add("scope", "au", "PIDs", appends=True)
     add("scope", "ah", "PIDFDs/255", appends=True)
@@ -86,7 +88,6 @@ def _table() -> dict[str, Setting]:
         "Requires Requisite Wants BindsTo PartOf Conflicts Before After OnFailure Documentation/227",
         appends=True,
     )
-    add("unit", "t", "JobTimeoutUSec/227 JobRunningTimeoutUSec/227")
     return table
 
 
@@ -194,10 +195,10 @@ class Checker:
         return value
 
 
-def _choice(*choices: str) -> Callable[[Checker, Unit, Any], Any]:
+def _choice(name: str, *choices: str) -> Callable[[Checker, Unit, Any], Any]:
     def check(checker: Checker, unit: Unit, value: str) -> str:
         if value not in choices:
-            raise checker.refuse("setter_invalid")
+            raise checker.refuse("bad_choice", property=name, value=value)
         return value
 
     return check
@@ -206,14 +207,27 @@ def _choice(*choices: str) -> Callable[[Checker, Unit, Any], Any]:
 _CHECKS: dict[str, Callable[[Checker, Unit, Any], Any]] = {
     "Delegate": Checker._delegate,
     "DelegateControllers": Checker._delegate,
+    "DelegateSubgroup": Checker._delegate,
     "Slice": Checker._slice,
     "PIDs": Checker._pids,
     "DevicePolicy": Checker._device_policy,
     "DeviceAllow": Checker._device_allow,
-    "CollectMode": _choice("inactive", "inactive-or-failed"),
-    "KillMode": _choice("control-group", "process", "mixed", "none"),
-    "OOMPolicy": _choice("continue", "stop", "kill"),
+    "CollectMode": _choice("CollectMode", "inactive", "inactive-or-failed"),
+    "KillMode": _choice("KillMode", "control-group", "process", "mixed", "none"),
+    "OOMPolicy": _choice("OOMPolicy", "continue", "stop", "kill"),
 }
+
+
+def _devices_with(have: Iterable[Any], added: Iterable[Any]) -> list[Any]:
+    """A device that is there gets the new mode; others are put in front (cgroup.c, cgroup_context_add_device_allow)."""
+    devices = [list(one) for one in have]
+    for node, mode in added:
+        known = next((one for one in devices if one[0] == node), None)
+        if known is not None:
+            known[1] = mode
+        else:
+            devices.insert(0, [node, mode])
+    return devices
 
 
 def apply(unit: Unit, changes: Iterable[Change]) -> bool:
@@ -224,7 +238,9 @@ def apply(unit: Unit, changes: Iterable[Change]) -> bool:
         if change.name in FIELDS_OF_UNIT:
             continue
         setting = SETTINGS[change.name]
-        if setting.appends and change.value:
+        if change.name == "DeviceAllow" and change.value:
+            unit.settings[change.name] = _devices_with(unit.settings.get(change.name, ()), change.value)
+        elif setting.appends and change.value:
             unit.settings[change.name] = [*unit.settings.get(change.name, ()), *change.value]
         else:
             unit.settings[change.name] = change.value

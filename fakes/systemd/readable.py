@@ -59,6 +59,8 @@ def type_property(core: Core, unit: Unit, name: str) -> Value | None:
     """One of Scope's or Slice's."""
     reader = _TYPE.get(name)
     if reader is not None:
+        if name == "ControlGroupId" and core.profile.version < 251:
+            return None
         return None if name in _SCOPE_ONLY and unit.type != "scope" else reader(core, unit)
     setting = SETTINGS.get(name)
     if setting is None or setting.where == "unit" or name in _SINCE_READABLE:
@@ -121,6 +123,8 @@ def _setting(core: Core, unit: Unit, name: str, signature: str) -> Any:
         return core.profile.default_timeout_stop_us
     if name in ("MemoryAccounting", "TasksAccounting"):
         return name.removesuffix("Accounting").lower().replace("tasks", "pids") in core.profile.accounting
+    if name == "CPUAccounting":  # costs nothing on v2 (cgroup.c, get_cpu_accounting_mask)
+        return core.realiser.is_v2
     return _NAMED_DEFAULTS.get(name, _DEFAULTS.get(signature, ""))
 
 
@@ -147,7 +151,7 @@ def _current(file: str, hierarchy: str) -> Callable[[Core, Unit], Value]:
 _MANAGER: dict[str, Callable[[Core], Value]] = {
     "Version": lambda core: ("s", core.profile.version_string),
     "Features": lambda core: ("s", core.profile.features),
-    "Virtualization": lambda core: ("s", ""),
+    "Virtualization": lambda core: ("s", "container-other" if core.container else ""),
     "Architecture": lambda core: ("s", "x86-64"),
     "Tainted": lambda core: ("s", "cgroupsv1" if core.profile.version >= 256 and not core.realiser.is_v2 else ""),
     "SystemState": lambda core: ("s", "starting" if len(core.jobs) else "running"),
@@ -156,7 +160,8 @@ _MANAGER: dict[str, Callable[[Core], Value]] = {
     "DefaultTasksMax": lambda core: ("t", INFINITY),
     "DefaultMemoryAccounting": lambda core: ("b", "memory" in core.profile.accounting),
     "DefaultTasksAccounting": lambda core: ("b", "pids" in core.profile.accounting),
-    "DefaultCPUAccounting": lambda core: ("b", False),
+    "DefaultCPUAccounting": lambda core: ("b", core.realiser.is_v2),
+    "DefaultBlockIOAccounting": lambda core: ("b", False),
     "NJobs": lambda core: ("u", len(core.jobs)),
     "NNames": lambda core: ("u", len(core.units)),
     "Environment": lambda core: ("as", []),
@@ -189,6 +194,7 @@ _TYPE: dict[str, Callable[[Core, Unit], Value]] = {
     "Slice": lambda core, unit: ("s", unit.slice.name if unit.slice else ""),
     "Result": lambda core, unit: ("s", unit.result),
     "Controller": lambda core, unit: ("s", unit.settings.get("Controller", "")),
+    "ControlGroupId": lambda core, unit: ("t", core.realiser.cgroup_id(unit)),
     "MemoryCurrent": _current("memory.usage_in_bytes", "memory"),
     "TasksCurrent": _current("pids.current", "pids"),
     "CPUUsageNSec": _current("cpuacct.usage", "cpuacct"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from cgrace.fakes.systemd.attributes import apply_attributes
 from cgrace.fakes.systemd.names import ROOT_SLICE
 from cgrace.fakes.systemd.profile import Profile
-from cgrace.fakes.systemd.tree import CgroupTree
+from cgrace.fakes.systemd.tree import CgroupTree, is_populated
 from cgrace.fakes.systemd.units import NOTHING, Load, Unit
 from cgrace.harness.targets.base import Hierarchy
 
@@ -172,7 +172,9 @@ class Realiser:
         else:
             fresh = self._update_v1_trim_last(unit, target)
         unit.invalid = False
-        for problem in apply_attributes(self._tree, self._known, unit, target, is_v2=self.is_v2, fresh=fresh):
+        for problem in apply_attributes(
+            self._tree, self._known, unit, target, profile=self._profile, is_v2=self.is_v2, fresh=fresh
+        ):
             self._said(problem, unit.name)
 
     def _make(self, unit: Unit, target: frozenset[str]) -> list[str]:
@@ -334,15 +336,14 @@ class Realiser:
                 path = path.rpartition("/")[0]
 
     def attach_below(self, unit: Unit, sub_path: str, pid: int) -> None:
-        """AttachProcessesToUnit: into a directory below the unit, in every hierarchy that the unit has."""
+        """AttachProcessesToUnit: into a directory below the unit, in every hierarchy that the unit has. FileNotFoundError where
+        there is no such directory: systemd makes none."""
         path = unit.cgroup + sub_path
         if self.main is not None:
-            self._tree.mkdir(self.main.name, path)
             self._tree.attach(self.main.name, path, pid)
         for known in self._known:
             if known.controllers & unit.realised_mask & self.delegated:
-                self._tree.mkdir(known.name, path)
-                self._tree.attach(known.name, path, pid)
+                self._attach_or_above(known, path, pid)
 
     def freeze(self, unit: Unit, *, frozen: bool) -> None:
         """Write the v2 freezer's file."""
@@ -353,6 +354,16 @@ class Realiser:
         except OSError as error:
             self._said(f"cannot write cgroup.freeze: {error.strerror}", unit.name)
 
+    def cgroup_id(self, unit: Unit) -> int:
+        """The inode of its cgroup in systemd's own hierarchy, 0 where it has none."""
+        if self.main is None or not unit.realised:
+            return 0
+        return self._tree.inode(self.main.name, unit.cgroup)
+
+    def is_populated(self, unit: Unit) -> bool:
+        """Whether a process is in the unit's cgroup or below, in systemd's own hierarchy."""
+        return self.main is not None and is_populated(self._tree, self.main, unit.cgroup)
+
     def prune(self, unit: Unit) -> None:
         """The unit went down: remove its cgroups everywhere, as far as they are empty (unit_prune_cgroup)."""
         self.queue.pop(unit, None)
@@ -362,10 +373,17 @@ class Realiser:
         if self.main is not None:
             self._tree.rmdir(self.main.name, unit.cgroup)
             gone = not self._tree.exists(self.main.name, unit.cgroup)
+        unit.busy = not gone
         for known in self._known:
             self._tree.rmdir(known.name, unit.cgroup)
         if gone or self._profile.forgets_busy:
             unit.realised, unit.realised_mask, unit.enabled_mask, unit.invalid = False, NOTHING, NOTHING, True
+
+    def release(self, unit: Unit) -> None:
+        """A unit that is down and whose cgroup was busy: now it is empty, so it goes."""
+        unit.busy = False
+        for name in dict.fromkeys([*([self.main.name] if self.main else []), *(known.name for known in self._known)]):
+            self._tree.rmdir(name, unit.cgroup)
 
 
 INFINITY = 2**64 - 1

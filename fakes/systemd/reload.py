@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cgrace.fakes.systemd.core import Core
+from cgrace.fakes.systemd.properties import INFINITY
 from cgrace.fakes.systemd.units import NOTHING
 
 
@@ -16,6 +17,7 @@ def reload(core: Core) -> None:
         for unit in core.units:
             core.out.signal("UnitNew", "so", (unit.name, unit.path))
     _lose_pids(core)
+    _round_quotas(core)
     _void_realisation(core, core.profile.reload)
     if announce:
         core.out.signal("Reloading", "b", (False,))
@@ -28,6 +30,7 @@ def reexec(core: Core) -> None:
         for unit in core.units:
             core.out.signal("UnitRemoved", "so", (unit.name, unit.path))
     _lose_pids(core)
+    _round_quotas(core)
     _void_realisation(core, "attributes" if core.profile.reload == "nothing" else core.profile.reload)
 
 
@@ -37,6 +40,15 @@ def _lose_pids(core: Core) -> None:
         for unit in core.units:
             if unit.job is not None and unit.is_down:
                 unit.pids = []
+
+
+def _round_quotas(core: Core) -> None:
+    """A quota is read again from the unit's file, where it stands as a percentage (dbus-cgroup.c; unit files)."""
+    step = core.profile.quota_step_us
+    for unit in core.units:
+        quota = unit.settings.get("CPUQuotaPerSecUSec")
+        if quota is not None and quota != INFINITY:
+            unit.settings["CPUQuotaPerSecUSec"] = quota - quota % step
 
 
 def _void_realisation(core: Core, rule: str) -> None:

@@ -40,6 +40,10 @@ class CgroupTree(Protocol):
         """Whether the directory is there."""
         ...
 
+    def inode(self, hierarchy: str, path: str) -> int:
+        """The directory's number, 0 when it is not there."""
+        ...
+
     def children(self, hierarchy: str, path: str) -> tuple[str, ...]:
         """Names of the directories in it, sorted; () when it is not there."""
         ...
@@ -144,6 +148,13 @@ class KernelTree:
         except OSError:
             return False
         return True
+
+    def inode(self, hierarchy: str, path: str) -> int:
+        """See CgroupTree."""
+        try:
+            return os.stat(path[1:] or ".", dir_fd=self._fds[hierarchy]).st_ino
+        except OSError:
+            return 0
 
     def children(self, hierarchy: str, path: str) -> tuple[str, ...]:
         """See CgroupTree."""
@@ -309,6 +320,10 @@ class MemoryTree:
     def exists(self, hierarchy: str, path: str) -> bool:
         """See CgroupTree."""
         return path in self._dirs[hierarchy]
+
+    def inode(self, hierarchy: str, path: str) -> int:
+        """See CgroupTree: any number will do, the same for the same path."""
+        return 1 + sorted(self._dirs[hierarchy]).index(path) if path in self._dirs[hierarchy] else 0
 
     def children(self, hierarchy: str, path: str) -> tuple[str, ...]:
         """See CgroupTree."""

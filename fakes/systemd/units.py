@@ -56,6 +56,7 @@ class Unit:
 
     realised_mask: controllers whose cgroup systemd believes to have made; enabled_mask: its subtree_control (v2) as systemd
     remembers it. refs: how often each bus client holds it. deadline_ns: when its stop times out.
+    busy: its cgroup could not be removed when it went down.
     own_mask, members_mask: caches, None when not valid; family_mask: what a slice's members were last realised for.
     """
 
@@ -90,6 +91,7 @@ class Unit:
     frozen: bool = False
     deadline_ns: int | None = None
     invocation: int = 0
+    busy: bool = False
 
     @property
     def active_state(self) -> str:
@@ -180,7 +182,7 @@ class Units:
             unit = self._units.get(part)
             if unit is not None and (path == unit.cgroup or path.startswith(unit.cgroup + "/")):
                 return unit
-        return self._units.get(names.ROOT_SLICE)
+        return None
 
 
 def forget_masks(unit: Unit) -> None:

@@ -36,7 +36,7 @@ class FakeMachine:
         self.tree = KernelTree(sandbox.hierarchies, outer=sandbox.outer)
         profile = load_profile(name.which)
         self.version = profile.version_string
-        self.manager = Manager(profile, self.tree, kill=self._kill)
+        self.manager = Manager(profile, self.tree, kill=self._kill, agent=True, container=True)
         self._bus = EmbeddedBus({NAME: self.manager})
         self.manager.listen(lambda interface, member: self._bus.hears(NAME, interface, member))
         self._clients: dict[int, Client] = {}
@@ -130,7 +130,7 @@ class FakeMachine:
         if inner is not None:
             self._sandbox.signal(inner, number)
 
-    async def spawn(self, *, stubborn: bool = False) -> Worker:
+    async def spawn(self, *, stubborn: bool = False, adopted: bool = True) -> Worker:
         """See `Machine`."""
 
         def ended() -> None:

@@ -69,8 +69,9 @@ class Machine(Protocol):
         """A connection of one's own to its bus, named; closed when the block ends."""
         ...
 
-    async def spawn(self, *, stubborn: bool = False) -> Worker:
-        """A process in the root cgroup (v2: in HOME) that systemd did not start. stubborn: it ignores SIGTERM."""
+    async def spawn(self, *, stubborn: bool = False, adopted: bool = True) -> Worker:
+        """A process in the root cgroup (v2: in HOME) that systemd did not start. stubborn: it ignores SIGTERM. adopted: where
+        that can be, PID 1 is its parent and hears of its end; if not, it hears of no end."""
         ...
 
     async def gate(self, client: Client, stem: str) -> Gate:

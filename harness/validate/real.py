@@ -21,11 +21,11 @@ from cgrace.harness.proc.hold import held
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.container import ContainerTarget
 from cgrace.harness.validate.client import Client
-from cgrace.harness.validate.inside import Connector, place_at_home, spawn_orphan
+from cgrace.harness.validate.inside import Connector, place_at_home, spawn_orphan, spawn_worker
 from cgrace.harness.validate.machine import IGNORE_TERM, Gate, Machine, MachineName, Worker
 
 Dial = Callable[[], Awaitable[socket.socket]]
-Start = Callable[[bool], Awaitable[Worker]]
+Start = Callable[[bool, bool], Awaitable[Worker]]
 
 QUIET_S = 0.2
 SYSTEM_BUS = "/run/dbus/system_bus_socket"
@@ -67,9 +67,9 @@ class RealMachine:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    async def spawn(self, *, stubborn: bool = False) -> Worker:
+    async def spawn(self, *, stubborn: bool = False, adopted: bool = True) -> Worker:
         """See `Machine`."""
-        return await self._start(stubborn)
+        return await self._start(stubborn, adopted)
 
     async def gate(self, client: Client, stem: str) -> Gate:
         """See `Machine`. A oneshot service is starting for as long as its command runs (systemd.service(5), Type=)."""
@@ -145,7 +145,9 @@ async def container(name: MachineName, progress: Callable[[str], None]) -> Async
         connector = await Connector.start(sandbox, tree, f"/proc/1/root{SYSTEM_BUS}")
         stack.callback(connector.close)
 
-        async def start(stubborn: bool) -> Worker:
+        async def start(stubborn: bool, adopted: bool) -> Worker:
+            if not adopted:
+                return await spawn_worker(sandbox, tree, stubborn=stubborn, ended=lambda: None)
             return await spawn_orphan(target.init_pid, tree, stack, stubborn=stubborn)
 
         yield await stack.enter_async_context(
@@ -164,7 +166,7 @@ async def local() -> AsyncIterator[Machine]:
         group = await stack.enter_async_context(asyncio.TaskGroup())
         tree = stack.enter_context(KernelTree(hierarchies))
 
-        async def start(stubborn: bool) -> Worker:
+        async def start(stubborn: bool, _adopted: bool) -> Worker:
             command = f"{IGNORE_TERM if stubborn else ''} echo; exec cat"  # cat ends with us, as its stdin does
             child = await stack.enter_async_context(held(["/bin/sh", "-c", command]))
             worker = Worker(pid=child.pid, pid_outer=child.pid, kill=child.kill)

@@ -89,8 +89,7 @@ class Stage:
         client = await self.connect()
         for unit in [*reversed(self._units), f"{self.word}.slice"]:
             await client.call("KillUnit", "ssi", unit, "all", signal.SIGKILL)
-            if self.machine.quiet_s or unit.endswith(".slice"):
-                await self._stop_for_good(client, unit)
+            await self._stop_for_good(client, unit)
             await client.call("ResetFailedUnit", "s", unit)
         for worker in self._workers.values():
             await worker.gone.wait()
@@ -143,9 +142,9 @@ class Stage:
 
     # ---- processes
 
-    async def worker(self, name: str = "worker", *, stubborn: bool = False) -> int:
-        """A process; its pid as systemd sees it."""
-        worker = await self.machine.spawn(stubborn=stubborn)
+    async def worker(self, name: str = "worker", *, stubborn: bool = False, adopted: bool = True) -> int:
+        """A process; its pid as systemd sees it. adopted: see `Machine.spawn`."""
+        worker = await self.machine.spawn(stubborn=stubborn, adopted=adopted)
         self._workers[name] = worker
         return worker.pid
 
@@ -257,7 +256,8 @@ class Stage:
     async def failed(self, unit: str, /, **values: Any) -> Answer:
         """Make the scope fail: its process is gone when its job runs. How the job ended, and the state."""
         gate = await self.gate("t-gate-failed")
-        pid = await self.worker("doomed")
+        # Of a child's end a 247 hears, and forgets it as one of PIDs=: with nobody to attach, its job is done.
+        pid = await self.worker("doomed", adopted=False)
         await self.client.match()
         since = len(self.client.inbox)
         job = await self.queue(unit, PIDs=[pid], After=[gate.unit], **values)

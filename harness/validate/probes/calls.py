@@ -187,7 +187,8 @@ async def get_by_cgroup(s: Stage) -> Answer:
     await s.scope("t-a.scope", Slice="t-b.slice")
     path = s.path("t-a.scope", within="t-b.slice")
     return [
-        await s.call("GetUnitByControlGroup", "s", one) for one in (path, f"{path}/sub", s.path("t-x.slice"), "/none")
+        await s.call("GetUnitByControlGroup", "s", one)
+        for one in (path, f"{path}/sub", s.path("t-x.slice"), "/none", "/")
     ]
 
 

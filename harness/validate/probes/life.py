@@ -103,7 +103,7 @@ async def attach_fails(s: Stage) -> Answer:
 async def attach_some(s: Stage) -> Answer:
     gate = await s.gate()
     await s.worker()
-    await s.worker("doomed")
+    await s.worker("doomed", adopted=False)
     await s.client.match()
     job = await s.queue("t-a.scope", PIDs=[s.pid(), s.pid("doomed")], After=[gate.unit])
     await s.kill("doomed")
