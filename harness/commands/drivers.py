@@ -15,19 +15,22 @@ if TYPE_CHECKING:
 HINT = """\
 * taken when no --driver is given; + of `--driver fleet`, one a step in behaviour. What is not built is built when asked for.
 Behind a release, +go-systemd@VERSION or +godbus@VERSION links that one, +rootless asks the user's systemd. A version that is
-not listed is taken to be like the one before it. A checkout of your own: --driver source:PATH"""
+not listed is taken to be like the one before it. A checkout of your own: --driver source:PATH
+runc and crun are this machine's commands, and runc-cli@VERSION builds that of a release. Your own: runc:PATH, crun:PATH, and
+program:PATH for what speaks docs/driver-protocol.md"""
 
 
 def drivers(args: argparse.Namespace) -> int:
     """Every driver, or those whose name begins with a word."""
     from cgrace.harness.drivers.build import is_built
     from cgrace.harness.drivers.catalogue import default_drivers, listed
+    from cgrace.harness.drivers.commands import machine_commands
     from cgrace.harness.drivers.versions import fleet
     from cgrace.reports.machine import document
 
     default = {spec.name for spec in default_drivers()}
     steps = {spec.name for spec in fleet()}
-    specs = list(listed())
+    specs = [*listed(), *machine_commands()]
     built = is_built(specs)
     if args.json:
         told = [

@@ -107,7 +107,8 @@ def find(name: str) -> DriverSpec:
     meant = " or ".join(f"'{one}'" for one in close) if close else ", ".join(_by_name())
     raise DriverError(
         f"there is no driver '{name}'" + (f"; did you mean {meant}?" if close else f"; there are: {meant}"),
-        hint="--driver runc@1.1.12 takes any release (cgrace drivers), source:PATH a checkout of your own",
+        hint="--driver runc@1.1.12 takes any release (cgrace drivers), source:PATH a checkout of your own, "
+        "runc:PATH a built command",
     )
 
 

@@ -11,6 +11,7 @@ A command does one operation and ends, so it is run by an adaptor (go/command) t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import re
@@ -54,6 +55,15 @@ def find_command(name: str) -> DriverSpec | None:
     if kind in _KINDS:
         return _of_user(name, kind, where) if colon else _of_machine(kind)
     return None
+
+
+def machine_commands() -> tuple[DriverSpec, ...]:
+    """The commands that this machine has."""
+    found = []
+    for kind in _KINDS:
+        with contextlib.suppress(DriverError):
+            found.append(_of_machine(kind))
+    return tuple(found)
 
 
 def _of_user(name: str, kind: str, where: str) -> DriverSpec:
