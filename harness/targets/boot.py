@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,6 +23,8 @@ CONSOLE_LINES: Final = 200
 _LINE_BYTES_MAX: Final = 2000
 _PACKET_BYTES: Final = 1 << 14
 _READ_BYTES: Final = 1 << 12
+# What a program asks or tells a terminal: DCS and OSC strings (ECMA-48), which new systemds write to every console.
+_TO_TERMINAL: Final = re.compile(r"\x1b[P\]^_].*?(?:\x07|\x1b\\|$)")
 _DESCRIPTORS: Final = 3  # the console's other end, the console, the notify socket
 
 
@@ -70,7 +73,7 @@ class Console:
 def _plain(text: str) -> str:
     """Without escape sequences and other control characters."""
     out, escape = [], False
-    for character in text:
+    for character in _TO_TERMINAL.sub("", text):
         if escape:
             escape = not character.isalpha()
         elif character == "\x1b":

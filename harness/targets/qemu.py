@@ -31,6 +31,7 @@ TCG: Final = "tcg"
 MEMORY_MB: Final = 1024
 CPUS: Final = 2
 PID_FILE: Final = "qemu.pid"  # in the runtime folder, for a sweep: pid and start time
+ANSWER_S_MAX: Final = 120.0  # a state that is kept or loaded on a slow disk
 _KVM_GET_API_VERSION: Final = 0xAE00  # linux/kvm.h
 _KVM_CREATE_VM: Final = 0xAE01
 _KVM_API: Final = 12
@@ -155,7 +156,7 @@ class Qemu:
     async def _listen(self) -> None:
         """Sort what QEMU says: answers to who asked, events into `stopped`. (QMP: docs/interop/qmp-spec of QEMU.)"""
         assert self._reader is not None
-        while line := await self._reader.readline():
+        while line := await self._line():
             said = json.loads(line)
             if "return" in said or "error" in said:
                 self._answers.put_nowait(said)
@@ -167,6 +168,14 @@ class Qemu:
         self._answers.put_nowait({"error": {"desc": "qemu ended"}})
         self._stop("qemu ended")
 
+    async def _line(self) -> bytes:
+        """What it says next, b"" when it has ended: that resets the connection if it left something unread."""
+        assert self._reader is not None
+        try:
+            return await self._reader.readline()
+        except (ConnectionError, ValueError):
+            return b""
+
     async def ask(self, command: str, **arguments: Any) -> Any:
         """One QMP command's answer; TargetError for what QEMU says instead."""
         assert self._writer is not None
@@ -176,7 +185,11 @@ class Qemu:
             self._writer.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
             with contextlib.suppress(ConnectionError):
                 await self._writer.drain()
-            answer = await self._answers.get()
+            try:
+                async with asyncio.timeout(ANSWER_S_MAX):
+                    answer = await self._answers.get()
+            except TimeoutError:
+                raise TargetError(f"qemu does not answer to {command}", detail=self.tail()) from None
         if "error" in answer:
             raise TargetError(f"qemu refuses {command}: {answer['error'].get('desc', '')}", detail=self.tail())
         return answer["return"]

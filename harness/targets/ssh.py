@@ -49,13 +49,14 @@ def check_client() -> None:
 class SshChannel:
     """An open connection. Made by `open`.
 
-    destination: as ssh takes it; greeting: what the session said behind "cgrace-connected".
+    destination: as ssh takes it; name: as errors call it; greeting: what the session said behind "cgrace-connected".
     """
 
     def __init__(
         self, destination: str, options: Sequence[str], folder: Path, session: str, last_words: Callable[[], str]
     ) -> None:
         self.destination = destination
+        self.name = destination
         self.greeting = ""
         self._session = session
         self._base = ["ssh", *options, *(word for option in _OPTIONS for word in ("-o", option))]
@@ -152,8 +153,8 @@ class SshChannel:
     def lost(self) -> TargetError:
         """What to say when the connection is gone in the middle."""
         return TargetError(
-            f"the connection to {self.destination} was lost",
-            hint="run it again: nothing of it is left but the machine itself",
+            f"the connection to {self.name} was lost",
+            hint="run it again",
             detail=self._last_words(),
         )
 

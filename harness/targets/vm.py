@@ -102,6 +102,12 @@ class VmTarget:
         """The last lines of its console."""
         return self._qemu.tail(lines) if self._qemu is not None else ""
 
+    def last_words(self) -> str:
+        """Why it is gone, if it is, and the last lines of its console."""
+        qemu = self._qemu
+        why = [qemu.stopped.result()] if qemu is not None and qemu.stopped.done() else []
+        return "\n".join([*why, self.console_tail()])
+
     async def reset(self) -> None:
         """Back to the state that the first call found: processes, memory, disk. The channel is a new one afterwards.
 
@@ -196,8 +202,9 @@ class VmTarget:
             self._channels = contextlib.AsyncExitStack()
             try:
                 self._channel = await self._channels.enter_async_context(
-                    SshChannel.open("127.0.0.1", folder=self.folder, options=options, last_words=self.console_tail)
+                    SshChannel.open("127.0.0.1", folder=self.folder, options=options, last_words=self.last_words)
                 )
+                self._channel.name = f"the machine with {self.image.suite}"
                 return
             except TargetError as error:
                 if self._qemu.stopped.done():
