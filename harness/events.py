@@ -421,12 +421,15 @@ class StepWatched(Event):
     """Recorded before a step's return: at its longest, `gap_ns` passed between two looks at its driver while it was out.
 
     So a wait of the driver's own that was longer than that was seen (StepWaits), and what was not seen was no such wait.
+    stall_ns: the longest in which our own watcher did not come to run; it runs on, and does not look, while systemd is busy.
+    -1: not told.
     """
 
     KIND: ClassVar[str] = "step-watched"
     step: str
     looks: int
     gap_ns: int
+    stall_ns: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 A stalled relay is a late systemd: a driver that gives JobRemoved one second meets the real bug in a step where nobody asked for
 it. Such a run tells the truth about the driver and nothing about the scenario. The watcher looks at a driver at least every 0.2 s
-while a step is out, so the longest time between two looks (StepWatched) is what we were late by.
+while a step is out, or sees that systemd is busy, so the longest time in which it did neither (StepWatched) is what we were late by.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ STALL_NS = 500 * NS_PER_MS  # half of the shortest wait that any driver gives sy
 
 
 def stall_ns(trace: Trace) -> int:
-    """The longest time in which we looked at no driver while a step was out."""
-    return max((watched.gap_ns for _, watched in trace.of(ev.StepWatched)), default=0)
+    """The longest time in which our watcher did not run, or (told by older traces) looked at no driver, while a step was out."""
+    told = (watched for _, watched in trace.of(ev.StepWatched))
+    return max((one.gap_ns if one.stall_ns < 0 else one.stall_ns for one in told), default=0)
 
 
 def discounted(judgement: Judgement, trace: Trace) -> Judgement:

@@ -24,6 +24,7 @@ from cgrace.harness.relay.wire import Wire
 ANSWER_S_MAX: Final = 25.0
 _SYSTEMD: Final = f"sender='{systemd1.NAME}'"
 _OWNER: Final = f"sender='{systemd1.BUS_NAME}',member='NameOwnerChanged',arg0='{systemd1.NAME}'"
+_NO_OWNER: Final = "org.freedesktop.DBus.Error.NameHasNoOwner"
 _BUS: Final = (systemd1.BUS_NAME, systemd1.BUS_PATH, systemd1.BUS_NAME)
 
 
@@ -60,24 +61,35 @@ class Control:
         self._serial = 0
         self._calls: dict[int, tuple[str, asyncio.Future[Message]]] = {}
         self._unsent: list[bytes] = []
+        self._owned = asyncio.Event()
 
     # ---- coming and going
 
     async def open(self) -> None:
-        """Connect and subscribe. TargetError where the bus or systemd is not there."""
+        """Connect and subscribe, once systemd is on the bus: a new one it joins a moment later. TargetError where it is not."""
         self._connect()
-        wanted = [
-            self.call("Hello", to=_BUS),
-            self.call("AddMatch", "s", _SYSTEMD, to=_BUS),
-            self.call("AddMatch", "s", _OWNER, to=_BUS),
-            self.call("Subscribe"),
-        ]
+        self._owned.clear()
+        hello = self.call("Hello", to=_BUS)
+        rules = [self.call("AddMatch", "s", rule, to=_BUS) for rule in (_SYSTEMD, _OWNER)]
         owner = self.call("GetNameOwner", "s", systemd1.NAME, to=_BUS)
         pid = self.call("GetConnectionUnixProcessID", "s", systemd1.BUS_NAME, to=_BUS)
-        for answer in wanted:
+        for answer in (hello, *rules):
             await self._answer(answer)
-        self.unique_name = str((await self._answer(owner))[0])
         self.bus_pid = int((await self._answer(pid))[0])
+        try:
+            self.unique_name = str((await self._answer(owner))[0])
+        except Refused as refused:
+            if refused.name != _NO_OWNER:
+                raise
+            await self._until_owned()
+        await self.ask("Subscribe")
+
+    async def _until_owned(self) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_S_MAX):
+                await self._owned.wait()
+        except TimeoutError:
+            raise TargetError(f"systemd is not on its bus, and did not come within {ANSWER_S_MAX:.0f} s") from None
 
     def _connect(self) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -207,6 +219,8 @@ class Control:
         if message.type is MessageType.SIGNAL:
             if message.member == "NameOwnerChanged":
                 self.unique_name = str(message.body[2])
+                if self.unique_name:
+                    self._owned.set()
             self._on_signal(message)
             return
         member, answer = self._calls.pop(message.reply_serial, ("", None))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -97,17 +97,18 @@ class Jobs:
         """Systemd is back under another name: what it said of every unit while it went is no news."""
         self._reloads = False
 
-    def forget_jobs(self) -> None:
-        """Signals were missed: what jobs there are has to be asked anew."""
+    def listed(self, jobs: Iterable[tuple[str, str, str]]) -> None:
+        """Signals were missed: (path, unit, state) of all the jobs there are now. Those that have ended did so with an unknown
+        result."""
+        there = {path: (unit, state) for path, unit, state in jobs}
         for job in list(self._jobs.values()):
-            self._ended(job.path, job.unit, "")
-
-    def known(self, path: str, unit: str, *, runs: bool) -> None:
-        """A job that is there, of which no signal told."""
-        if path not in self._jobs:
-            self._queued(path, unit)
-        if runs:
-            self._started(path)
+            if job.path not in there:
+                self._ended(job.path, job.unit, "")
+        for path, (unit, state) in there.items():
+            if path not in self._jobs:
+                self._queued(path, unit)
+            if state == "running":
+                self._started(path)
 
     def _unit(self, unit: str, state: str) -> None:
         if self.units[unit] not in (state, "" if state in ("inactive", "gone") else state):

@@ -79,7 +79,7 @@ class Plan:
     # ---- points
 
     def _watch_points(self) -> None:
-        points: list[Point] = [k.fault.until for k in self.keeps.values()]
+        points: list[Point] = [k.fault.until for k in self.keeps.values() if k.fault.until is not None]
         points += [p for w in self._waiting.values() for p in w.points]
         for fault in self._acts.values():
             points += [p for p in (getattr(fault, "when", None), getattr(fault, "until", None)) if p is not None]
@@ -119,7 +119,7 @@ class Plan:
         return any(p.stage == "delivered" and p not in self.watch.reached for p in self._wanted())
 
     def _wanted(self) -> list[Point]:
-        points = [k.fault.until for k in self.keeps.values() if not k.open]
+        points = [k.fault.until for k in self.keeps.values() if not k.open and k.fault.until is not None]
         points += [p for w in self._waiting.values() for p in w.points]
         points += [p for f in self._acts.values() if (p := getattr(f, "when", None)) is not None]
         points += [f.until for f in self._acts.values() if isinstance(f, ft.StopReading) and f.until is not None]
@@ -167,8 +167,17 @@ class Plan:
         )
 
     def closed(self) -> tuple[Keep, ...]:
-        """Keeps that hold something back now."""
-        return tuple(k for k in self.keeps.values() if k.closed)
+        """Keeps that hold something back now, and are to let it go at some point."""
+        return tuple(k for k in self.keeps.values() if k.closed and k.fault.until is not None)
+
+    def pending(self, jobs: tuple[str, ...]) -> tuple[str, ...]:
+        """Of these queued jobs ("start of a.slice") those that may still start: not what the scenario keeps for ever."""
+        stuck = {
+            f.unit
+            for f in self.job_faults
+            if isinstance(f, ft.JobStays) and f.until is None and self.keeps[f.id].closed
+        }
+        return tuple(job for job in jobs if job.partition(" of ")[2] not in stuck)
 
     # ---- messages
 

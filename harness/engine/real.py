@@ -68,7 +68,8 @@ class RealSystemd:
         self._gates = Gates(self._control, seconds_max=seconds_max + GATES_S_SPARE)
         self._started: set[str] = set()
         self._bus_pid = 0
-        self._goes = False  # it re-executes itself and has no name on the bus until it is back
+        self._later: list[ft.JobStays] = []  # gates to open when it is back
+        self._goes = False  # it re-executes itself, or its bus ends: what is said to it now is lost
         self._closing = False
         self._back: asyncio.Task[None] | None = None
         self._cgroups: dict[str, str] = {}
@@ -144,10 +145,17 @@ class RealSystemd:
     def _on_signal(self, message: Message) -> None:
         if message.member == "NameOwnerChanged":
             if self._goes and self.unique_name:
-                self._goes = False
-                self._jobs.reloaded()
+                self._came_back()
             return
         self._jobs.on_signal(message)
+
+    def _came_back(self) -> None:
+        """It can be spoken to again; what was said to it meanwhile it never read."""
+        self._goes = False
+        self._jobs.reloaded()
+        later, self._later = self._later, []
+        for fault in later:
+            self._gates.open(fault)
 
     def _on_closed(self, why: str) -> None:
         if self._closing:
@@ -161,9 +169,10 @@ class RealSystemd:
         """The bus ended; systemd starts it again for whoever connects. Jobs that ended meanwhile ended unheard."""
         try:
             await self._join()
-            self._jobs.forget_jobs()
-            for _, unit, _, state, path, _ in (await self._control.ask("ListJobs"))[0]:
-                self._jobs.known(str(path), str(unit), runs=state == "running")
+            (jobs,) = await self._control.ask("ListJobs")
+            self._jobs.listed((path, unit, state) for _, unit, _, state, path, _ in jobs)
+            self._came_back()
+            self._upstream.let_go()
         except TargetError as error:
             self._lost(f"{why}, and then: {error.message}")
 
@@ -177,7 +186,7 @@ class RealSystemd:
             if fault.unit == job.unit and not keep.open:
                 keep.keeps = True
                 self._jobs.blocked(job.job)
-                what = f"job of {fault.unit} stays queued until {fault.until}"
+                what = f"job of {fault.unit} stays queued {f'until {fault.until}' if fault.until else 'for ever'}"
                 self._record(ev.FaultFired(fault=fault.id, grade=ft.grade(fault), what=what))
 
     # ---- the engine's turn
@@ -187,7 +196,10 @@ class RealSystemd:
 
     def let_go(self, fault: ft.JobStays) -> None:
         """The gate opens."""
-        self._gates.open(fault)
+        if self._goes:
+            self._later.append(fault)
+        else:
+            self._gates.open(fault)
 
     def passes(self, seen: ev.MessageSeen) -> None:
         """Calls say of what type the next job is."""
@@ -246,10 +258,13 @@ class RealSystemd:
     async def idle(self) -> None:
         """Wait for rest, then ask where the units' cgroups are: the end of a run wants to know."""
         await self.arrived()
-        for unit in self._units():
-            kind = systemd1.SLICE if unit.endswith(".slice") else systemd1.SCOPE
-            with contextlib.suppress(TargetError):
-                self._cgroups[unit] = str(await self._control.get(systemd1.unit_path(unit), kind, "ControlGroup"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0 if self.paused else IDLE_S_MAX):
+                for unit in self._units():
+                    kind = systemd1.SLICE if unit.endswith(".slice") else systemd1.SCOPE
+                    with contextlib.suppress(TargetError):
+                        path = systemd1.unit_path(unit)
+                        self._cgroups[unit] = str(await self._control.get(path, kind, "ControlGroup"))
         await self.arrived()
 
     def processes(self) -> dict[int, str]:
@@ -299,7 +314,10 @@ class RealSystemd:
         return True
 
     def do_to_bus(self, what: str) -> None:
-        """End the bus's process; systemd starts another one as soon as somebody connects."""
+        """End the bus's process; systemd starts another one as soon as somebody connects, and joins it a moment later. What
+        drivers say in that moment waits with us: its answer, an error of the bus's, would be a matter of luck."""
         if what in ("kill", "restart") and self._bus_pid:
+            self._goes = True
+            self._upstream.keep()
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._bus_pid, signal.SIGKILL)

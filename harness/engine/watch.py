@@ -50,13 +50,21 @@ class _Looks:
     """How closely a step was watched."""
 
     last_ns: int
+    beat_ns: int
     count: int = 0
     gap_ns: int = 0
+    stall_ns: int = 0
 
     def look(self) -> None:
         now = now_ns()
         self.gap_ns = max(self.gap_ns, now - self.last_ns)
         self.last_ns = now
+
+    def beat(self) -> None:
+        """The watcher runs, whether or not it looks."""
+        now = now_ns()
+        self.stall_ns = max(self.stall_ns, now - self.beat_ns)
+        self.beat_ns = now
 
 
 class Watch:
@@ -76,6 +84,8 @@ class Watch:
                 self._run.stir.clear()
                 pause = POLL_S_FIRST
             await self._pause(pause)
+            for looks in self._looks.values():
+                looks.beat()
             if self._run.stir.is_set() and not self._run.plan.wants_taken():
                 continue
             pause = min(pause * 2, self._look())
@@ -121,13 +131,14 @@ class Watch:
 
     def called(self, step: str) -> None:
         """A step is out from now on."""
-        self._looks[step] = _Looks(now_ns())
+        self._looks[step] = _Looks(now_ns(), now_ns())
 
     def returned(self, step: str) -> ev.StepWatched:
         """It is not any more: how closely it was watched."""
         looks = self._looks.pop(step)
         looks.look()
-        return ev.StepWatched(step=step, looks=looks.count, gap_ns=looks.gap_ns)
+        looks.beat()
+        return ev.StepWatched(step=step, looks=looks.count, gap_ns=looks.gap_ns, stall_ns=looks.stall_ns)
 
     def _watcher(self, process: DriverProcess) -> RestWatcher:
         run = self._run
@@ -239,7 +250,7 @@ class Watch:
                     bytes_in=0 if run.wire.is_unread(process.name) else world.bytes_in,
                     bytes_out=world.bytes_out,
                     holds=tuple(k.fault.id for k in run.plan.closed()),
-                    jobs=run.systemd.queued(),
+                    jobs=run.plan.pending(run.systemd.queued()),
                     unaccounted=(*world.unaccounted, *rest.unjudged, *run.systemd.unaccounted()),
                     threads=rest.threads,
                     quiet_ns=quiet_ns,
