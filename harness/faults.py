@@ -131,10 +131,10 @@ class Garbage(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStays(Fault):
-    """systemd: the unit's job stays queued until the point (job gate); lets go early as a Hold does."""
+    """systemd: the unit's job stays queued until the point (None: for ever; job gate); lets go early as a Hold does."""
 
     unit: str
-    until: Point
+    until: Point | None
     patience_ns: int | None
     nth: int = 1
 

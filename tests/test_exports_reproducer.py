@@ -39,6 +39,7 @@ FAULTS: tuple[Fault, ...] = (
     f.StopReading(id="l", when=WHEN, until=point("second ended")),
     f.Garbage(id="m", when=WHEN, what="noise", which="calls"),
     f.JobStays(id="n", unit="late.slice", until=WHEN, patience_ns=1_500_000, nth=2),
+    f.JobStays(id="w", unit="late.slice", until=None, patience_ns=None),
     f.JobEnds(id="o", unit="late.slice", result="failed"),
     f.HoldOpen(id="p", hierarchy="pids", path="/late.slice", until=WHEN),
     f.DeleteCgroup(id="q", when=WHEN, hierarchy="pids", path="/late.slice"),

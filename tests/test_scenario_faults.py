@@ -104,6 +104,10 @@ FAULTS: list[tuple[str, f.Fault]] = [
         f.JobEnds(id="fault 1", line=8, unit="cgrace-a.slice", result="failed", nth=2),
     ),
     (
+        'job = "cgrace-a.slice", ends = "never"',
+        f.JobStays(id="fault 1", line=8, unit="cgrace-a.slice", until=None, patience_ns=None),
+    ),
+    (
         'delete = "devices of cgrace-b.scope", when = "first ended"',
         f.DeleteCgroup(id="fault 1", line=8, when=ENDED, hierarchy="devices", path=B),
     ),

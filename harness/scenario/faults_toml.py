@@ -10,7 +10,7 @@ from cgrace.harness.points import Point
 from cgrace.harness.scenario.names import Names
 from cgrace.harness.scenario.place import Section
 from cgrace.harness.scenario.shapes import shown
-from cgrace.harness.scenario.words import PEERS
+from cgrace.harness.scenario.words import NEVER, PEERS
 
 PATIENCE_NS = 500 * NS_PER_MS
 """A hold's patience where the file gives none: below every timed wait that a known driver has."""
@@ -132,6 +132,8 @@ def _job(section: Section, names: Names, identity: str) -> f.Fault | None:
     if "ends" in section:
         if "patience" in section:
             section.at("patience").problem("a job that ends is not kept: patience says nothing here", "remove it")
+        if section.get("ends") == NEVER:
+            return f.JobStays(id=identity, line=section.place.line, unit=unit, until=None, patience_ns=None, nth=nth)
         return f.JobEnds(id=identity, line=section.place.line, unit=unit, result=section.get("ends"), nth=nth)
     until = _point(section, names, "stays_queued_until")
     if until is None or not known:

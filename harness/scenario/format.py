@@ -139,7 +139,11 @@ FAULT = Verbs(
                 (
                     Key("job", UNIT, "the unit whose job it is", required=True),
                     Key("stays_queued_until", POINT, "systemd keeps the job queued until this point"),
-                    Key("ends", Word(words.JOB_RESULTS, "a job's result"), "the job ends so and does nothing"),
+                    Key(
+                        "ends",
+                        Word((*words.JOB_RESULTS, words.NEVER), "a job's result"),
+                        "the job ends so and does nothing; never: it stays queued for ever",
+                    ),
                     _PATIENCE,
                     Key("nth", Number(1), "which job of the unit; 1 (the default) is the first"),
                     _ID,

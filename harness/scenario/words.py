@@ -105,6 +105,9 @@ CALLS = (
 )
 SIGNALS = ("JobNew", "JobRemoved", "NameOwnerChanged", "PropertiesChanged", "Reloading", "UnitNew", "UnitRemoved")
 
+NEVER = "never"
+"""What a job comes to that stays queued for ever."""
+
 JOB_RESULTS = (
     "done",
     "canceled",

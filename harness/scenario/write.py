@@ -16,6 +16,7 @@ from cgrace.harness.scenario.model import Expect, Scenario, Setting, Step
 from cgrace.harness.scenario.parse import load_text
 from cgrace.harness.scenario.steps_toml import DRIVER
 from cgrace.harness.scenario.units import parent_of
+from cgrace.harness.scenario.words import NEVER
 
 _BARE_KEY = re.compile(r"^[A-Za-z0-9_-]+$")
 _ESCAPED = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
@@ -216,12 +217,16 @@ _FAULTS: dict[type[Fault], Callable[[Any], dict[str, Any]]] = {
         "until": "" if x.until is None else str(x.until),
     },
     f.Garbage: lambda x: {"garbage": x.what, "when": str(x.when), "which": x.which if x.which != "all" else ""},
-    f.JobStays: lambda x: {
-        "job": x.unit,
-        "stays_queued_until": str(x.until),
-        "patience": _patience(x.patience_ns),
-        "nth": _nth(x.nth),
-    },
+    f.JobStays: lambda x: (
+        {"job": x.unit, "ends": NEVER, "nth": _nth(x.nth)}
+        if x.until is None
+        else {
+            "job": x.unit,
+            "stays_queued_until": str(x.until),
+            "patience": _patience(x.patience_ns),
+            "nth": _nth(x.nth),
+        }
+    ),
     f.JobEnds: lambda x: {"job": x.unit, "ends": x.result, "nth": _nth(x.nth)},
     f.HoldOpen: lambda x: {"hold_open": x.hierarchy + x.path, "until": str(x.until), "nth": _nth(x.nth)},
     f.DeleteCgroup: lambda x: {"delete": x.hierarchy + x.path, "when": str(x.when)},

@@ -51,7 +51,7 @@ def made_to(fault: ft.Fault) -> str:
         case ft.Amend(match=match, values=values):
             return f"change {match.text}: " + ", ".join(f"argument {index} = {value!r}" for index, value in values)
         case ft.JobStays():
-            return f"keep the job of {fault.unit} queued until {fault.until}"
+            return f"keep the job of {fault.unit} queued {f'until {fault.until}' if fault.until else 'for ever'}"
         case ft.HoldOpen():
             return f"stop the driver where it opens {fault.hierarchy}{fault.path} until {fault.until}"
         case ft.JobEnds():
