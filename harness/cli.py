@@ -195,6 +195,7 @@ def parser() -> argparse.ArgumentParser:
     _add_sweep(command("sweep", "find the value at which each driver's outcome changes", "sweep:sweep"))
     command("doctor", "say what this machine can do, and what would help", "machine:doctor")
     command("drivers", "list the drivers", "drivers:drivers")
+    command("targets", "list where scenarios can run, and what was found of it here", "targets:targets")
     command("clean", "remove what killed runs left on this machine", "machine:clean")
     test = command("test", "run the project's tests; what follows goes to pytest", "tests:test", json=False)
     test.add_argument("arguments", nargs=argparse.REMAINDER, metavar="PYTEST-ARGUMENT")

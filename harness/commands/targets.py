@@ -1,0 +1,186 @@
+"""`cgrace targets`: where scenarios can run, what each place needs, and what of it was found here. Looks, and builds nothing."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cgrace.harness.commands import EXIT_OK
+from cgrace.harness.commands.common import show, show_json
+from cgrace.harness.targets import images, roots
+from cgrace.harness.targets.images import V2_ONLY
+from cgrace.harness.targets.probe import probe
+from cgrace.harness.targets.qemu import PACKAGES, PROGRAM, find_kvm
+from cgrace.harness.targets.roots_build import SUITES
+
+_SYSTEMD_RUNS: Final = Path("/run/systemd/system")  # sd_booted(3)
+_V2: Final = Path("/sys/fs/cgroup/cgroup.controllers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One target. name: as --target takes it; layouts: of cgroups that it can have here or, where it is not here, at all; needs:
+    in words; ready: whether nothing is missing; found: what is there, or what is missing; how: what would help."""
+
+    name: str
+    systemd: str
+    layouts: tuple[str, ...]
+    needs: str
+    ready: bool
+    found: str
+    how: str = ""
+
+
+def targets(args: argparse.Namespace) -> int:
+    """Every target, and whether it can be used here."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from cgrace.reports.machine import document
+
+    rows = list(_rows())
+    if args.json:
+        show_json(document("targets", targets=[dataclasses.asdict(row) for row in rows]))
+        return EXIT_OK
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    for name in ("target", "systemd", "cgroups", "", "needs", "found here"):
+        table.add_column(name)
+    for row in rows:
+        found = Text(row.found)
+        if row.how:
+            found.append(f"\ntry: {row.how}")
+        word = Text("ready", style="green") if row.ready else Text("no", style="yellow")
+        table.add_row(row.name, row.systemd, " ".join(row.layouts), word, row.needs, found)
+    show(
+        table,
+        "Behind a name :v1 or :v2 chooses the layout, and :hybrid for a vm. Suites that are not listed are tried as they are.",
+    )
+    return EXIT_OK
+
+
+def _rows() -> Iterator[Row]:
+    checks = {check.name: check for check in probe()}
+    capable = all(checks[name].ok for name in ("root", "namespaces") if name in checks)
+    here = tuple(layout for layout in ("v1", "v2") if checks[f"cgroup {layout}"].ok)
+    why = "" if capable else "takes root with CAP_SYS_ADMIN"
+    yield Row(
+        name="fake",
+        systemd="any profile",
+        layouts=here or ("v1", "v2"),
+        needs="root, namespaces",
+        ready=capable,
+        found=why or "can run",
+        how="" if capable else "sudo cgrace ...",
+    )
+    for suite, systemd in SUITES.items():
+        yield _container(suite, systemd, capable=capable, here=here)
+    yield Row(
+        name="container:PATH",
+        systemd="the root's own",
+        layouts=here or ("v1", "v2"),
+        needs="root, a folder, tar or OCI layout with a systemd in it",
+        ready=capable,
+        found=why or "can boot it",
+        how="" if capable else "sudo cgrace ...",
+    )
+    for suite, systemd in SUITES.items():
+        yield _vm(suite, systemd)
+    yield _ssh()
+    yield _host()
+    yield _user()
+
+
+def _container(suite: str, systemd: str, *, capable: bool, here: tuple[str, ...]) -> Row:
+    known = ("v2",) if suite in V2_ONLY else ("v1", "v2")
+    layouts = tuple(layout for layout in known if layout in here)
+    built = roots.look_up(suite) is not None
+    missing = [] if built or shutil.which("mmdebstrap") else ["mmdebstrap"]
+    if not capable:
+        missing.append("root with CAP_SYS_ADMIN")
+    if not layouts:
+        missing.append(f"cgroup {known[0]} with its controllers")
+    state = "built" if built else "to be built (once, some 15 s)"
+    how = "apt install mmdebstrap" if "mmdebstrap" in missing else f"--target vm:{suite}" if not layouts else ""
+    return Row(
+        name=f"container:{suite}",
+        systemd=systemd,
+        layouts=layouts or known,
+        needs="root, mmdebstrap once",
+        ready=not missing,
+        found=f"no {', no '.join(missing)}" if missing else state,
+        how=how,
+    )
+
+
+def _vm(suite: str, systemd: str) -> Row:
+    built = images.look_up(suite) is not None
+    wanted = {PROGRAM: PACKAGES, "qemu-img": "qemu-utils", "ssh": "openssh-client", "ssh-keygen": "openssh-client"}
+    if not built:
+        wanted |= {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs"}
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    missing = [name for name in wanted if shutil.which(name, path=path) is None]
+    accelerator = "KVM or TCG" if not find_kvm() else "TCG"
+    state = "built" if built else "to be built (once, about a minute)"
+    packages = sorted({word for name in missing for word in wanted[name].split()})
+    return Row(
+        name=f"vm:{suite}",
+        systemd=systemd,
+        layouts=("v2",) if suite in V2_ONLY else images.LAYOUTS,
+        needs="QEMU, ssh; once root, mmdebstrap, mke2fs",
+        ready=not missing and (built or os.geteuid() == 0),
+        found=f"no {', no '.join(missing)}" if missing else f"{state}; {accelerator}",
+        how=f"apt install {' '.join(packages)}" if missing else "",
+    )
+
+
+def _ssh() -> Row:
+    ok = shutil.which("ssh") is not None
+    return Row(
+        name="ssh:HOST",
+        systemd="the host's own",
+        layouts=("v1", "v2", "hybrid"),
+        needs="ssh, root there, the same processor or Python 3.11 there",
+        ready=ok,
+        found="ssh is here; HOST as ssh takes it" if ok else "no ssh",
+        how="" if ok else "apt install openssh-client",
+    )
+
+
+def _host() -> Row:
+    booted = _SYSTEMD_RUNS.is_dir() and _comm_of_init() == "systemd"
+    return Row(
+        name="host",
+        systemd="this machine's",
+        layouts=("v2",) if _V2.exists() else ("v1",),
+        needs="root, systemd as PID 1, --allow-host",
+        ready=booted and os.geteuid() == 0,
+        found="systemd runs here" if booted else f"PID 1 here is {_comm_of_init()}",
+        how="" if booted else "--target container:bookworm boots one",
+    )
+
+
+def _user() -> Row:
+    bus = Path(f"/run/user/{os.geteuid()}/bus")
+    ok = _V2.exists() and bus.exists()
+    return Row(
+        name="user",
+        systemd="the user's instance",
+        layouts=("v2",),
+        needs="cgroup v2, a session with systemd --user",
+        ready=ok,
+        found=str(bus) if ok else "no cgroup v2 on this host" if not _V2.exists() else f"no {bus}",
+        how="" if ok else "loginctl enable-linger, on a host with cgroup v2",
+    )
+
+
+def _comm_of_init() -> str:
+    try:
+        return Path("/proc/1/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return "not to be seen"
