@@ -117,6 +117,23 @@ def test_a_job_that_we_hold_is_our_time() -> None:
     assert "we held it 1.00 s" in finding.evidence[0]
 
 
+def test_a_job_that_never_starts_is_no_excuse() -> None:
+    """What the scenario keeps queued for ever is the driver's to survive: its long wait is its own."""
+    fault = JobStays(id="stuck", unit="late.slice", until=None, patience_ns=None)
+    told = trace(
+        scenario(fault, steps=ONE),
+        *asked(
+            (12, ev.JobChanged(job="/job/1", unit="late.slice", type="start", state="blocked")),
+            (12, reply(2, 1, "late.slice")),
+            (12, sent(2)),
+            rest(15, 999),
+            back(1015),
+        ),
+        (1020, ended()),
+    )
+    assert only(told).verdict is Verdict.VIOLATED
+
+
 def test_another_units_hold_excuses_nothing() -> None:
     """A hold on a message about some other unit is not what the step waits for."""
     told = trace(

@@ -257,7 +257,9 @@ def held_spans(run: Run, step: StepRun) -> list[Span]:
             blocked.setdefault(job.job, entry.t_ns)
         elif job.state in ("started", "ended") and job.job in blocked:
             spans.append((blocked.pop(job.job), entry.t_ns))
-    spans += [(since, end) for since in blocked.values()]
+    # A job that is to start some day is our time; one that never will is the driver's to survive.
+    if not any(isinstance(f, ft.JobStays) and f.until is None and f.unit == step.unit for f in run.scenario.faults):
+        spans += [(since, end) for since in blocked.values()]
     spans += _paused_spans(run)
     spans += _stopped_spans(run, step.process, end)
     return [(max(a, start), min(b, end)) for a, b in spans if min(b, end) > max(a, start)]
