@@ -160,6 +160,16 @@ def _add_validate(validate: argparse.ArgumentParser) -> None:
     validate.add_argument("--record", action="store_true", help="write NEW's answers into reports/baselines")
     validate.add_argument("--list", action="store_true", help="the probes: what is asked, and where that is written")
     validate.add_argument("--junit", metavar="FILE", help="also write a JUnit report")
+    drawn = validate.add_argument_group(
+        "drawn sequences", "of calls, played on NEW (a fake) and OLD (a real one) side by side"
+    )
+    drawn.add_argument(
+        "--differential", nargs="?", type=int, const=1000, metavar="N", help="play N (1000 if none is given)"
+    )
+    drawn.add_argument(
+        "--for", dest="seconds", default=None, metavar="TIME", help="go on for so long instead: 90s, 10m, 2h"
+    )
+    drawn.add_argument("--seed", type=int, default=0, metavar="N", help="the number of the first sequence (default 0)")
 
 
 def parser() -> argparse.ArgumentParser:

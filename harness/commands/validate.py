@@ -26,6 +26,10 @@ def validate(args: argparse.Namespace) -> int:
     from cgrace.harness.validate import baseline
     from cgrace.harness.validate.compare import compare
 
+    if args.differential is not None or args.seconds is not None:
+        from cgrace.harness.commands.differential import differential
+
+        return differential(args)
     probes = _probes(args.probe)
     if args.list:
         return _list(args, probes)

@@ -1,0 +1,112 @@
+"""Plays drawn sequences on two machines and gathers what differs: `cgrace validate --differential`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from cgrace.harness.validate.baseline import leading_number
+from cgrace.harness.validate.machine import MachineName, open_machine
+from cgrace.harness.validate.sequences.draw import draw
+from cgrace.harness.validate.sequences.judge import Found, Judge, excuses
+from cgrace.harness.validate.sequences.play import Theatre, opened
+from cgrace.harness.validate.sequences.program import Program
+from cgrace.harness.validate.sequences.shrink import shrink
+
+BATCH: Final = 100
+QUIET_S: Final = 0.045
+PATIENT_S: Final = 0.3  # when a difference is looked at again
+KINDS_MAX: Final = 12  # so many different differences are made small
+
+
+@dataclass(slots=True, kw_only=True)
+class Hunt:
+    """What came of it. played: sequences; unsteady: such as differed once and not again. excused: needed entries of the list.
+
+    found: one of each kind, as small as it gets; differing: how many sequences differed.
+    """
+
+    played: int = 0
+    differing: int = 0
+    unsteady: list[Program] = field(default_factory=list)
+    found: list[Found] = field(default_factory=list)
+    excused: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Pair:
+    """Two machines and the judge between them."""
+
+    def __init__(self, ours: Theatre, real: Theatre, judge: Judge) -> None:
+        self._ours = ours
+        self._real = real
+        self.judge = judge
+
+    async def compare(self, programs: Sequence[Program], quiet_s: float = QUIET_S) -> list[Found | None]:
+        """Play them on both; where each differs."""
+        found: dict[int, Found | None] = {}
+        for subscribed in (False, True):
+            chosen = [(at, one) for at, one in enumerate(programs) if one.subscribed is subscribed]
+            for start in range(0, len(chosen), BATCH):
+                some = chosen[start : start + BATCH]
+                played = [one for _, one in some]
+                self._ours.quiet_s = self._real.quiet_s = quiet_s
+                ours = await self._ours.play(played)
+                real = await self._real.play(played)
+                for (at, program), one, other in zip(some, ours, real, strict=True):
+                    found[at] = self.judge.differs(program, one, other)
+        return [found[at] for at in range(len(programs))]
+
+    async def steady(self, found: Sequence[Found], again: int = 2) -> tuple[list[Found], list[Program]]:
+        """Those that differ each time, when there is more patience; and those that do not."""
+        left, unsteady = list(found), []
+        for _ in range(again):
+            results = await self.compare([one.program for one in left], PATIENT_S)
+            unsteady += [one.program for one, result in zip(left, results, strict=True) if result is None]
+            left = [result for result in results if result is not None]
+        return left, unsteady
+
+
+@contextlib.asynccontextmanager
+async def pair(ours: MachineName, real: MachineName, progress: Callable[[str], None]) -> AsyncIterator[Pair]:
+    """Both machines, ready."""
+    async with contextlib.AsyncExitStack() as stack:
+        theatres = []
+        for name in (ours, real):
+            machine = await stack.enter_async_context(open_machine(name, progress=progress))
+            theatres.append(await stack.enter_async_context(opened(machine, QUIET_S)))
+        there = theatres[1].machine
+        judge = Judge(excuses(), leading_number(there.version), there.layout)
+        yield Pair(theatres[0], theatres[1], judge)
+
+
+async def hunt(
+    both: Pair, count: int, *, seed: int = 0, seconds: float = 0.0, told: Callable[[Hunt], None] = lambda _: None
+) -> Hunt:
+    """Play `count` sequences, or for so many seconds where given. `told` hears after each batch."""
+    result = Hunt()
+    kinds: dict[tuple[str, ...], Found] = {}
+    began = time.monotonic()
+    while time.monotonic() - began < seconds if seconds else result.played < count:
+        size = 2 * BATCH if seconds else min(2 * BATCH, count - result.played)
+        programs = [draw(seed + result.played + n) for n in range(size)]
+        differing = [one for one in await both.compare(programs) if one is not None]
+        if differing:
+            differing, unsteady = await both.steady(differing)
+            result.unsteady += unsteady
+        result.played += size
+        result.differing += len(differing)
+        for one in differing:
+            have = kinds.get(one.kind)
+            if have is None or len(str(one.program)) < len(str(have.program)):
+                kinds[one.kind] = one
+        result.seconds = time.monotonic() - began
+        told(result)
+        await asyncio.sleep(0)
+    result.excused = dict(both.judge.excused)
+    result.found = await shrink(list(kinds.values())[:KINDS_MAX], both.compare)
+    return result

@@ -1,0 +1,379 @@
+"""Plays sequences on a machine, many at once and in step, and notes what a driver could see after each moment.
+
+All sequences of a batch share two connections: everything that is told of one is known by its unit's name or its call's serial.
+They do not meet: each has a slice of its own, and a unit beside them needs every controller, so that which cgroups exist does not
+hang on the neighbours (cgroup.c, unit_get_sibling_mask).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, Final
+
+from cgrace.harness.dbus import systemd1
+from cgrace.harness.dbus.message import Message, MessageType, Variant
+from cgrace.harness.errors import TargetError
+from cgrace.harness.validate.client import Client
+from cgrace.harness.validate.machine import HOME, Machine, Worker
+from cgrace.harness.validate.sequences.program import CALLS, DEEDS, Act, Program, is_worker
+from cgrace.harness.validate.stage import in_order, short
+
+Told = list[dict[str, Any]]
+"""What was seen of one sequence: JSON data for each moment."""
+
+CONNECTIONS: Final = 2  # the first hears every signal, the second none
+ANSWER_S_MAX: Final = 20.0
+REST_S_MAX: Final = 10.0
+GONE_S_MAX: Final = 20.0
+_LOOKS: Final = 3
+_SERIAL_MAX: Final = 2**32
+_JOB_NUMBER: Final = re.compile(r"\bjob \d+\b")
+_ACCOUNTING: Final = ("MemoryAccounting", "CPUAccounting", "BlockIOAccounting", "TasksAccounting", "IOAccounting")
+_SIGNATURES: Final = {
+    "start": "ssa(sv)a(sa(sv))",
+    "set": "sba(sv)",
+    "start-unit": "ss",
+    "stop": "ss",
+    "kill-unit": "ssi",
+    "unit-of": "u",
+    "attach": "ssau",
+}
+
+
+class Part:
+    """One sequence on one machine: its names, processes and jobs, and what was told of it."""
+
+    def __init__(self, word: str, number: int, program: Program) -> None:
+        self.program = program
+        self.base = f"{word}-{number}"
+        self._word = word
+        self._label = self.base.replace("-", "_2d")
+        self.workers: dict[str, Worker] = {}
+        self._jobs: dict[str, str] = {}
+        self.heard: list[list[Message]] = [[] for _ in range(CONNECTIONS)]
+        self.told: Told = []
+
+    def name(self, unit: str) -> str:
+        """A unit's name on the machine."""
+        return self.base + unit[1:] if unit == "t" or unit.startswith(("t-", "t.")) else unit
+
+    def path(self, unit: str) -> str:
+        """Where the cgroup of a unit is to be expected: a slice at its own place, a scope in system.slice or where it was put."""
+        stem, _, kind = unit.rpartition(".")
+        if kind == "slice":
+            words = stem.split("-")
+            below = "".join(f"/{self.name('-'.join(words[: n + 1]))}.slice" for n in range(len(words)))
+            return f"/{self._word}.slice{below}"
+        put = [v for act in self.program.acts if act.unit == unit for name, _, v in act.properties if name == "Slice"]
+        own = [one for one in put if one.startswith("t-") and one.endswith(".slice")]
+        return f"{self.path(own[0]) if own else '/system.slice'}/{self.name(unit)}"
+
+    def value(self, given: Any) -> Any:
+        """A value of the program as it goes on the wire."""
+        if is_worker(given):
+            return self.workers[given].pid
+        if isinstance(given, (tuple, list)):
+            return [self.value(one) for one in given]
+        return self.name(given) if isinstance(given, str) else given
+
+    def plain(self, value: Any) -> Any:
+        """A value off the wire in the program's own words."""
+        if isinstance(value, Variant):
+            return self.plain(value.value)
+        if isinstance(value, (list, tuple)):
+            return [self.plain(one) for one in value]
+        if isinstance(value, dict):
+            return {key: self.plain(one) for key, one in sorted(value.items())}
+        if isinstance(value, bytes):
+            return f"{len(value)} bytes"
+        if not isinstance(value, str):
+            return self._plain_number(value)
+        if value.startswith(systemd1.JOB_PREFIX):
+            return self._jobs.setdefault(value, f"job {len(self._jobs) + 1}")
+        for name, worker in self.workers.items():
+            value = re.sub(rf"\b{worker.pid}\b", f"<{name}>", value)
+        value = re.sub(rf"{re.escape(self.base)}(?=[-.])", "t", value)
+        return value.replace(f"{self._word}.slice", "top.slice").replace(self._label + "_", "t_")
+
+    def _plain_number(self, value: Any) -> Any:
+        return "infinity" if value == 2**64 - 1 and not isinstance(value, bool) else value
+
+    def answer(self, message: Message | None) -> Any:
+        """An answer in words."""
+        if message is None:
+            return "no answer"
+        if message.type is MessageType.ERROR:
+            text = self.plain(str(message.body[0])) if message.body else ""
+            return f"{short(message.error_name)}: {_JOB_NUMBER.sub('job <number>', text)}"
+        body = self.plain(list(message.body))
+        return "replied" if not body else body[0] if len(body) == 1 else body
+
+    def words(self, connection: int) -> Iterator[str]:
+        """What was told on that connection since the last moment, in order."""
+        for message in self.heard[connection]:
+            if message.type is not MessageType.SIGNAL:
+                yield message.type.name.lower()
+                continue
+            seen = systemd1.view(message)
+            member = message.member
+            if member == "PropertiesChanged":
+                member = f"PropertiesChanged {short(message.body[0])}"
+            yield " ".join(part for part in (member, self.plain(seen.unit), seen.result) if part)
+
+
+class Theatre:
+    """A machine with the connections that sequences are played over. Made by `opened`.
+
+    quiet_s: when nothing was heard for so long, everything is at rest.
+    """
+
+    def __init__(self, machine: Machine, clients: Sequence[Client], watcher: Client, quiet_s: float) -> None:
+        self.machine = machine
+        self.word = f"cgd{os.getpid()}"
+        self.quiet_s = quiet_s
+        self._clients = clients
+        self._watcher = watcher
+        self._next = 0
+        self._subscribed = False
+        self._own = re.compile(rf"{self.word}-(\d+)(?=[-.])")
+        self._pins: list[Worker] = []
+
+    async def pin(self) -> None:
+        """What needs every controller, beside all sequences and in system.slice."""
+        values = [[name, Variant(signature="b", value=True)] for name in _ACCOUNTING]
+        values.append(["DevicePolicy", Variant(signature="s", value="closed")])
+        worker = await self.machine.spawn()
+        self._pins = [worker]
+        pids = [["PIDs", Variant(signature="au", value=[worker.pid])]]
+        pins = [
+            (f"{self.word}-pin.slice", values),
+            (f"{self.word}pin.slice", values),
+            (f"{self.word}pin.scope", values + pids),
+        ]
+        for unit, array in pins:
+            answer = await self._watcher.call("StartTransientUnit", _SIGNATURES["start"], unit, "replace", array, [])
+            if answer.type is MessageType.ERROR:
+                raise TargetError(f"{self.machine.name}: {unit} cannot be made: {answer.body}")
+        await self._rest()
+
+    async def play(self, programs: Sequence[Program]) -> list[Told]:
+        """Play them side by side; all are subscribed or none is. What they leave is gone afterwards."""
+        parts = {self._next + n: Part(self.word, self._next + n, one) for n, one in enumerate(programs)}
+        self._next += len(programs)
+        await self._subscribe(programs[0].subscribed)
+        await self._spawn(parts)
+        await self._rest()
+        self._forget()
+        try:
+            for number in range(max(len(one.moments) for one in programs)):
+                playing = {key: part for key, part in parts.items() if number < len(part.program.moments)}
+                await self._moment(playing, number)
+        finally:
+            await self._clean(parts)
+        return [part.told for part in parts.values()]
+
+    # ---- one moment
+
+    async def _moment(self, parts: dict[int, Part], number: int) -> None:
+        asked: dict[int, list[asyncio.Future[Message]]] = {}
+        serials: list[dict[int, int]] = [{} for _ in range(CONNECTIONS)]
+        done: dict[int, list[Any]] = {}
+        for key, part in parts.items():
+            done[key], asked[key] = [], []
+            for act in part.program.moments[number]:
+                if act.do in DEEDS:
+                    done[key].append(self._deed(part, act))
+                else:
+                    client = self._clients[act.by]
+                    asked[key].append(_post(client, part, act))
+                    serials[act.by][client.serial] = key
+        waiting = [one for futures in asked.values() for one in futures]
+        if waiting:
+            await asyncio.wait(waiting, timeout=ANSWER_S_MAX)
+        await self._rest()
+        self._deal(parts, serials)
+        trees = self._trees(parts)
+        for key, part in parts.items():
+            answers = [part.answer(one.result() if one.done() and not one.cancelled() else None) for one in asked[key]]
+            part.told.append(
+                {
+                    "said": done[key] + answers,
+                    "heard": [in_order(list(part.words(n))) for n in range(CONNECTIONS)],
+                    "cgroups": trees[key],
+                    "places": {name: self._where(part, worker) for name, worker in part.workers.items()},
+                }
+            )
+            for heard in part.heard:
+                heard.clear()
+
+    def _deal(self, parts: dict[int, Part], serials: list[dict[int, int]]) -> None:
+        """Give each message to the sequence that it is about."""
+        for number, client in enumerate(self._clients):
+            for message in client.inbox:
+                if message.type is MessageType.SIGNAL:
+                    found = self._own.match(systemd1.view(message).unit)
+                    key = int(found[1]) if found else -1
+                else:
+                    key = serials[number].get(message.reply_serial, -1)
+                if key in parts:
+                    parts[key].heard[number].append(message)
+        self._forget()
+
+    def _forget(self) -> None:
+        for client in (*self._clients, self._watcher):
+            client.inbox.clear()
+
+    def _deed(self, part: Part, act: Act) -> str:
+        tree = self.machine.tree
+        try:
+            match act.do:
+                case "end":
+                    part.workers[act.unit].kill(signal.SIGKILL)
+                case "mkdir":
+                    for one in tree.hierarchies:
+                        tree.mkdir(one.name, part.path(act.unit) + act.args[0])
+                case "rmdir":
+                    for one in tree.hierarchies:
+                        tree.rmdir(one.name, part.path(act.unit) + act.args[0])
+                case _:
+                    self._move(part, part.path(act.unit) + act.args[0], part.workers[act.args[1]])
+        except OSError as error:
+            return str(error.strerror)
+        return "done"
+
+    def _move(self, part: Part, path: str, worker: Worker) -> None:
+        """As an old driver does it: into every hierarchy in which the cgroup is there."""
+        tree = self.machine.tree
+        for one in tree.hierarchies:
+            if tree.exists(one.name, path) and "cpuset" not in one.controllers:
+                tree.attach(one.name, path, worker.pid_outer)
+
+    # ---- looks
+
+    def _trees(self, parts: dict[int, Part]) -> dict[int, dict[str, list[str]]]:
+        """By sequence and path: the hierarchies in which the cgroup is there."""
+        tree = self.machine.tree
+        found: dict[int, dict[str, list[str]]] = {key: {} for key in parts}
+
+        def note(hierarchy: str, key: int, path: str) -> None:
+            found[key].setdefault(parts[key].plain(path), []).append(hierarchy)
+            for name in tree.children(hierarchy, path):
+                note(hierarchy, key, f"{path}/{name}")
+
+        for one in sorted(tree.hierarchies, key=lambda h: h.name):
+            for above in ("", "/system.slice", f"/{self.word}.slice"):
+                for name in tree.children(one.name, above):
+                    own = self._own.match(name)
+                    key = int(own[1]) if own else -1
+                    if key not in parts:
+                        continue
+                    if name == f"{parts[key].base}.slice":
+                        for below in tree.children(one.name, f"{above}/{name}"):
+                            note(one.name, key, f"{above}/{name}/{below}")
+                    else:
+                        note(one.name, key, f"{above}/{name}")
+        return found
+
+    def _where(self, part: Part, worker: Worker) -> str:
+        if worker.gone.is_set():
+            return "gone"
+        by_place: dict[str, list[str]] = {}
+        for one in self.machine.tree.hierarchies:
+            place = self.machine.tree.locate(one.name, worker.pid_outer)
+            if place is None:
+                return "gone"
+            word = "home" if place == HOME else part.plain(place) or "/"
+            by_place.setdefault(word, []).append(one.name)
+        return "; ".join(f"{place}: {' '.join(sorted(names))}" for place, names in sorted(by_place.items()))
+
+    # ---- rest
+
+    async def _rest(self) -> None:
+        """Until nothing was heard for a while and the number of jobs stands still."""
+        await self.machine.settle()
+        async with asyncio.timeout(None) as limit:
+            limit.reschedule(asyncio.get_running_loop().time() + REST_S_MAX)
+            with contextlib.suppress(TimeoutError):
+                await self._at_rest()
+
+    async def _at_rest(self) -> None:
+        calm, before = 0, (-1, -1)
+        while calm < _LOOKS:
+            await asyncio.sleep(self.quiet_s / _LOOKS)
+            now = (sum(len(one.inbox) for one in self._clients), await self._jobs())
+            calm, before = (calm + 1 if now == before else 0), now
+
+    async def _jobs(self) -> int:
+        if not self.machine.quiet_s:
+            return 0
+        answer = await self._watcher.get(systemd1.PATH, systemd1.MANAGER, "NJobs")
+        return int(answer.body[0].value)
+
+    async def _subscribe(self, wanted: bool) -> None:
+        if wanted != self._subscribed:
+            await self._watcher.call("Subscribe" if wanted else "Unsubscribe")
+            self._subscribed = wanted
+
+    # ---- before and after
+
+    async def _spawn(self, parts: dict[int, Part]) -> None:
+        wanted = [(part, name) for part in parts.values() for name in part.program.workers]
+        made = await asyncio.gather(*(self.machine.spawn(stubborn=name[0] == "s") for _, name in wanted))
+        for (part, name), worker in zip(wanted, made, strict=True):
+            part.workers[name] = worker
+
+    async def _clean(self, parts: dict[int, Part]) -> None:
+        workers = [worker for part in parts.values() for worker in part.workers.values()]
+        for worker in workers:
+            worker.kill(signal.SIGKILL)
+        if workers:
+            async with asyncio.timeout(GONE_S_MAX):
+                await asyncio.gather(*(worker.gone.wait() for worker in workers))
+        await self._rest()
+        for part in parts.values():
+            for unit in (*part.program.units, "t.slice"):
+                for client in self._clients:
+                    client.post("UnrefUnit", "s", part.name(unit))
+                self._watcher.post("StopUnit", "ss", part.name(unit), "replace")
+        await self._rest()
+        await self._watcher.call("ResetFailed")
+        await self._rest()
+        tree = self.machine.tree
+        for one in tree.hierarchies:
+            for above in ("", "/system.slice", f"/{self.word}.slice"):
+                for name in tree.children(one.name, above):
+                    if self._own.match(name):
+                        tree.rmdir(one.name, f"{above}/{name}")
+        self._forget()
+
+
+def _post(client: Client, part: Part, act: Act) -> asyncio.Future[Message]:
+    unit = part.name(act.unit)
+    if act.do == "get":
+        interface, name = act.args
+        path = systemd1.unit_path(unit)
+        full = f"{systemd1.NAME}.{interface}"
+        return client.post("Get", "ss", full, name, path=path, interface=systemd1.PROPERTIES)
+    first = part.value(act.unit) if act.do == "unit-of" else unit
+    body: tuple[Any, ...] = (first, *(part.value(one) for one in act.args))
+    if act.do in ("start", "set"):
+        array = [[name, Variant(signature=kind, value=part.value(value))] for name, kind, value in act.properties]
+        body += (array, []) if act.do == "start" else (array,)
+    return client.post(CALLS[act.do], _SIGNATURES.get(act.do, "s"), *body)
+
+
+@contextlib.asynccontextmanager
+async def opened(machine: Machine, quiet_s: float) -> AsyncIterator[Theatre]:
+    """Ready to play."""
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(machine.connect()) for _ in range(CONNECTIONS)]
+        watcher = await stack.enter_async_context(machine.connect())
+        await clients[0].match()
+        theatre = Theatre(machine, clients, watcher, quiet_s)
+        await theatre.pin()
+        yield theatre
