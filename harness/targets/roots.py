@@ -8,6 +8,7 @@ archive that this machine's own apt is configured with.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 from cgrace.harness.drivers.cache import cache_root, content_key
 from cgrace.harness.errors import TargetError
-from cgrace.harness.targets import roots_build
+from cgrace.harness.targets import roots_build, roots_own
 from cgrace.harness.targets.roots_build import APT_OPTIONS, HOOKS, NEVER
 
 NOTE_FILE: Final = "root.json"
@@ -45,10 +46,13 @@ def look_up(suite: str) -> Root | None:
 
 
 async def build_root(suite: str, *, progress: Callable[[str], None] = lambda _: None) -> Root:
-    """The root of a suite, built unless it is already; TargetError with the builder's own lines where it cannot be.
+    """The root of a suite, built unless it is already, or one of the user's own by its path (roots_own.py); TargetError with the
+    builder's own lines where it cannot be.
 
     Two that want the same root at once: the second waits for the first. Offline once built.
     """
+    if roots_own.is_own(suite):
+        return await _own(suite, progress)
     if (root := look_up(suite)) is not None:
         return root
     roots_build.check_can_build(suite, "a root")
@@ -61,6 +65,24 @@ async def build_root(suite: str, *, progress: Callable[[str], None] = lambda _: 
             (entry / "mnt").mkdir(parents=True)
             await roots_build.mmdebstrap(suite, entry / "root", packages=PACKAGES, hooks=HOOKS, variant=VARIANT)
             return _into_place(suite, entry)
+
+
+async def _own(text: str, progress: Callable[[str], None]) -> Root:
+    path, key, archives = await asyncio.to_thread(roots_own.describe, text)
+    folder = roots_folder() / f"own-{key}"
+    if (root := _whole(text, folder)) is not None:
+        return root
+    roots_own.check_can_copy()
+    async with roots_build.turn(roots_folder(), f"own-{key}", progress):
+        if (root := _whole(text, folder)) is not None:
+            return root
+        with roots_build.workshop(roots_folder(), roots_own.FREE_BYTES_MIN) as workshop:
+            entry = workshop / "entry"
+            (entry / "mnt").mkdir(parents=True)
+            note = await roots_own.fill(text, path, archives, entry, progress)
+            roots_build.write_note(entry / NOTE_FILE, note)
+            roots_build.into_place(entry, folder)
+    return Root(suite=text, folder=folder, note=note)
 
 
 def _whole(suite: str, folder: Path) -> Root | None:
