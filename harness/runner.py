@@ -35,7 +35,10 @@ from cgrace.harness.targets.registry import FAKE, TargetName
 from cgrace.harness.trace import Head, Trace
 from cgrace.harness.verdict import Judgement, Outcome, judge
 
-JOBS_DEFAULT = 24
+# Many more runs than cores wait for a driver's timer at a time; so many that cores are short, and waits can no longer be told
+# from a lack of them, are no faster.
+JOBS_OF_CORE = 6
+JOBS_DEFAULT = min(24, JOBS_OF_CORE * len(os.sched_getaffinity(0)))
 CASES_FOR_WORKERS = 12  # fewer are done before a worker has started
 WORKERS_MAX = 16
 
