@@ -210,6 +210,7 @@ class _Shelf:
     def _hand_out(self, slot: _Slot) -> None:
         if self._closed or not slot.sound:
             slot.dismiss()
+            self._top_up()  # who waited for this one needs another; its own end may have come before they asked
             return
         while self._waiting:
             if not (waiter := self._waiting.popleft()).done():
