@@ -101,6 +101,8 @@ def refused(scenario_faults: Sequence[ft.Fault], systemd: int) -> Mapping[str, s
                 why[fault.id] = (
                     f"systemd {systemd} takes a unit that another one names for one that exists (before 228)"
                 )
+            case ft.JobStays(type="stop"):
+                why[fault.id] = "only start jobs can be kept queued on a real systemd"
             case ft.JobStays() if fault.nth != 1:
                 why[fault.id] = "only the first job of a unit can be kept queued on a real systemd"
             case ft.Peer(peer="systemd", do="kill" | "restart"):

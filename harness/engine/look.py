@@ -96,7 +96,11 @@ class Looker:
                 self._look(claim)
 
     def _idle(self) -> bool:
-        return not self._run.systemd.busy() and not self._run.plan.pending(self._run.systemd.queued()) and not self._run.plan.closed()
+        return (
+            not self._run.systemd.busy()
+            and not self._run.plan.pending(self._run.systemd.queued())
+            and not self._run.plan.closed()
+        )
 
     def _look(self, claim: _Claim) -> None:
         # One that the scenario kills is in no cgroup any more, or about to be.

@@ -78,9 +78,9 @@ class FakeSystemd:
         """The driver's own probes are over: gates and job faults hold from now on."""
         for fault in self._plan.job_faults:
             if isinstance(fault, ft.JobEnds):
-                self.manager.end_job(fault.unit, fault.result, fault.nth)
+                self.manager.end_job(fault.unit, fault.result, fault.nth, fault.type)
             elif not self._plan.keeps[fault.id].open:
-                self.manager.stay_queued(fault.unit, fault.nth)
+                self.manager.stay_queued(fault.unit, fault.nth, fault.type)
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, ev.JobChanged):
@@ -92,11 +92,13 @@ class FakeSystemd:
 
     def _job_faults(self, event: ev.JobChanged) -> None:
         for fault in self._plan.job_faults:
-            if fault.unit != event.unit:
+            if (fault.unit, fault.type) != (event.unit, event.type):
                 continue
             if isinstance(fault, ft.JobStays) and event.state == "blocked":
                 self._plan.keeps[fault.id].keeps = True
-                self._fired(fault, f"job of {fault.unit} stays queued {f'until {fault.until}' if fault.until else 'for ever'}")
+                self._fired(
+                    fault, f"job of {fault.unit} stays queued {f'until {fault.until}' if fault.until else 'for ever'}"
+                )
             elif isinstance(fault, ft.JobEnds) and event.state == "ended" and event.result == fault.result:
                 self._fired(fault, f"job of {fault.unit} ends as {fault.result}")
 
@@ -105,7 +107,7 @@ class FakeSystemd:
 
     def let_go(self, fault: ft.JobStays) -> None:
         """The gate opens: the job runs now."""
-        self.manager.let_go(fault.unit)
+        self.manager.let_go(fault.unit, fault.type)
         self.settle()
 
     def handler(self, handler: Handler) -> Handler:
@@ -126,6 +128,10 @@ class FakeSystemd:
             if said:
                 self._seat.emit(said)
         raise AssertionError("the fake systemd never comes to rest")
+
+    def tells_end(self) -> bool:
+        """It lives in our own process."""
+        return False
 
     def process_ended(self) -> None:
         """A process of the run ended: a scope that ran empty may end with it."""

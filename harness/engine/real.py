@@ -36,12 +36,14 @@ LOOK_S_MAX: Final = 0.004
 IDLE_S_MAX: Final = 10.0
 LEAVE_S_MAX: Final = 5.0
 GATES_S_SPARE: Final = 60.0
+ENDS_S_MAX: Final = 1.0
+CONSOLE_LINES: Final = 3  # in one sentence; the trace has more
 _MADE: Final = (".slice", ".scope")
 _DOWN: Final = ("", "inactive", "gone")
 
 
 class RealSystemd:
-    """The systemd of a booted machine, for one run. lost: the machine or its bus failed us; gets why."""
+    """The systemd of a booted machine, for one run. lost: the machine or its bus failed us; gets why, and the console's lines."""
 
     is_real = True
 
@@ -51,7 +53,7 @@ class RealSystemd:
         record: Callable[[Event], object],
         plan: Plan,
         *,
-        lost: Callable[[str], None],
+        lost: Callable[[str, tuple[str, ...]], None],
         uses_bus: bool,
         seconds_max: float,
     ) -> None:
@@ -160,9 +162,7 @@ class RealSystemd:
     def _on_closed(self, why: str) -> None:
         if self._closing:
             return
-        if self._machine.ended.done():
-            self._lost(f"the machine ended\n{self._machine.console_tail()}".strip())
-        elif self._back is None or self._back.done():
+        if self._back is None or self._back.done():
             self._back = asyncio.ensure_future(self._come_back(why))
 
     async def _come_back(self, why: str) -> None:
@@ -174,7 +174,18 @@ class RealSystemd:
             self._came_back()
             self._upstream.let_go()
         except TargetError as error:
-            self._lost(f"{why}, and then: {error.message}")
+            await self._tell_loss(f"{why}, and then: {error.message}")
+
+    async def _tell_loss(self, why: str) -> None:
+        """The end of a machine is told a moment later than the end of its bus, and says more."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ENDS_S_MAX):
+                await asyncio.shield(self._machine.ended)
+        lines = tuple(self._machine.console_tail().splitlines())
+        if self._machine.ended.done():
+            said = [line.strip() for line in lines if line.strip()][-CONSOLE_LINES:]
+            why = "the machine ended" + (f"; its console said last: {' / '.join(said)}" if said else "")
+        self._lost(why, lines)
 
     def _on_queued(self, job: ev.JobChanged) -> None:
         """A new job: the first start of a unit is what gates are for."""
@@ -211,6 +222,10 @@ class RealSystemd:
 
     def settle(self) -> None:
         """It takes its turns by itself."""
+
+    def tells_end(self) -> bool:
+        """It is the machine's PID 1: its console is worth reading, and is told with the loss of its bus."""
+        return self._machine.ended.done() or (self._back is not None and not self._back.done())
 
     def process_ended(self) -> None:
         """It sees that by itself."""

@@ -109,7 +109,7 @@ class Run:
                 self.sandbox,
                 self.record,
                 self.plan,
-                lost=lambda why: self.finish("error", why),
+                lost=lambda why, lines: self.finish("error", why, lines),
                 uses_bus=self.built.spec.uses_bus,
                 seconds_max=self.scenario.wall_ns / 1e9,
             )
@@ -337,7 +337,8 @@ class Run:
         if self._stopping:
             return
         if self.sandbox.ended:  # the driver did not die of itself, so nothing is said of it
-            self.finish("error", "the sandbox ended: somebody killed its init")
+            if not self.systemd.tells_end():
+                self.finish("error", "the sandbox ended: somebody killed its init")
             return
         self.systemd.process_ended()
         expected = name in self.acts.killed

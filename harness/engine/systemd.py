@@ -63,6 +63,10 @@ class Systemd(Protocol):
         """Do now what waits for a turn of ours."""
         ...
 
+    def tells_end(self) -> bool:
+        """Whether the run's place has ended with it, and it will say so itself."""
+        ...
+
     def process_ended(self) -> None:
         """A process of the run ended."""
         ...
