@@ -66,6 +66,16 @@ def outer_pid(pid: int, init: int) -> int | None:
     return None
 
 
+def outer_pids(init: int) -> dict[int, int]:
+    """Everybody in `init`'s namespace: the pid as we see it by the pid that it has there."""
+    level, found = levels(init), {}
+    for candidate in descendants(init):
+        pids = _status(candidate).get("NSpid", ())
+        if 0 < level <= len(pids):
+            found[int(pids[level - 1])] = candidate
+    return found
+
+
 def descendants(init: int) -> Iterator[int]:
     """`init` and all its descendants: in a pid namespace that is everybody, as orphans go to init."""
     if not Path(f"/proc/{init}/task/{init}/children").exists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from cgrace.fakes.systemd.manager import Manager
 from cgrace.fakes.systemd.profile import load_profile
@@ -140,6 +140,10 @@ class FakeMachine:
                 self._later()
 
         return await spawn_worker(self._sandbox, self.tree, stubborn=stubborn, ended=ended)
+
+    async def spawn_many(self, stubborn: Sequence[bool]) -> list[Worker]:
+        """See `Machine`."""
+        return list(await asyncio.gather(*(self.spawn(stubborn=one) for one in stubborn)))
 
     async def gate(self, client: Client, stem: str) -> Gate:
         """See `Machine`. The fake keeps a scope's job queued by itself."""

@@ -16,14 +16,14 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from cgrace.fakes.systemd.tree import KernelTree
 from cgrace.harness.errors import TargetError
 from cgrace.harness.proc.run import run_ok
 from cgrace.harness.targets.base import Sandbox
-from cgrace.harness.targets.namespaces import outer_pid
+from cgrace.harness.targets.namespaces import outer_pid, outer_pids
 from cgrace.harness.validate.machine import HOME, IGNORE_TERM, Worker
 
 START_S_MAX: Final = 20.0
@@ -95,20 +95,57 @@ async def spawn_orphan(init_pid: int, tree: KernelTree, stack: contextlib.AsyncE
     outer = outer_pid(pid, init_pid)
     if outer is None:
         raise TargetError(f"process {pid} of the machine ended before it was ready")
-    worker = Worker(pid=pid, pid_outer=outer, kill=lambda number: _kill(outer, number))
-    stack.callback(_kill, outer, signal.SIGKILL)
-    _watch(outer, worker.gone, stack)
     place_at_home(tree, outer)
-    return worker
+    return _orphan(pid, outer, stack)
 
 
-def _kill(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+# Goes home first, so that its children are born there.
+_MANY: Final = """
+for file in /sys/fs/cgroup/*/cgroup.procs; do [ -d /sys/fs/cgroup/init.scope ] || echo 0 >"$file"; done
+[ -d /sys/fs/cgroup/init.scope ] && mkdir -p /sys/fs/cgroup$1 && echo 0 >/sys/fs/cgroup$1/cgroup.procs
+shift
+for trap in "$@"; do setsid sh -c "$trap"'echo $$; exec sleep infinity >/dev/null 2>&1' </dev/null & done
+"""
 
 
-def _watch(pid: int, gone: asyncio.Event, stack: contextlib.AsyncExitStack) -> None:
-    """Set the event when the process has ended."""
+async def spawn_orphans(init_pid: int, stack: contextlib.AsyncExitStack, stubborn: Sequence[bool]) -> list[Worker]:
+    """The same for many at once; `stubborn` says of each whether it ignores SIGTERM."""
+    if not stubborn:
+        return []
+    enter = ["nsenter", "--target", str(init_pid), "--mount", "--pid", "--"]
+    found: dict[bool, list[int]] = {}
+    for kind in (False, True):
+        traps = [IGNORE_TERM if kind else ""] * stubborn.count(kind)
+        done = await run_ok(
+            [*enter, _SHELL, "-c", _MANY, "sh", HOME, *traps], what="start processes", error=TargetError
+        )
+        found[kind] = [int(word) for word in done.text.split()]
+    outer = outer_pids(init_pid)
+    workers = []
+    for kind in stubborn:
+        pid = found[kind].pop()
+        if pid not in outer:
+            raise TargetError(f"process {pid} of the machine ended before it was ready")
+        workers.append(_orphan(pid, outer[pid], stack))
+    return workers
+
+
+def _orphan(pid: int, outer: int, stack: contextlib.AsyncExitStack) -> Worker:
+    """A worker that is signalled by its handle: its pid may long be another's when the machine ends."""
+    gone = asyncio.Event()
+    handle = _watch(outer, gone, stack)
+
+    def kill(number: int) -> None:
+        if not gone.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, number)
+
+    stack.callback(kill, signal.SIGKILL)
+    return Worker(pid=pid, pid_outer=outer, kill=kill, gone=gone)
+
+
+def _watch(pid: int, gone: asyncio.Event, stack: contextlib.AsyncExitStack) -> int:
+    """Set the event when the process has ended. Its handle, open until then."""
     loop = asyncio.get_running_loop()
     handle = os.pidfd_open(pid)
 
@@ -122,6 +159,7 @@ def _watch(pid: int, gone: asyncio.Event, stack: contextlib.AsyncExitStack) -> N
 
     loop.add_reader(handle, ended)
     stack.callback(close)
+    return handle
 
 
 def place_at_home(tree: KernelTree, pid_outer: int) -> None:

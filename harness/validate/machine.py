@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -72,6 +72,10 @@ class Machine(Protocol):
     async def spawn(self, *, stubborn: bool = False, adopted: bool = True) -> Worker:
         """A process in the root cgroup (v2: in HOME) that systemd did not start. stubborn: it ignores SIGTERM. adopted: where
         that can be, PID 1 is its parent and hears of its end; if not, it hears of no end."""
+        ...
+
+    async def spawn_many(self, stubborn: Sequence[bool]) -> list[Worker]:
+        """As many processes, each adopted."""
         ...
 
     async def gate(self, client: Client, stem: str) -> Gate:

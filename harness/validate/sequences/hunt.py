@@ -17,7 +17,7 @@ from cgrace.harness.validate.sequences.play import Theatre, opened
 from cgrace.harness.validate.sequences.program import Program
 from cgrace.harness.validate.sequences.shrink import shrink
 
-BATCH: Final = 100
+BATCH: Final = 150
 QUIET_S: Final = 0.045
 PATIENT_S: Final = 0.3  # when a difference is looked at again
 KINDS_MAX: Final = 12  # so many different differences are made small
@@ -55,8 +55,7 @@ class Pair:
                 some = chosen[start : start + BATCH]
                 played = [one for _, one in some]
                 self._ours.quiet_s = self._real.quiet_s = quiet_s
-                ours = await self._ours.play(played)
-                real = await self._real.play(played)
+                ours, real = await asyncio.gather(self._ours.play(played), self._real.play(played))
                 for (at, program), one, other in zip(some, ours, real, strict=True):
                     found[at] = self.judge.differs(program, one, other)
         return [found[at] for at in range(len(programs))]

@@ -27,6 +27,9 @@ Told = list[dict[str, Any]]
 """What was seen of one sequence: JSON data for each moment."""
 
 CONNECTIONS: Final = 2  # the first hears every signal, the second none
+PENDING_MAX: Final = (
+    100  # a bus refuses more calls of one connection than 128 at once (dbus-daemon's max_replies_per_connection)
+)
 ANSWER_S_MAX: Final = 20.0
 REST_S_MAX: Final = 10.0
 GONE_S_MAX: Final = 20.0
@@ -183,8 +186,12 @@ class Theatre:
         asked: dict[int, list[asyncio.Future[Message]]] = {}
         serials: list[dict[int, int]] = [{} for _ in range(CONNECTIONS)]
         done: dict[int, list[Any]] = {}
+        unanswered: list[asyncio.Future[Message]] = []
         for key, part in parts.items():
             done[key], asked[key] = [], []
+            if len(unanswered) + len(part.program.moments[number]) > PENDING_MAX:
+                await asyncio.wait(unanswered, timeout=ANSWER_S_MAX)
+                unanswered = []
             for act in part.program.moments[number]:
                 if act.do in DEEDS:
                     done[key].append(self._deed(part, act))
@@ -192,9 +199,9 @@ class Theatre:
                     client = self._clients[act.by]
                     asked[key].append(_post(client, part, act))
                     serials[act.by][client.serial] = key
-        waiting = [one for futures in asked.values() for one in futures]
-        if waiting:
-            await asyncio.wait(waiting, timeout=ANSWER_S_MAX)
+            unanswered += asked[key]
+        if unanswered:
+            await asyncio.wait(unanswered, timeout=ANSWER_S_MAX)
         await self._rest()
         self._deal(parts, serials)
         trees = self._trees(parts)
@@ -295,7 +302,8 @@ class Theatre:
 
     async def _rest(self) -> None:
         """Until nothing was heard for a while and the number of jobs stands still."""
-        await self.machine.settle()
+        if not self.machine.quiet_s:
+            await self.machine.settle()
         async with asyncio.timeout(None) as limit:
             limit.reschedule(asyncio.get_running_loop().time() + REST_S_MAX)
             with contextlib.suppress(TimeoutError):
@@ -323,7 +331,7 @@ class Theatre:
 
     async def _spawn(self, parts: dict[int, Part]) -> None:
         wanted = [(part, name) for part in parts.values() for name in part.program.workers]
-        made = await asyncio.gather(*(self.machine.spawn(stubborn=name[0] == "s") for _, name in wanted))
+        made = await self.machine.spawn_many([name[0] == "s" for _, name in wanted])
         for (part, name), worker in zip(wanted, made, strict=True):
             part.workers[name] = worker
 
@@ -335,11 +343,12 @@ class Theatre:
             async with asyncio.timeout(GONE_S_MAX):
                 await asyncio.gather(*(worker.gone.wait() for worker in workers))
         await self._rest()
-        for part in parts.values():
-            for unit in (*part.program.units, "t.slice"):
-                for client in self._clients:
-                    client.post("UnrefUnit", "s", part.name(unit))
-                self._watcher.post("StopUnit", "ss", part.name(unit), "replace")
+        units = [part.name(unit) for part in parts.values() for unit in (*part.program.units, "t.slice")]
+        for start in range(0, len(units), PENDING_MAX):
+            some = units[start : start + PENDING_MAX]
+            posted = [client.post("UnrefUnit", "s", unit) for unit in some for client in self._clients]
+            posted += [self._watcher.post("StopUnit", "ss", unit, "replace") for unit in some]
+            await asyncio.wait(posted, timeout=ANSWER_S_MAX)
         await self._rest()
         await self._watcher.call("ResetFailed")
         await self._rest()
