@@ -131,12 +131,16 @@ class Garbage(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStays(Fault):
-    """systemd: the unit's job stays queued until the point (None: for ever; job gate); lets go early as a Hold does."""
+    """systemd: the unit's job stays queued until the point (None: for ever; job gate); lets go early as a Hold does.
+
+    type: "start" or "stop"; nth counts jobs of that type.
+    """
 
     unit: str
     until: Point | None
     patience_ns: int | None
     nth: int = 1
+    type: str = "start"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +164,7 @@ class JobEnds(Fault):
     unit: str
     result: str
     nth: int = 1
+    type: str = "start"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,8 @@ FAULTS: tuple[Fault, ...] = (
     f.JobStays(id="n", unit="late.slice", until=WHEN, patience_ns=1_500_000, nth=2),
     f.JobStays(id="w", unit="late.slice", until=None, patience_ns=None),
     f.JobEnds(id="o", unit="late.slice", result="failed"),
+    f.JobEnds(id="x", unit="late.slice", result="canceled", type="stop"),
+    f.JobStays(id="y", unit="late.slice", until=WHEN, patience_ns=1_500_000, type="stop"),
     f.HoldOpen(id="p", hierarchy="pids", path="/late.slice", until=WHEN),
     f.DeleteCgroup(id="q", when=WHEN, hierarchy="pids", path="/late.slice"),
     f.MoveProcess(id="r", when=WHEN, process="w", hierarchy="cpu", path="/x"),

@@ -137,6 +137,32 @@ def test_gate_counts_from_now() -> None:
             world.settle()
 
 
+def test_gate_holds_a_stop() -> None:
+    """A held stop job takes further stops into itself, and a new start finds the unit there."""
+    world = World("257")
+    world.start("cgrace.slice")
+    world.settle()
+    world.manager.stay_queued("cgrace.slice", kind="stop")
+    world.stop("cgrace.slice")
+    world.stop("cgrace.slice")
+    assert world.settle() == []
+    assert world.manager.queued_jobs() == ("stop of cgrace.slice",)
+    assert "UnitExists" in str(world.start("cgrace.slice")[-1])
+    assert not world.manager.let_go("cgrace.slice")
+    assert world.manager.let_go("cgrace.slice", "stop")
+    assert said(world.settle()) == ["JobRemoved cgrace.slice done"]
+
+
+def test_a_slice_has_no_failed_state() -> None:
+    """A slice whose start job failed is inactive (slice.c knows dead and active alone)."""
+    world = World("257")
+    world.manager.end_job("cgrace.slice", "failed")
+    world.start("cgrace.slice")
+    world.settle()
+    unit = world.manager.unit("cgrace.slice")
+    assert unit is None or unit.active_state == "inactive"
+
+
 @pytest.mark.parametrize("result", ["failed", "canceled", "timeout", "dependency", "skipped"])
 def test_forced_result(result: str) -> None:
     """end_job ends the job so, and no cgroup is made."""

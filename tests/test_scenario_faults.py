@@ -100,6 +100,12 @@ FAULTS: list[tuple[str, f.Fault]] = [
         f.JobStays(id="fault 1", line=8, unit="cgrace-a.slice", until=ENDED, patience_ns=1_500_000_000),
     ),
     (
+        'job = "cgrace-a.slice", stays_queued_until = "first ended", type = "stop", nth = 2',
+        f.JobStays(
+            id="fault 1", line=8, unit="cgrace-a.slice", until=ENDED, patience_ns=500_000_000, nth=2, type="stop"
+        ),
+    ),
+    (
         'job = "cgrace-a.slice", ends = "failed", nth = 2',
         f.JobEnds(id="fault 1", line=8, unit="cgrace-a.slice", result="failed", nth=2),
     ),

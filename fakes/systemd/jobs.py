@@ -12,6 +12,7 @@ from cgrace.harness import events as ev
 from cgrace.harness.dbus import systemd1
 
 _ID_MAX = 2**32 - 1
+_Kind = tuple[str, str]  # a unit and "start" or "stop"
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -56,9 +57,9 @@ class Jobs:
         self._queued = queued
         self.by_id: dict[int, Job] = {}
         self._last_id = 0
-        self._starts: Counter[str] = Counter()
-        self._stays: dict[str, set[int]] = {}
-        self._ends: dict[str, dict[int, str]] = {}
+        self._counts: Counter[_Kind] = Counter()
+        self._stays: dict[_Kind, set[int]] = {}
+        self._ends: dict[_Kind, dict[int, str]] = {}
         self.dirty = False
 
     def __len__(self) -> int:
@@ -66,18 +67,19 @@ class Jobs:
 
     # ---- gates
 
-    def stay_queued(self, unit: str, nth: int = 1) -> None:
-        """The nth start job of the unit from now on stays queued until `let_go`."""
-        self._stays.setdefault(unit, set()).add(self._starts[unit] + nth)
+    def stay_queued(self, unit: str, nth: int = 1, kind: str = "start") -> None:
+        """The nth job of that kind of the unit from now on stays queued until `let_go`."""
+        self._stays.setdefault((unit, kind), set()).add(self._counts[unit, kind] + nth)
 
-    def end_with(self, unit: str, result: str, nth: int = 1) -> None:
-        """The nth start job of the unit from now on ends with this result and does nothing."""
-        self._ends.setdefault(unit, {})[self._starts[unit] + nth] = result
+    def end_with(self, unit: str, result: str, nth: int = 1, kind: str = "start") -> None:
+        """The nth job of that kind of the unit from now on ends with this result and does nothing."""
+        self._ends.setdefault((unit, kind), {})[self._counts[unit, kind] + nth] = result
 
-    def let_go(self, unit: str) -> bool:
-        """Every held job of the unit may run; also one that was to be held and is not there yet. False: none was held."""
-        self._stays.pop(unit, None)
-        held = [job for job in self.by_id.values() if job.held and job.unit.name == unit]
+    def let_go(self, unit: str, kind: str = "start") -> bool:
+        """Every held job of that kind of the unit may run; also one that was to be held and is not there yet. False: none was
+        held."""
+        self._stays.pop((unit, kind), None)
+        held = [job for job in self.by_id.values() if job.held and (job.unit.name, job.kind) == (unit, kind)]
         for job in held:
             job.held = False
             self.dirty = True
@@ -149,19 +151,18 @@ class Jobs:
         self.by_id[job.id] = job
         self._queued(job)
         self._observe(ev.JobChanged(job=job.path, unit=unit.name, type=kind, state="queued"))
-        if kind == "start":
-            self._arm(job)
+        self._arm(job)
         return job
 
     def _arm(self, job: Job) -> None:
-        name = job.unit.name
-        self._starts[name] += 1
-        job.forced = self._ends.get(name, {}).pop(self._starts[name], "")
-        stays = self._stays.get(name, set())
-        if self._starts[name] in stays:
-            stays.discard(self._starts[name])
+        which = job.unit.name, job.kind
+        self._counts[which] += 1
+        job.forced = self._ends.get(which, {}).pop(self._counts[which], "")
+        stays = self._stays.get(which, set())
+        if self._counts[which] in stays:
+            stays.discard(self._counts[which])
             job.held = True
-            self._observe(ev.JobChanged(job=job.path, unit=name, type=job.kind, state="blocked"))
+            self._observe(ev.JobChanged(job=job.path, unit=job.unit.name, type=job.kind, state="blocked"))
 
     def _next_id(self) -> int:
         while True:

@@ -19,7 +19,7 @@ def run_job(core: Core, job: Job) -> None:
     """Run a job of the queue to its end, or until its unit has to be waited for."""
     core.observe(ev.JobChanged(job=job.path, unit=job.unit.name, type=job.kind, state="started"))
     if job.forced:
-        if job.forced == "failed" and core.profile.attach_fails_unit:
+        if job.forced == "failed" and core.profile.attach_fails_unit and job.unit.type == "scope":
             fail(core, job.unit, "resources")
         core.end_job(job, job.forced)
         return

@@ -202,17 +202,17 @@ class Manager:
 
     # ---- what a scenario does to it
 
-    def stay_queued(self, unit: str, nth: int = 1) -> None:
-        """The nth start job of the unit from now on stays queued, and all that is ordered after it, until `let_go`."""
-        self._core.jobs.stay_queued(unit, nth)
+    def stay_queued(self, unit: str, nth: int = 1, kind: str = "start") -> None:
+        """The nth start (or stop) job of the unit from now on stays queued, and all that is ordered after it, until `let_go`."""
+        self._core.jobs.stay_queued(unit, nth, kind)
 
-    def let_go(self, unit: str) -> bool:
-        """The unit's held jobs run at the next turn. False when none was held."""
-        return self._core.jobs.let_go(unit)
+    def let_go(self, unit: str, kind: str = "start") -> bool:
+        """The unit's held jobs of that kind run at the next turn. False when none was held."""
+        return self._core.jobs.let_go(unit, kind)
 
-    def end_job(self, unit: str, result: str, nth: int = 1) -> None:
-        """The nth start job of the unit from now on ends with this result and does nothing else."""
-        self._core.jobs.end_with(unit, result, nth)
+    def end_job(self, unit: str, result: str, nth: int = 1, kind: str = "start") -> None:
+        """The nth start (or stop) job of the unit from now on ends with this result and does nothing else."""
+        self._core.jobs.end_with(unit, result, nth, kind)
 
     def queued_jobs(self) -> tuple[str, ...]:
         """Every job that has not ended, as "start of a.slice"."""

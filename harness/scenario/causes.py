@@ -69,7 +69,7 @@ def _asked(faults: Iterable[Fault], orders: Iterable[Order]) -> Iterable[Edge]:
         if isinstance(fault, Hold) and fault.match.nth is not None:
             held = _message(fault.match, "sent")
             yield Edge(_node(fault.until), held, fault.line, f"{fault.match.text} is held until '{fault.until}'")
-        if isinstance(fault, JobStays) and fault.until is not None:
+        if isinstance(fault, JobStays) and fault.until is not None and fault.type == "start":
             started = ("job", fault.unit, "started", str(fault.nth))
             yield Edge(
                 _node(fault.until), started, fault.line, f"the job of {fault.unit} is kept until '{fault.until}'"

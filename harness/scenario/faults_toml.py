@@ -127,19 +127,20 @@ def _garbage(section: Section, names: Names, identity: str) -> f.Fault | None:
 
 
 def _job(section: Section, names: Names, identity: str) -> f.Fault | None:
-    unit, nth = section.get("job"), section.get("nth", 1)
-    known = names.unit(unit, section.at("job"))
+    unit, nth, kind = section.get("job"), section.get("nth", 1), section.get("type", "start")
+    known, line = names.unit(unit, section.at("job")), section.place.line
     if "ends" in section:
+        result = section.get("ends")
         if "patience" in section:
             section.at("patience").problem("a job that ends is not kept: patience says nothing here", "remove it")
-        if section.get("ends") == NEVER:
-            return f.JobStays(id=identity, line=section.place.line, unit=unit, until=None, patience_ns=None, nth=nth)
-        return f.JobEnds(id=identity, line=section.place.line, unit=unit, result=section.get("ends"), nth=nth)
+        if result == NEVER:
+            return f.JobStays(id=identity, line=line, unit=unit, until=None, patience_ns=None, nth=nth, type=kind)
+        return f.JobEnds(id=identity, line=line, unit=unit, result=result, nth=nth, type=kind)
     until = _point(section, names, "stays_queued_until")
     if until is None or not known:
         return None
     patience_ns = _patience(section)
-    return f.JobStays(id=identity, line=section.place.line, unit=unit, until=until, patience_ns=patience_ns, nth=nth)
+    return f.JobStays(id=identity, line=line, unit=unit, until=until, patience_ns=patience_ns, nth=nth, type=kind)
 
 
 def _hold_open(section: Section, names: Names, identity: str) -> f.Fault | None:

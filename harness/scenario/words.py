@@ -125,6 +125,7 @@ JOB_RESULTS = (
 )
 """What a JobRemoved may carry (systemd job.c, job_result_table, and later versions)."""
 
+JOB_TYPES = ("start", "stop")
 CONNECTIONS = ("calls", "signals", "all")
 GARBAGE = ("noise", "half a message", "huge length", "bad endian", "nothing")
 PEER_ACTIONS = ("pause", "resume", "kill", "restart", "reload", "reexec")

@@ -192,6 +192,10 @@ def _nth(nth: int) -> int | str:
     return nth if nth != 1 else ""
 
 
+def _type(job: str) -> str:
+    return job if job != "start" else ""
+
+
 _FAULTS: dict[type[Fault], Callable[[Any], dict[str, Any]]] = {
     f.Hold: lambda x: {
         **_match("hold", x.match),
@@ -218,16 +222,17 @@ _FAULTS: dict[type[Fault], Callable[[Any], dict[str, Any]]] = {
     },
     f.Garbage: lambda x: {"garbage": x.what, "when": str(x.when), "which": x.which if x.which != "all" else ""},
     f.JobStays: lambda x: (
-        {"job": x.unit, "ends": NEVER, "nth": _nth(x.nth)}
+        {"job": x.unit, "ends": NEVER, "type": _type(x.type), "nth": _nth(x.nth)}
         if x.until is None
         else {
             "job": x.unit,
             "stays_queued_until": str(x.until),
             "patience": _patience(x.patience_ns),
+            "type": _type(x.type),
             "nth": _nth(x.nth),
         }
     ),
-    f.JobEnds: lambda x: {"job": x.unit, "ends": x.result, "nth": _nth(x.nth)},
+    f.JobEnds: lambda x: {"job": x.unit, "ends": x.result, "type": _type(x.type), "nth": _nth(x.nth)},
     f.HoldOpen: lambda x: {"hold_open": x.hierarchy + x.path, "until": str(x.until), "nth": _nth(x.nth)},
     f.DeleteCgroup: lambda x: {"delete": x.hierarchy + x.path, "when": str(x.when)},
     f.MoveProcess: lambda x: {"move": x.process, "to": x.hierarchy + x.path, "when": str(x.when)},
