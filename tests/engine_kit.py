@@ -21,6 +21,7 @@ from cgrace.harness.scenario.parse import load
 from cgrace.harness.suite import Case
 from cgrace.harness.targets import owner
 from cgrace.harness.targets.buses import EMBEDDED
+from cgrace.harness.targets.registry import FAKE, TargetName
 from cgrace.harness.trace import Trace, read_trace
 from cgrace.harness.verdict import Finding, Invariant, Judgement, Verdict
 
@@ -96,7 +97,7 @@ def case(folder: Path, text: str, driver: str, *, profile: str = "219-rhel7", la
     return Case(scenario=scenario, setting=scenario.settings[0], driver=find(driver))
 
 
-def run_all(folder: Path, cases: Sequence[Case], *, bus: str = EMBEDDED) -> list[Ran]:
+def run_all(folder: Path, cases: Sequence[Case], *, bus: str = EMBEDDED, target: TargetName = FAKE) -> list[Ran]:
     """Run cases side by side and judge them; afterwards nothing of ours is left on the machine."""
 
     async def go() -> list[Ran]:
@@ -104,7 +105,7 @@ def run_all(folder: Path, cases: Sequence[Case], *, bus: str = EMBEDDED) -> list
         layouts = sorted({one.setting.layout for one in cases})
         found: dict[int, Ran] = {}
         gate = asyncio.Semaphore(AT_ONCE)
-        async with open_place(built, layouts, bus=bus) as place:
+        async with open_place(built, layouts, bus=bus, name=target) as place:
 
             async def one(number: int) -> None:
                 async with gate:

@@ -29,7 +29,7 @@ class Ground:
     @property
     def layouts(self) -> tuple[str, ...]:
         """Those of the target, or the one that was asked for."""
-        asked = self.facts.name.layout
+        asked = self.facts.name.wanted
         return (asked,) if asked else self.facts.layouts
 
     def case(self, scenario: Scenario, setting: Setting, driver: DriverSpec) -> Case:

@@ -6,12 +6,15 @@ called, and once more at the end of the run.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cgrace.harness import events as ev
+from cgrace.harness import faults as ft
 from cgrace.harness.scenario.model import Step
+from cgrace.harness.scenario.units import ancestors
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.namespaces import descendants
 
@@ -37,6 +40,7 @@ class Looker:
         self._claims: dict[str, _Claim] = {}
         self._destroyed: dict[str, str] = {}
         self._promised: dict[str, set[tuple[str, str]]] = {}
+        self._wanted_frozen: dict[str, bool] = {}
         self._steps = {step.id: step for step in run.scenario.steps}
         run.recorder.listen(self._note)
 
@@ -66,6 +70,8 @@ class Looker:
 
     def _note(self, entry: object) -> None:
         event = getattr(entry, "event", None)
+        if isinstance(event, ev.FaultFired):
+            self._note_freeze(event)
         if not isinstance(event, ev.StepReturned):
             return
         step = self._steps[event.step]
@@ -74,8 +80,15 @@ class Looker:
         if step.do == "apply":
             self._claims[step.id] = _Claim(step, event.paths)
             self._promised.setdefault(step.unit, set()).update(event.paths)
+        elif step.do in ("freeze", "thaw"):
+            self._wanted_frozen |= {path: step.do == "freeze" for _, path in self._freezers(step.unit)}
         elif step.do == "destroy":
             self._destroyed[step.unit] = step.id
+
+    def _note_freeze(self, event: ev.FaultFired) -> None:
+        for fault in self._run.scenario.faults:
+            if fault.id == event.fault and isinstance(fault, ft.FreezeCgroup):
+                self._wanted_frozen[fault.path] = not fault.thaw
 
     def before(self, step: Step) -> None:
         """A step is about to be called: look at what earlier ones claim of its unit, and forget that if it is a destroy."""
@@ -87,7 +100,8 @@ class Looker:
             for claim in mine:
                 del self._claims[claim.step.id]
         else:
-            self._destroyed.pop(step.unit, None)
+            for unit in (step.unit, *ancestors(step.parent), step.parent):  # slices above come back with what is below
+                self._destroyed.pop(unit, None)
 
     def look_all(self) -> None:
         """The look at the end of the run."""
@@ -151,8 +165,29 @@ class Looker:
             for name, path in sorted(places):
                 if path.endswith(f"/{unit}") and Path(f"{roots[name]}{path}").is_dir():
                     self._run.record(ev.Leftover(kind="cgroup", name=name + path, step=step))
+        self._freezes()
         for process in self._strays():
             self._run.record(ev.Leftover(kind="process", name=process))
+
+    def _freezers(self, unit: str) -> list[tuple[Path, str]]:
+        """The freezer's directories of a unit that was applied and not destroyed, each with its path below the root."""
+        paths = {place for claim in self._claims.values() if claim.step.unit == unit for place in claim.paths}
+        return [
+            (Path(f"{h.root}{path}"), path)
+            for h in self._run.sandbox.hierarchies
+            for name, path in sorted(paths)
+            if name == h.name and (h.is_v2 or "freezer" in h.controllers)
+        ]
+
+    def _freezes(self) -> None:
+        """Record each unit that is frozen though nobody asked for it, or not though somebody did."""
+        for unit in sorted({claim.step.unit for claim in self._claims.values()}):
+            last = [step.id for step in self._run.scenario.steps if step.unit == unit][-1]
+            for folder, path in self._freezers(unit):
+                frozen, wanted = _is_frozen(folder), self._wanted_frozen.get(path, False)
+                if frozen is not None and frozen != wanted:
+                    kind = "freeze" if frozen else "thaw"
+                    self._run.record(ev.Leftover(kind=kind, name=path, step=last))
 
     def _strays(self) -> list[str]:
         """Processes of the sandbox that are neither its init nor what we started: children of drivers, or orphans."""
@@ -168,6 +203,14 @@ class Looker:
             if said is not None and said[1] not in "ZX":
                 found.append(f"{said[0]}, {_origin(pid, ours)}")
         return sorted(found)
+
+
+def _is_frozen(folder: Path) -> bool | None:
+    """Whether a cgroup itself, and not one above it, is to be frozen; None where that cannot be read."""
+    for file in ("freezer.self_freezing", "cgroup.freeze"):
+        with contextlib.suppress(OSError):
+            return (folder / file).read_text(encoding="ascii").strip() == "1"
+    return None
 
 
 def _stat(pid: int) -> tuple[str, str, int] | None:

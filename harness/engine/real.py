@@ -320,13 +320,19 @@ class RealSystemd:
                 self._control.call("Reexecute")
             case "pause":
                 self.paused = True
-                os.kill(self._machine.init_pid, signal.SIGSTOP)
+                self._signal(signal.SIGSTOP)
             case "resume":
                 self.paused = False
-                os.kill(self._machine.init_pid, signal.SIGCONT)
+                self._signal(signal.SIGCONT)
             case _:
                 return False
         return True
+
+    def _signal(self, number: int) -> None:
+        """To PID 1, from outside of its namespace: from inside it takes only what it asks for (signal(7), pid_namespaces(7))."""
+        if not self._machine.ended.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._machine.init_pid, number)
 
     def do_to_bus(self, what: str) -> None:
         """End the bus's process; systemd starts another one as soon as somebody connects, and joins it a moment later. What

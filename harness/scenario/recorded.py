@@ -61,7 +61,7 @@ class Recorded:
 
 def steady(error: str) -> str:
     """The longest part of an error's text that has no number in it."""
-    return max(re.split(r"[^\s\"'/]*\d[^\s\"'/]*", error), key=len).strip()
+    return max(re.split(r"\S*\d\S*", error), key=len).strip()
 
 
 def story_of(scenario: Scenario) -> str:

@@ -1,0 +1,142 @@
+"""Scenarios on real systemds: settings, what was recorded there, and how targets are called."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import handmade
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cgrace.harness.commands.common import baselines_folder, scenarios_folder
+from cgrace.harness.errors import CgraceError, UsageError
+from cgrace.harness.scenario.model import Setting
+from cgrace.harness.scenario.parse import load, load_tree
+from cgrace.harness.scenario.real import placed_on, settings_on
+from cgrace.harness.scenario.recorded import Recorded, Row, file_of, read, steady, story_of, write
+from cgrace.harness.targets.registry import parse_target, systemd_number
+from cgrace.harness.verdict import Invariant
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\n\0"), min_size=1, max_size=12)
+ROWS = st.builds(
+    Row,
+    violated=st.lists(st.tuples(st.sampled_from(list(Invariant)), WORDS), max_size=2).map(tuple),
+    failed=st.lists(st.tuples(WORDS, WORDS), max_size=2).map(tuple),
+)
+TABLES = st.dictionaries(st.tuples(WORDS, WORDS), ROWS, max_size=4)
+
+
+@given(TABLES)
+def test_a_record_is_read_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, rows: dict[tuple[str, str], Row]
+) -> None:
+    """Whatever names and texts are in it."""
+    path = tmp_path_factory.mktemp("recorded") / "story.json"
+    recorded = Recorded(story="1780", target="container:x", layout="v1", systemd="252.39", rows=rows)
+    write(path, recorded)
+    assert read(path) == recorded
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "rows": [{"scenario": 1}]}', "\0"])
+def test_what_is_no_record_is_one_clear_message(tmp_path: Path, text: str) -> None:
+    """It names the file; none at all is no error."""
+    path = tmp_path / "story.json"
+    assert read(path) is None
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(CgraceError, match="baseline"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        ("Delegation not available for unit type", "Delegation not available for unit type"),
+        ("read unix @->/tmp/cgrace-801-16-c1/m2.bus: EOF", "read unix"),
+        ("timeout waiting for 30s of job", "timeout waiting for"),
+        ("42", ""),
+    ],
+)
+def test_of_an_error_the_part_without_numbers_is_kept(error: str, kept: str) -> None:
+    """Pids, times and paths of a run are others the next time."""
+    assert steady(error) == kept
+    assert kept in error
+
+
+def test_each_layout_runs_once_with_the_cut_that_systemd_takes() -> None:
+    """From 238 on it refuses Delegate on slices: what is about slices takes the cuts of rc6."""
+    folder = scenarios_folder() / "runc_1780"
+    slices, scopes = load(folder / "late_job_slice.toml"), load(folder / "late_job_delegated_scope.toml")
+    assert settings_on(slices, 237) == (Setting(profile="237", layout="v1", rung="rc5"),)
+    assert settings_on(slices, 238) == (Setting(profile="238", layout="v1", rung="rc6"),)
+    assert settings_on(scopes, 257) == (Setting(profile="257", layout="v1", rung="rc5"),)
+    both = load(scenarios_folder() / "primers" / "delay.toml")
+    assert [setting.layout for setting in settings_on(both, 257)] == ["v1", "v2"]
+
+
+def test_what_was_recorded_is_what_is_expected() -> None:
+    """Of every driver that it is placed for; without a record the nearest setting of the file stands."""
+    scenario = load(scenarios_folder() / "runc_1780" / "late_job_slice.toml")
+    (setting,) = settings_on(scenario, 252)
+    row = Row(violated=((Invariant.NO_DEADLOCK, "first"),), failed=(("first", "no"),))
+    (expect,) = placed_on(scenario, setting, row, generation="today").expected("source", setting)
+    assert (expect.violated, expect.failed) == (row.violated, row.failed)
+    assert placed_on(scenario, setting, Row(), generation="async").expected("async", setting) == ()
+    near = placed_on(scenario, setting, None, generation="async").expected("async", setting)
+    assert [pair for e in near for pair in e.violated] == [(Invariant.NO_LOST_CGROUPS, "first")]
+    assert placed_on(scenario, setting, None, generation="today").expected("today", setting) == ()
+
+
+def test_every_record_that_comes_with_cgrace_is_of_scenarios_that_are_there() -> None:
+    """With names and steps that exist, in the file that its own head says."""
+    scenarios = {s.name: s for folder in scenarios_folder().iterdir() if folder.is_dir() for s in load_tree(folder)}
+    files = sorted(baselines_folder().glob("story-*.json"))
+    assert files
+    for path in files:
+        recorded = read(path)
+        assert recorded is not None
+        slug = recorded.target.replace(":", "-")
+        assert path == file_of(baselines_folder(), recorded.story, slug, recorded.layout)
+        assert json.loads(path.read_text())["rows"]
+        for (name, driver), row in recorded.rows.items():
+            assert story_of(scenarios[name]) == recorded.story, name
+            steps = {step.id for step in scenarios[name].steps}
+            assert {step for step, _ in row.failed} <= steps, (name, driver)
+
+
+def test_a_file_outside_of_a_story_has_none() -> None:
+    """So it has no record."""
+    assert story_of(handmade.scenario()) == handmade.scenario().name.rpartition("/")[0].rpartition("_")[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "base", "layout", "slug"),
+    [
+        ("fake", "fake", "", "fake"),
+        ("container:bookworm", "container:bookworm", "", "container-bookworm"),
+        ("container:bookworm:v2", "container:bookworm", "v2", "container-bookworm"),
+    ],
+)
+def test_a_target_is_called_in_one_way(text: str, base: str, layout: str, slug: str) -> None:
+    """A kind, a place, and perhaps a layout."""
+    name = parse_target(text)
+    assert (name.text, name.base, name.layout, name.slug) == (text, base, layout, slug)
+    assert name.is_real == (text != "fake")
+
+
+@pytest.mark.parametrize("text", ["", "moon", "fake:v1", "container", "container:", "container:v1", "Container:x"])
+def test_what_is_no_target_is_a_usage_error(text: str) -> None:
+    """With what there is."""
+    with pytest.raises(UsageError) as told:
+        parse_target(text)
+    assert "container:bookworm" in told.value.hint
+
+
+@pytest.mark.parametrize(
+    ("version", "number"),
+    [("252.39-1~deb12u2", 252), ("systemd 208", 208), ("v257", 257), ("247.3-7+deb11u5", 247), ("262.1-1", 262)],
+)
+def test_the_number_of_a_systemd_is_in_what_it_calls_itself(version: str, number: int) -> None:
+    """Each version does it in its own way (systemd-behaviour: Manager.Version)."""
+    assert systemd_number(version) == number
