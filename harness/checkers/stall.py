@@ -2,7 +2,7 @@
 
 A stalled relay is a late systemd: a driver that gives JobRemoved one second meets the real bug in a step where nobody asked for
 it. Such a run tells the truth about the driver and nothing about the scenario. The watcher looks at a driver at least every 0.2 s
-while a step is out, or sees that systemd is busy, so the longest time in which it did neither (StepWatched) is what we were late by.
+while a step is out, or sees that systemd is busy, so the longest time without either (StepWatched) is what we were late by.
 """
 
 from __future__ import annotations
