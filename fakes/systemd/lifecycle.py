@@ -96,6 +96,8 @@ def _stop(core: Core, unit: Unit) -> str:
         return "frozen"
     if unit.is_down:
         return "done"
+    if unit.frozen:  # who is frozen need not hear a SIGTERM (unit.c, unit_stop)
+        core.realiser.freeze(unit, frozen=False)
     if unit.type == "slice":
         core.set_state(unit, Sub.DEAD)
         return "done"

@@ -58,6 +58,8 @@ class Profile:
     attach: where PIDs= go at first: "everywhere" (the path, else its next ancestor that exists) or "realised".
     family_on_free: when a unit is freed, its slice's family is realised again. forgets_busy: a cgroup that cannot be removed
     at stop is no longer counted as realised. stop_waits_v1: whether a stop job waits until the cgroup is empty.
+    cpuacct_joined: cpuacct is taken for mounted together with cpu: where it is not, processes are moved in it all the same, but
+    its directories are neither made nor removed.
     collects_populated: a unit is collected although a process is in its cgroup. bfq_scaled: a blkio weight is scaled to bfq's
     range. quota_step_us: what CPUQuotaPerSecUSec is rounded down to in the unit's file, as a reload shows.
     pids_checked: PIDs= are checked at the call. any_pid_fails: one missing process of several fails the job.
@@ -88,6 +90,7 @@ class Profile:
     forgets_busy: bool
     stop_waits_v1: str
     collects_populated: bool
+    cpuacct_joined: bool
     bfq_scaled: bool
     quota_step_us: int
     pids_checked: bool

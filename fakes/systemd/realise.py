@@ -47,6 +47,8 @@ class Realiser:
         )
         self.delegated = (profile.delegate_v2 if self.is_v2 else profile.delegate_v1) & self.supported
         self._known = () if self.is_v2 else self._known_hierarchies(managed)
+        apart = frozenset({"cpuacct"}) if profile.cpuacct_joined else None
+        self._kept = tuple(known for known in self._known if known.controllers != apart)
 
     def _main_hierarchy(self, hierarchies: tuple[Hierarchy, ...]) -> Hierarchy | None:
         """Where systemd keeps its own tree: name=systemd, or the unified one."""
@@ -179,7 +181,7 @@ class Realiser:
 
     def _make(self, unit: Unit, target: frozenset[str]) -> list[str]:
         """Make the unit's cgroup where it is needed; the hierarchies in which it was not there before."""
-        wanted = [known.name for known in self._known if known.controllers & target]
+        wanted = [known.name for known in self._kept if known.controllers & target]
         if self.main is not None:
             wanted.insert(0, self.main.name)
         return [name for name in wanted if self._tree.mkdir(name, unit.cgroup)]
@@ -189,7 +191,7 @@ class Realiser:
         made = []
         if self.main is not None and self._tree.mkdir(self.main.name, unit.cgroup):
             made.append(self.main.name)
-        for known in self._known:
+        for known in self._kept:
             if known.controllers & target:
                 if self._tree.mkdir(known.name, unit.cgroup):
                     made.append(known.name)
@@ -209,7 +211,7 @@ class Realiser:
         unit.realised, unit.realised_mask = True, target
         if self.main is None or self.main.name not in made:  # one that was just made is empty
             self._migrate(unit, (known for known in self._known if known.controllers & changed))
-        for known in self._known:
+        for known in self._kept:
             if not known.controllers & target:
                 self._trim(known, unit)
         return made
@@ -229,6 +231,8 @@ class Realiser:
             if not pids:
                 return
             to = self._realised_path(unit, known)
+            while to and not self._tree.exists(known.name, to):  # cg_migrate_recursive_fallback
+                to = to.rpartition("/")[0]
             moved = 0
             for pid in pids:
                 if self._tree.locate(known.name, pid) == to:
@@ -320,7 +324,8 @@ class Realiser:
                 return
         # Where nothing up to the root is realised it is the root: seen on a real 247, cpu and blkio of an undelegated scope.
         to = self._realised_path(unit, known)
-        self._tree.attach(known.name, to, pid)
+        if known in self._kept or self._tree.exists(known.name, to):
+            self._tree.attach(known.name, to, pid)
         if to != unit.cgroup:
             self._said(f"put its process into {known.name}{to or '/'}: not realised further down", unit.name)
 
@@ -341,7 +346,7 @@ class Realiser:
         path = unit.cgroup + sub_path
         if self.main is not None:
             self._tree.attach(self.main.name, path, pid)
-        for known in self._known:
+        for known in self._kept:
             if known.controllers & unit.realised_mask & self.delegated:
                 self._attach_or_above(known, path, pid)
 
@@ -374,7 +379,7 @@ class Realiser:
             self._tree.rmdir(self.main.name, unit.cgroup)
             gone = not self._tree.exists(self.main.name, unit.cgroup)
         unit.busy = not gone
-        for known in self._known:
+        for known in self._kept:
             self._tree.rmdir(known.name, unit.cgroup)
         if gone or self._profile.forgets_busy:
             unit.realised, unit.realised_mask, unit.enabled_mask, unit.invalid = False, NOTHING, NOTHING, True
@@ -382,7 +387,7 @@ class Realiser:
     def release(self, unit: Unit) -> None:
         """A unit that is down and whose cgroup was busy: now it is empty, so it goes."""
         unit.busy = False
-        for name in dict.fromkeys([*([self.main.name] if self.main else []), *(known.name for known in self._known)]):
+        for name in dict.fromkeys([*([self.main.name] if self.main else []), *(known.name for known in self._kept)]):
             self._tree.rmdir(name, unit.cgroup)
 
 

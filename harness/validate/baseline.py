@@ -48,7 +48,7 @@ def leading_number(version: str) -> int:
 
 def recorded() -> dict[str, Path]:
     """The recorded baselines by their key."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.json"))}
+    return {path.stem: path for path in sorted(FOLDER.glob("*.json")) if _NAME.fullmatch(path.stem)}
 
 
 def load(path: Path) -> Baseline:

@@ -27,6 +27,7 @@ TOP: Final = "t"
 GONE_STATE: Final = "not-found inactive/dead"
 INFINITY: Final = 2**64 - 1
 START: Final = "ssa(sv)a(sa(sv))"
+SHORT_S: Final = 0.3  # within which a process is dead that got SIGKILL
 SOON_S: Final = 8.0  # what is to come comes by then
 STOP_S_MAX: Final = 0.5
 CLEAN_S_MAX: Final = 20.0

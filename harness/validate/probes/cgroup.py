@@ -163,19 +163,26 @@ for _delegated, _values in (("", {}), ("-delegated", {"Delegate": True})):
     relied_on=LADDER,
 )
 async def late(s: Stage) -> Answer:
-    return await _late(s)
+    return await _late(s, _ACCOUNTED)
+
+
+@probe.habit(
+    "late-bare", "The same without accounting: the scope needs no cpu and no blkio", source=MIGRATE, relied_on=LADDER
+)
+async def late_bare(s: Stage) -> Answer:
+    return await _late(s, {})
 
 
 @probe.habit("late-delegated", "The same with Delegate=yes", source=MIGRATE, relied_on=EVERY)
 async def late_delegated(s: Stage) -> Answer:
-    return await _late(s, Delegate=True)
+    return await _late(s, {"Delegate": True, **_ACCOUNTED})
 
 
-async def _late(s: Stage, **values: Any) -> Answer:
+async def _late(s: Stage, values: dict[str, Any]) -> Answer:
     gate = await s.gate()
     await s.worker()
     await s.client.match()
-    job = await s.queue("t-a.scope", PIDs=[s.pid()], After=[gate.unit], Slice="t-b.slice", **values, **_ACCOUNTED)
+    job = await s.queue("t-a.scope", PIDs=[s.pid()], After=[gate.unit], Slice="t-b.slice", **values)
     path = s.path("t-a.scope", within="t-b.slice")
     await s.quiet()  # the gate's own cgroup is made
     s.mkdir(path)

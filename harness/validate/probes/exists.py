@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cgrace.harness.validate.probe import EVERY, LATER, Subject
-from cgrace.harness.validate.stage import Answer, Stage
+from cgrace.harness.validate.stage import SHORT_S, Answer, Stage
 
 SOURCE = "dbus-manager.c transient_unit_from_message; unit.c unit_is_pristine"
 SCENARIOS = ("core/unit_exists_*", "runc_1780/unit_exists_*")
@@ -31,6 +31,7 @@ async def scope_stopping(s: Stage) -> Answer:
     pid, other = await s.worker(stubborn=True), await s.worker("other")
     await s.up("t-a.scope", PIDs=[pid])
     await s.call("StopUnit", "ss", "t-a.scope", "replace")
+    await s.ends(seconds_max=SHORT_S)
     return [await s.settled("t-a.scope"), await s.start("t-a.scope", PIDs=[other])]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from cgrace.harness.validate.probe import EVERY, LATER, Subject
-from cgrace.harness.validate.stage import Answer, Stage
+from cgrace.harness.validate.stage import SHORT_S, Answer, Stage
 
 SCOPE = "scope.c scope_start, scope_stop, scope_enter_signal, scope_notify_cgroup_empty_event"
 MAN = "systemd.scope(5); systemd.kill(5)"
@@ -48,16 +48,16 @@ async def stop(s: Stage) -> Answer:
 async def stop_stubborn(s: Stage) -> Answer:
     await s.scope("t-a.scope", stubborn=True)
     await s.call("StopUnit", "ss", "t-a.scope", "replace")
-    await s.quiet()
-    return [await s.settled("t-a.scope"), await s.ends(seconds_max=0.1)]
+    ends = await s.ends(seconds_max=SHORT_S)
+    return [await s.settled("t-a.scope"), ends]
 
 
 @probe.habit("stop-stubborn-delegated", "The same of a scope with Delegate=yes", relied_on=LATER)
 async def stop_stubborn_delegated(s: Stage) -> Answer:
     await s.scope("t-a.scope", stubborn=True, Delegate=True)
     await s.call("StopUnit", "ss", "t-a.scope", "replace")
-    await s.quiet()
-    return [await s.settled("t-a.scope"), await s.ends(seconds_max=0.1)]
+    ends = await s.ends(seconds_max=SHORT_S)
+    return [await s.settled("t-a.scope"), ends]
 
 
 @probe.habit(
