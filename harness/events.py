@@ -469,7 +469,8 @@ class Stacks(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftover(Event):
-    """Something was still there after every destroy had returned. `kind`: "unit", "cgroup", "process", "match rule"."""
+    """Something was still there at the end. `kind`: "unit", "cgroup", "process", "match rule"; "freeze", "thaw": this
+    cgroup is frozen though nobody asked for it, or is not though somebody did."""
 
     KIND: ClassVar[str] = "leftover"
     kind: str

@@ -71,6 +71,15 @@ def test_a_unit_that_nobody_destroyed_is_no_leak() -> None:
     assert left((50, ev.Leftover(kind="unit", name="other.slice"))).verdict is Verdict.HOLDS
 
 
+@pytest.mark.parametrize(("kind", "word"), [("freeze", "FROZEN"), ("thaw", "THAWED")])
+def test_a_cgroup_left_frozen_is_a_leak(kind: str, word: str) -> None:
+    """A driver that dies between its freeze and its thaw leaves a container that nobody wakes, destroyed or not."""
+    finding = left((50, ev.Leftover(kind=kind, name="/late.slice", step="limit")), error="no")
+    assert finding.verdict is Verdict.VIOLATED
+    assert finding.subject == "limit"
+    assert finding.summary == f"{word}: /late.slice, which nobody had asked for"
+
+
 def test_match_rules_are_judged_by_closed_connection() -> None:
     """No Go driver takes its rule back: only one that outlives its connection is a leak."""
     rule = (5, ev.MatchRule(connection=2, rule="type='signal'", added=True))

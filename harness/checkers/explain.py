@@ -52,6 +52,18 @@ def leaked(kind: str, name: str, unit_destroyed: bool) -> str:
     )
 
 
+def left_frozen(path: str, frozen: bool) -> str:
+    """A cgroup that is frozen, or not, against what was asked."""
+    state, asked = (
+        ("frozen", "no step or fault had frozen it") if frozen else ("thawed", "it had been frozen on purpose")
+    )
+    return (
+        f"The cgroup {path} was {state} at the end, although {asked}. "
+        "A driver that freezes around its writes has to put back what was there, also when it fails or is killed in between. "
+        "Look at what its set does before and after it asks systemd."
+    )
+
+
 def unfired(fault: str, where: str, hint: str) -> str:
     """A fault of the scenario that never acted."""
     return (

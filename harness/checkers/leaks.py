@@ -15,6 +15,8 @@ from cgrace.harness.trace import Entry, Trace
 from cgrace.harness.verdict import Finding, Invariant, Verdict
 
 INVARIANT = Invariant.NOTHING_LEAKED
+STATES = {"freeze": "FROZEN", "thaw": "THAWED"}
+"""What a cgroup was left in, though the scenario asked for the contrary."""
 
 
 def check(trace: Trace) -> tuple[Finding, ...]:
@@ -39,6 +41,8 @@ def findings(run: Run) -> tuple[Finding, ...]:
 
 def _finding(run: Run, kind: str, step: str, lefts: list[tuple[Entry, ev.Leftover]]) -> Finding:
     names = [left.name for _, left in lefts]
+    if kind in STATES:
+        return _state(run, kind, step, lefts)
     plural = kind if len(names) == 1 else f"{len(names)} {kind}{'es' if kind.endswith('s') else 's'}"
     after = f" after {step} had returned" if step else ""
     return Finding(
@@ -49,6 +53,21 @@ def _finding(run: Run, kind: str, step: str, lefts: list[tuple[Entry, ev.Leftove
         short="LEAK",
         explanation=explain.leaked(kind, names[0], bool(step)),
         evidence=tuple(f"{kind} {name} is still there" for name in names),
+        events=tuple(entry.index for entry, _ in lefts),
+        grade=run.worst_grade(lefts[-1][0].t_ns),
+    )
+
+
+def _state(run: Run, kind: str, step: str, lefts: list[tuple[Entry, ev.Leftover]]) -> Finding:
+    names = [left.name for _, left in lefts]
+    return Finding(
+        invariant=INVARIANT,
+        verdict=Verdict.VIOLATED,
+        subject=step or names[0],
+        summary=f"{STATES[kind]}: {listed(names)}, which nobody had asked for",
+        short="LEAK",
+        explanation=explain.left_frozen(names[0], kind == "freeze"),
+        evidence=tuple(f"{name} is {STATES[kind].lower()} at the end" for name in names),
         events=tuple(entry.index for entry, _ in lefts),
         grade=run.worst_grade(lefts[-1][0].t_ns),
     )

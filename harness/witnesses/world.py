@@ -243,7 +243,7 @@ class _Look:
         kind = item.what.removeprefix("anon_inode:").strip("[]")
         info = _text(f"/proc/{item.pid}/fdinfo/{item.number}")
         match kind:
-            case "eventfd":
+            case "eventfd" | "bpf-prog" | "bpf-map":  # the last two are never made ready by anybody
                 return ""
             case "eventpoll":
                 return self._why_poll_set_open(item, info)
