@@ -151,3 +151,12 @@ def test_a_driver_without_a_bus_waits_for_no_fault_that_acts_on_it() -> None:
     steps = [step("first"), step("second", ["fault died fired", "fault stopped fired"])]
     it = Plan(Bench(steps=steps, faults=faults, ready=False).plan.scenario, uses_bus=False)
     assert [(name, str(point)) for name, point in it.waived] == [("second", "fault died fired")]
+
+
+def test_a_step_left_without_a_point_follows_the_one_before_it() -> None:
+    """What was to cross it on the bus comes after it where there is no bus."""
+    steps = [step("first"), step("second", ["job of cgrace-a.slice queued"])]
+    it = Plan(Bench(steps=steps, ready=False).plan.scenario, uses_bus=False)
+    assert names(it.on_event(ready()).steps) == ["first"]
+    it.on_event(called("first"))
+    assert names(it.on_event(returned("first")).steps) == ["second"]

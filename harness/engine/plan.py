@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from cgrace.harness import faults as ft
 from cgrace.harness.errors import ScenarioError
 from cgrace.harness.events import DriverReady, Event, MessageSeen
-from cgrace.harness.points import Point, PointKind, PointWatch
+from cgrace.harness.points import Point, PointKind, PointWatch, parse_point
 from cgrace.harness.scenario.model import Scenario, Step
 
 MESSAGE_FAULTS = (ft.Hold, ft.Drop, ft.Duplicate, ft.Reorder, ft.AnswerError, ft.Amend)
@@ -89,10 +89,15 @@ class Plan:
 
     def _waive(self, which: object, why: str) -> None:
         assert callable(which)
+        last: dict[str, str] = {}
         for waiting in self._waiting.values():
+            step, before = waiting.step, last.get(waiting.step.process)
             gone = {p for p in waiting.points if which(p)}
             waiting.points -= gone
-            self.waived += [(waiting.step.id, p) for p in gone]
+            if gone and not waiting.points and before is not None:
+                waiting.points.add(parse_point(f"{before} ended"))  # as if nothing had been said
+            self.waived += [(step.id, p) for p in gone]
+            last[step.process] = step.id
         for fault in self.open_faults:  # other keeps of such points have nothing to keep: no message comes, no job
             self.keeps[fault.id].open = which(fault.until)
 
