@@ -108,14 +108,28 @@ class Core:
             return False
         if not unit.is_down or unit.job is not None or unit.refs or unit.children:
             return False
+        if self._is_referred(unit, {unit}):
+            return False
         if unit.sub is Sub.FAILED and unit.settings.get("CollectMode") != "inactive-or-failed":
             return False
         if unit.busy and not self.profile.collects_populated and self.realiser.is_populated(unit):
             return False
         return not self.out.is_waiting(unit)
 
+    def _is_referred(self, unit: Unit, seen: set[Unit]) -> bool:
+        """Whether a unit that stays names this one: a ring of units that nothing else holds goes (unit_gc_sweep)."""
+        for other in unit.referrers:
+            if other not in seen:
+                seen.add(other)
+                if not other.is_down or other.job or other.refs or other.children or self._is_referred(other, seen):
+                    return True
+        return False
+
     def _drop(self, unit: Unit) -> None:
         above = unit.slice
+        for other in self.units:
+            if unit in other.referrers:
+                self.gc[other] = None
         self.units.drop(unit)
         self.watched.pop(unit, None)
         self.out.unit_removed(unit)

@@ -25,6 +25,7 @@ class Job:
     id: int
     unit: Unit
     kind: str
+    mode: str = "replace"
     clients: set[str] = field(default_factory=set)
     irreversible: bool = False
     announced: bool = False
@@ -89,7 +90,9 @@ class Jobs:
 
     def enqueue(self, unit: Unit, kind: str, mode: str, client: str, ids: int = 0) -> Job:
         """A transaction: the job, those that it pulls in, and the end of those that it replaces. `ids`: how many it uses up."""
-        wanted = self._starting(unit) if kind == "start" else self._stopping(unit)
+        self._check_mode(kind, mode)
+        alone = mode in ("ignore-dependencies", "ignore-requirements")
+        wanted = [unit] if alone else self._starting(unit) if kind == "start" else self._stopping(unit)
         for each in wanted:
             self._check_conflict(each, unit, kind, mode)
         first_id = self._last_id
@@ -103,6 +106,13 @@ class Jobs:
             self._next_id()
         self.dirty = True
         return job
+
+    def _check_mode(self, kind: str, mode: str) -> None:
+        """Refuse a mode that is not one for this job (manager_add_job)."""
+        if mode == "isolate":
+            raise self._refuse("mode_isolate" if kind == "start" else "isolate_not_start")
+        if mode == "triggering" and kind != "stop":
+            raise self._refuse("mode_triggering", mode=mode)
 
     def _starting(self, unit: Unit) -> list[Unit]:
         """The unit and what it pulls in that is not up: the slices above, Requires=, Wants=."""
@@ -146,7 +156,7 @@ class Jobs:
             if unit.job.kind == kind:
                 return unit.job
             self._finish(unit.job, "canceled")
-        job = Job(id=self._next_id(), unit=unit, kind=kind, irreversible=mode == "replace-irreversibly")
+        job = Job(id=self._next_id(), unit=unit, kind=kind, mode=mode, irreversible=mode == "replace-irreversibly")
         unit.job = job
         self.by_id[job.id] = job
         self._queued(job)
@@ -189,6 +199,8 @@ class Jobs:
     def _may_run(self, job: Job) -> bool:
         """A start comes after that of its slice and of After=; a slice's stop after those of all in it."""
         unit = job.unit
+        if job.mode == "ignore-dependencies":
+            return job.kind == "stop" or unit.active_state != "deactivating"
         if job.kind == "stop":
             return not any(child.job is not None for child in unit.children.values())
         if unit.active_state == "deactivating":

@@ -44,7 +44,8 @@ def _start(core: Core, unit: Unit) -> str:
     above = unit.slice
     if core.profile.frozen_jobs_fail and (unit.frozen or (above is not None and above.frozen)):
         return "frozen"
-    if above is not None and not above.is_active:
+    alone = unit.job is not None and unit.job.mode.startswith("ignore-")
+    if above is not None and not above.is_active and not alone:
         return "dependency"
     if unit.type == "scope" and unit.was_active and core.profile.once:
         return "once"

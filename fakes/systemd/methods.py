@@ -26,9 +26,9 @@ def _job_answer(core: Core, job: Job) -> Answer:
 
 
 def _loaded(core: Core, name: str, reason: str) -> Unit:
-    """A unit that is there, or the refusal of this name."""
+    """A unit that is in memory, be it as one that was not found; or the refusal of this name."""
     unit = core.units.get(name)
-    if unit is None or unit.load is Load.NOT_FOUND:
+    if unit is None:
         raise core.refuse(reason, unit=name)
     return unit
 
@@ -37,6 +37,8 @@ def _named(core: Core, name: str) -> Unit:
     """Load by name; an invalid one is refused."""
     if not names.unit_type(name):
         raise core.refuse("bad_unit_name", unit=name)
+    if names.is_template(name):
+        raise core.refuse("missing_instance", unit=name)
     return core.load(name)
 
 
@@ -48,8 +50,8 @@ def start_transient_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answ
 def start_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     """Start what is loaded, or a slice."""
     name, mode = body
-    transient.check_mode(core, mode, "bad_job_mode")
     unit = _named(core, name)
+    transient.check_mode(core, mode, "bad_job_mode")
     if unit.load is Load.NOT_FOUND:
         raise core.refuse("start_not_found", unit=name)
     if unit.load is not Load.LOADED:
@@ -61,8 +63,8 @@ def stop_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     """Stop; a slice that never was is stopped too, it needs no file."""
     name, mode = body
     unit = _named(core, name)
-    transient.check_mode(core, mode if mode != "triggering" else "replace", "bad_job_mode")
-    if unit.load is Load.NOT_FOUND:
+    transient.check_mode(core, mode, "bad_job_mode")
+    if unit.load in (Load.NOT_FOUND, Load.BAD_SETTING, Load.ERROR) and unit.is_down:
         raise core.refuse("stop_not_loaded", unit=name)
     core.out.changed(unit)
     return _job_answer(core, core.jobs.enqueue(unit, "stop", mode, sender))
@@ -110,9 +112,9 @@ def set_unit_properties(core: Core, sender: str, body: tuple[Any, ...]) -> Answe
     if unit.load is Load.NOT_FOUND:
         raise core.refuse("set_not_found", unit=name)
     changes = core.checker.check(unit, array, creating=False)
-    if properties.apply(unit, changes) and not unit.is_down:
+    if properties.apply(unit, changes):
         unit.invalid = True
-        core.realiser.realise(unit)
+    core.realiser.realise(unit)  # up or not: bus_slice_commit_properties, bus_scope_commit_properties
     if any(change.name == "Description" for change in changes):
         core.out.changed(unit)
     return "", ()
@@ -172,6 +174,10 @@ def attach_processes(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     """Put processes into a sub-cgroup of a delegated, active unit. No job."""
     name, sub_path, pids = body
     unit = _loaded(core, name, "attach_not_loaded")
+    if sub_path and not sub_path.startswith("/"):
+        raise core.refuse("path_relative", value=sub_path)
+    if sub_path and not {"", ".", ".."}.isdisjoint(sub_path[1:].split("/")):
+        raise core.refuse("path_not_normalized", value=sub_path)
     if not unit.delegate:
         raise core.refuse("attach_not_delegated")
     if not unit.is_active:
@@ -216,16 +222,20 @@ def thaw_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
 
 def ref_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     """Keep a unit from being collected."""
-    unit = _loaded(core, body[0], "ref_not_found")
+    unit = _named(core, body[0])
+    if unit.load is Load.NOT_FOUND:
+        raise core.refuse("ref_not_found", unit=unit.name)
     unit.refs[sender] = unit.refs.get(sender, 0) + 1
     return "", ()
 
 
 def unref_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     """The inverse."""
-    unit = _loaded(core, body[0], "ref_not_found")
-    if sender not in unit.refs:
+    unit = _loaded(core, body[0], "get_not_loaded")
+    if not unit.refs:
         raise core.refuse("not_referenced")
+    if sender not in unit.refs:  # while another holds it nobody minds (bus_unit_track_remove_sender)
+        return "", ()
     unit.refs[sender] -= 1
     if not unit.refs[sender]:
         del unit.refs[sender]

@@ -25,7 +25,7 @@ def find_object(core: Core, path: str) -> tuple[Unit | None, Job | None]:
     if not path.startswith(systemd1.UNIT_PREFIX):
         raise core.refuse("unknown_object", path=path)
     name = systemd1.unit_of_path(path)
-    if not names.unit_type(name):
+    if not names.unit_type(name) or names.is_template(name):
         raise core.refuse("bad_unit_path", unit=name)
     return core.load(name), None
 

@@ -18,6 +18,7 @@ _FOLDER = Path(__file__).parent / "profiles"
 
 REFUSALS = frozenset(
     """
+    path_relative path_not_normalized isolate_not_start
     bad_mode mode_isolate mode_triggering bad_type missing_instance not_transient exists read_only type_mismatch
     setter_invalid delegate_on_slice slice_on_slice bad_slice_name not_a_slice no_pids pid_manager pid_kernel
     pid_gone bad_choice attach_no_cgroup attach_relative attach_not_normal

@@ -92,7 +92,7 @@ def _table() -> dict[str, Setting]:
 
 
 SETTINGS = _table()
-_DEPENDENCIES = frozenset(
+DEPENDENCIES = frozenset(
     ("Requires", "Requisite", "Wants", "BindsTo", "PartOf", "Conflicts", "Before", "After", "OnFailure")
 )
 _DEVICE_NODE = re.compile(r"^(/dev/|/run/systemd/inaccessible/|char-|block-)")
@@ -133,7 +133,7 @@ class Checker:
                 self._check_number(name, setting, value)
             elif name in _CHECKS:
                 value = _CHECKS[name](self, unit, value)
-            elif name in _DEPENDENCIES:
+            elif name in DEPENDENCIES:
                 for each in value:
                     if not names.unit_type(each):
                         raise self.refuse("bad_dependency", value=each)
@@ -230,6 +230,18 @@ def _devices_with(have: Iterable[Any], added: Iterable[Any]) -> list[Any]:
     return devices
 
 
+def _delegate(unit: Unit, value: Any) -> None:
+    """Delegate= is about all controllers or none, DelegateControllers= adds some (dbus-cgroup.c, bus_cgroup_set_property)."""
+    if isinstance(value, bool):
+        unit.delegates = None if value else frozenset()
+        return
+    if not unit.settings.get("Delegate") or not value:
+        unit.delegates = frozenset()
+    if unit.delegates is not None:
+        unit.delegates |= frozenset(value)
+    unit.settings["Delegate"] = True
+
+
 def apply(unit: Unit, changes: Iterable[Change]) -> bool:
     """The second pass, for settings. True when one was about the cgroup."""
     touched = False
@@ -244,8 +256,8 @@ def apply(unit: Unit, changes: Iterable[Change]) -> bool:
             unit.settings[change.name] = [*unit.settings.get(change.name, ()), *change.value]
         else:
             unit.settings[change.name] = change.value
-        if change.name == "DelegateControllers":
-            unit.settings["Delegate"] = True
+        if change.name in ("Delegate", "DelegateControllers"):
+            _delegate(unit, change.value)
         touched |= setting.where == "cgroup"
     if touched:
         forget_masks(unit)

@@ -101,7 +101,7 @@ def describe(core: Core, unit: Unit, job: Job | None) -> list[tuple[str, dict[st
     if unit.type == "scope":
         own = {"Result": Variant(signature="s", value=unit.result)}
         messages.append((UNIT_INTERFACES["scope"], own, []))
-    elif unit.type in UNIT_INTERFACES:
+    elif unit.type in UNIT_INTERFACES and unit.type != "slice":  # no property of a slice's own is announced
         messages.append((UNIT_INTERFACES[unit.type], {}, []))
     changed = {}
     for name in _ANNOUNCED:
@@ -200,6 +200,6 @@ _TYPE: dict[str, Callable[[Core, Unit], Value]] = {
     "CPUUsageNSec": _current("cpuacct.usage", "cpuacct"),
     "DelegateControllers": lambda core, unit: (
         "as",
-        sorted(core.realiser.delegated) if unit.delegate else [],
+        sorted(core.realiser.delegated_to(unit)),
     ),
 }

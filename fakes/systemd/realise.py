@@ -88,10 +88,16 @@ class Realiser:
                 mask.discard(controller)
         mask |= wanted
         if unit.delegate:
-            mask |= self.delegated
+            mask |= self.delegated_to(unit)
         if {"cpu", "cpuacct"} & mask and not self.is_v2:
             mask |= {"cpu", "cpuacct"}
         return frozenset(mask)
+
+    def delegated_to(self, unit: Unit) -> frozenset[str]:
+        """The controllers that the unit delegates (unit_get_delegate_mask)."""
+        if not unit.delegate:
+            return NOTHING
+        return self.delegated if unit.delegates is None else self.delegated & unit.delegates
 
     def members(self, unit: Unit) -> frozenset[str]:
         """What the units below need: also what this cgroup must enable for its children."""
@@ -205,8 +211,9 @@ class Realiser:
     def _update_v1_trim_last(self, unit: Unit, target: frozenset[str]) -> list[str]:
         """247 on: make, migrate where membership changed, then trim (unit_update_cgroup)."""
         made = self._make(unit, target)
+        main = self.main.name if self.main is not None else ""
         changed = NOTHING
-        if made or not unit.realised or not unit.delegate:
+        if main in made or not unit.realised or not unit.delegate:
             changed = unit.realised_mask ^ target
         unit.realised, unit.realised_mask = True, target
         if self.main is None or self.main.name not in made:  # one that was just made is empty
@@ -230,7 +237,7 @@ class Realiser:
                 pids = self._tree.procs(self.main.name, unit.cgroup, recursive=True)
             if not pids:
                 return
-            to = self._realised_path(unit, known)
+            to = self._realised_path(unit, known) or ""
             while to and not self._tree.exists(known.name, to):  # cg_migrate_recursive_fallback
                 to = to.rpartition("/")[0]
             moved = 0
@@ -248,14 +255,14 @@ class Realiser:
             if moved:
                 self._said(f"moved {moved} of its processes to {known.name}{to or '/'}", unit.name)
 
-    def _realised_path(self, unit: Unit, known: Known) -> str:
-        """The innermost cgroup from the unit upwards that has the controller; the root where none has."""
+    def _realised_path(self, unit: Unit, known: Known) -> str | None:
+        """The innermost cgroup from the unit upwards that has the controller; None where not even the root has."""
         at: Unit | None = unit
         while at is not None:
             if at.realised and known.controllers & at.realised_mask:
                 return at.cgroup
             at = at.slice
-        return ""
+        return None
 
     def _update_v2(self, unit: Unit, target: frozenset[str]) -> list[str]:
         """mkdir, then the unit's own subtree_control where what its children need has changed."""
@@ -315,15 +322,16 @@ class Realiser:
         if self._profile.attach == "everywhere":
             self._attach_or_above(known, unit.cgroup, pid)
             return
-        if unit.delegate and self.delegated & unit.realised_mask & known.controllers:
+        if unit.delegate and self.delegated_to(unit) & unit.realised_mask & known.controllers:
             try:
                 self._tree.attach(known.name, unit.cgroup, pid)
             except OSError:
                 pass
             else:
                 return
-        # Where nothing up to the root is realised it is the root: seen on a real 247, cpu and blkio of an undelegated scope.
         to = self._realised_path(unit, known)
+        if to is None:
+            return  # not realised at all: the process stays where it is
         if known in self._kept or self._tree.exists(known.name, to):
             self._tree.attach(known.name, to, pid)
         if to != unit.cgroup:
@@ -347,7 +355,7 @@ class Realiser:
         if self.main is not None:
             self._tree.attach(self.main.name, path, pid)
         for known in self._kept:
-            if known.controllers & unit.realised_mask & self.delegated:
+            if known.controllers & unit.realised_mask & self.delegated_to(unit):
                 self._attach_or_above(known, path, pid)
 
     def freeze(self, unit: Unit, *, frozen: bool) -> None:

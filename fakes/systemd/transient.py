@@ -32,13 +32,9 @@ def start_transient(core: Core, sender: str, body: tuple[Any, ...]) -> Job:
 
 
 def check_mode(core: Core, mode: str, reason: str = "bad_mode") -> None:
-    """Refuse a job mode that is not one, or not one for this."""
+    """Refuse a job mode that is not one. Whether it is one for this job is asked when that is made (jobs.py)."""
     if mode not in core.profile.modes:
         raise core.refuse(reason, mode=mode)
-    if mode == "isolate":
-        raise core.refuse("mode_isolate")
-    if mode == "triggering":
-        raise core.refuse("mode_triggering", mode=mode)
 
 
 def check_name(core: Core, name: str) -> None:
@@ -95,6 +91,9 @@ def _carry_out(core: Core, sender: str, unit: Unit, change: properties.Change) -
             core.units.put_in_slice(unit, core.load(change.value))
         case "AddRef" if change.value:
             unit.refs[sender] = unit.refs.get(sender, 0) + 1
+        case name if name in properties.DEPENDENCIES:
+            for other in change.value:
+                core.load(other).referrers[unit] = None
 
 
 def finish_loading(core: Core, unit: Unit) -> None:

@@ -57,7 +57,8 @@ class Unit:
     realised_mask: controllers whose cgroup systemd believes to have made; enabled_mask: its subtree_control (v2) as systemd
     remembers it. refs: how often each bus client holds it. deadline_ns: when its stop times out.
     busy: its cgroup could not be removed when it went down.
-    own_mask, members_mask: caches, None when not valid; family_mask: what a slice's members were last realised for.
+    delegates: the controllers that it delegates, None for all that its version delegates; referrers: units that name this one as a
+    dependency. own_mask, members_mask: caches, None when not valid; family_mask: what a slice's members were last realised for.
     """
 
     name: str
@@ -85,6 +86,8 @@ class Unit:
     own_mask: frozenset[str] | None = None
     members_mask: frozenset[str] | None = None
     family_mask: frozenset[str] | None = None
+    delegates: frozenset[str] | None = None
+    referrers: dict[Unit, None] = field(default_factory=dict)
     result: str = "success"
     was_active: bool = False
     announced: bool = False
@@ -174,6 +177,8 @@ class Units:
             forget_masks(unit.slice)
             unit.slice = None
         self._units.pop(unit.name, None)
+        for other in self._units.values():
+            other.referrers.pop(unit, None)
 
     def find_by_cgroup(self, path: str) -> Unit | None:
         """The unit whose cgroup holds this path, the innermost one."""
