@@ -25,7 +25,7 @@ START = [
     (ALL, X, "nonsense", {"PIDs": [100]}, "D:InvalidArgs", "Job mode nonsense is invalid."),
     (ALL, X, "isolate", {"PIDs": [100]}, "S:NoIsolation", "Operation refused, unit may not be isolated."),
     (OLD, X, "triggering", {}, "D:InvalidArgs", "Job mode triggering is invalid."),
-    (NEW, X, "triggering", {}, "D:InvalidArgs", "--job-mode=triggering is only valid for stop."),
+    (NEW, X, "triggering", {"PIDs": [100]}, "D:InvalidArgs", "--job-mode=triggering is only valid for stop."),
     (
         ("247",),
         X,

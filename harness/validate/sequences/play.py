@@ -123,10 +123,8 @@ class Part:
                 yield message.type.name.lower()
                 continue
             seen = systemd1.view(message)
-            member = message.member
-            if member == "PropertiesChanged":
-                member = f"PropertiesChanged {short(message.body[0])}"
-            yield " ".join(part for part in (member, self.plain(seen.unit), seen.result) if part)
+            what = short(message.body[0]) if message.member == "PropertiesChanged" else seen.result
+            yield " ".join(part for part in (message.member, self.plain(seen.unit), what) if part)
 
 
 class Theatre:
