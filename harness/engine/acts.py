@@ -228,6 +228,8 @@ class Acts:
         elif fault.peer == "bus":
             self._note_peer(fault)
             self._bus(fault.do)
+        elif fault.peer != "systemd":
+            pass  # a command makes its workload itself, and it is not known yet: the fault does not fire
         else:
             self._note_peer(fault)
             if not run.systemd.do(fault.do):
