@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from cgrace.harness.drivers.base import Answer
 from cgrace.harness.drivers.shim import Shim, ShimGone
 from cgrace.harness.scenario.model import Step
-from cgrace.harness.targets.base import Spawned
+from cgrace.harness.targets.base import Sandbox, Spawned
+from cgrace.harness.witnesses.attribution import status_number
+
+ANCESTORS_MAX = 8
 
 
 @dataclass(slots=True)
@@ -38,6 +41,18 @@ class DriverProcess:
         if any(step not in self.answers for step in self.out) or any(answer.done() for answer in self.answers.values()):
             return True
         return not self.gone and not self.shim.gone and bool(pipe_bytes(self.stdout))
+
+
+def owner(sandbox: Sandbox, pid_outer: int) -> str:
+    """The name of the process of a run that this one is, or descends from; "" where it is none of them (any more)."""
+    for _ in range(ANCESTORS_MAX):
+        inner = sandbox.inner(pid_outer)
+        if inner is not None and (name := sandbox.name_of(inner)):
+            return name
+        pid_outer = status_number(pid_outer, b"PPid:")
+        if pid_outer <= 1:
+            break
+    return ""
 
 
 def pipe_bytes(descriptor: int) -> int:

@@ -22,7 +22,7 @@ from cgrace.harness.engine.look import Looker
 from cgrace.harness.engine.manager import FakeSystemd
 from cgrace.harness.engine.opens import Opens
 from cgrace.harness.engine.plan import Due, Keep, Plan
-from cgrace.harness.engine.process import DriverProcess, pipes
+from cgrace.harness.engine.process import DriverProcess, owner, pipes
 from cgrace.harness.engine.real import RealSystemd
 from cgrace.harness.engine.systemd import Systemd
 from cgrace.harness.engine.watch import Watch
@@ -80,6 +80,7 @@ class Run:
         self.record = self.recorder.record
         self.processes: dict[str, DriverProcess] = {}
         self.workloads: dict[str, Spawned] = {}
+        self._starts = ""
         self.wire = Wire(self.plan, self.record, self._process_of)
         self._stem = Path(sandbox.runtime_dir) / sandbox.run
         self.systemd: Systemd = self._make_systemd(bus)
@@ -220,7 +221,9 @@ class Run:
         for name in () if self.built.spec.places_own else self.scenario.workloads:
             await self._start_workload(name)
         for name in self.scenario.processes:
+            self._starts = name
             await self._start_driver(name)
+        self._starts = ""
 
     async def _start_workload(self, name: str) -> None:
         null = os.open("/dev/null", os.O_RDWR)
@@ -353,10 +356,11 @@ class Run:
             self.finish("driver died", f"{name} ended with status {status}")
 
     def _process_of(self, pid_outer: int) -> str:
-        """The name of the driver process behind a connection; a child of it counts as it."""
-        inner = self.sandbox.inner(pid_outer)
-        name = self.sandbox.name_of(inner) if inner is not None else ""
-        return name or next(iter(self.scenario.processes))
+        """The name of the driver process behind a connection; a child of it counts as it.
+
+        Drivers are started one after the other, and one that connects before we know its pid is the one that is being started.
+        """
+        return owner(self.sandbox, pid_outer) or self._starts or next(iter(self.scenario.processes))
 
     def ours(self, process: DriverProcess) -> Ours:
         """For which of a process's descriptors and children we can speak: nothing comes from there unless we make it."""

@@ -140,7 +140,7 @@ class RunWitness:
         """
         asked = (raw.tid, raw.tgid)
         if asked not in self._asked:
-            found = _status_number(raw.tid, b"Tgid:") or raw.tgid or self._tgids.get(raw.tid, 0)
+            found = status_number(raw.tid, b"Tgid:") or raw.tgid or self._tgids.get(raw.tid, 0)
             if found == 0:
                 return 0
             self._asked[asked] = self._tgids[raw.tid] = found
@@ -169,7 +169,7 @@ class RunWitness:
             return Actor.DRIVER
         pid = tgid
         for _ in range(_ANCESTORS_MAX):
-            pid = _status_number(pid, b"PPid:")
+            pid = status_number(pid, b"PPid:")
             if pid in self._actors:
                 return self._actors[pid]
             if pid == self._own_pid and inner is None:
@@ -180,7 +180,7 @@ class RunWitness:
         return Actor.DRIVER if inner is not None or (gone and command in self.commands) else Actor.OTHER
 
 
-def _status_number(pid: int, key: bytes) -> int:
+def status_number(pid: int, key: bytes) -> int:
     """A number in /proc/PID/status, 0 when the process is gone. Works for thread ids too."""
     try:
         descriptor = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
