@@ -43,6 +43,41 @@ def test_call_reply_and_signal_in_order(tmp_path: Path, handler: Recording, litt
     assert handler.ended == [(1, Actor.CGRACE, "the run is over")]
 
 
+def test_what_a_call_causes_comes_in_one_piece(tmp_path: Path, handler: Recording) -> None:
+    """Nobody is woken for an answer and again for the signal behind it."""
+
+    async def main() -> None:
+        async with embedded(tmp_path, handler):
+            client = await Client.connect(tmp_path / "bus")
+            await client.call("AddMatch", "s", "type='signal',member='JobRemoved'")
+            await client.send(client.make("Echo", "su", "a", 5, to=systemd1.NAME))
+            answer = await client.next()
+            assert answer is not None and answer.type is MessageType.REPLY
+            assert [frame.message.member for frame in client.inbox] == ["JobRemoved"]
+
+    run(main())
+
+
+def test_a_bug_between_reading_and_handing_out_leaves_the_bus_in_order(tmp_path: Path) -> None:
+    """What a handler raises ends the relay's context; what came before it was still delivered."""
+
+    class Failing(Recording):
+        def from_driver(self, conn: Connection, frame: Frame) -> None:
+            super().from_driver(conn, frame)
+            if frame.message.member == "Echo":
+                raise RuntimeError("a bug")
+
+    async def main() -> None:
+        async with embedded(tmp_path, Failing()):
+            client = await Client.connect(tmp_path / "bus")
+            await client.send(client.make("GetId") + client.make("Echo", "s", "a", to=systemd1.NAME))
+            answers = [await client.next() for _ in range(3)]
+            assert [m.reply_serial for m in answers if m is not None] == [0, 2, 3]  # the first is NameAcquired
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(main())
+
+
 def test_pipelined_start_a_byte_at_a_time(tmp_path: Path, handler: Recording) -> None:
     """Everything from the NUL to a first call may come in one write, or byte by byte."""
 
