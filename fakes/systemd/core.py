@@ -146,14 +146,16 @@ class Core:
         return bool(self.gc or self.realiser.queue or self.out.units or self.out.jobs)
 
     def between_events(self) -> None:
-        """What the main loop does before it looks at the next event: collect, realise, announce."""
-        if self.gc:
-            self.collect()
-        if self.realiser.queue:
-            self.realiser.run_queue()
-        if self.out.units or self.out.jobs:
-            for unit in self.out.flush():
-                self.gc[unit] = None
+        """What the main loop does before it looks at the next event: collect, realise, announce, until nothing is left to do
+        (manager.c, manager_loop)."""
+        while self.is_busy:
+            if self.gc:
+                self.collect()
+            if self.realiser.queue:
+                self.realiser.run_queue()
+            if self.out.units or self.out.jobs:
+                for unit in self.out.flush():
+                    self.gc[unit] = None
 
     def take(self) -> list[Message]:
         """The messages so far."""

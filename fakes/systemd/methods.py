@@ -21,20 +21,30 @@ _SIGNALS_MAX = 64
 def _job_answer(core: Core, job: Job) -> Answer:
     """A job's path; from 240 on JobNew goes out before the reply."""
     if core.profile.announce_early:
+        if job in core.out.jobs:
+            core.out.changed(job.unit)
         core.out.force_job(job)
     return "o", (job.path,)
 
 
 def _loaded(core: Core, name: str, reason: str) -> Unit:
     """A unit that is in memory, be it as one that was not found; or the refusal of this name."""
+    _check_member(core, name)
     unit = core.units.get(name)
     if unit is None:
         raise core.refuse(reason, unit=name)
     return unit
 
 
+def _check_member(core: Core, name: str) -> None:
+    """No name means the caller's own unit: nobody here has one (bus_get_unit_by_name, bus_load_unit_by_name)."""
+    if not name and core.profile.version >= 229:
+        raise core.refuse("not_member")
+
+
 def _named(core: Core, name: str) -> Unit:
     """Load by name; an invalid one is refused."""
+    _check_member(core, name)
     if not names.unit_type(name):
         raise core.refuse("bad_unit_name", unit=name)
     if names.is_template(name):
@@ -122,8 +132,6 @@ def set_unit_properties(core: Core, sender: str, body: tuple[Any, ...]) -> Answe
 
 def get_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     """The object path of a loaded unit."""
-    if not body[0] and core.profile.version >= 229:
-        raise core.refuse("not_member")
     return "o", (_loaded(core, body[0], "get_not_loaded").path,)
 
 

@@ -84,8 +84,8 @@ class Realiser:
                 continue
             if _is_set(name, value):
                 wanted.add(controller)
-            elif name.endswith("Accounting"):
-                mask.discard(controller)
+            elif name.endswith("Accounting") and (controller != "pids" or unit.type == "slice"):
+                mask.discard(controller)  # but DefaultTasksMax needs pids, except in slices
         mask |= wanted
         if unit.delegate:
             mask |= self.delegated_to(unit)

@@ -77,7 +77,9 @@ def make(core: Core, sender: str, name: str, array: Iterable[Any]) -> Unit:
     unit.at_boot = False
     # From 230 on a transient unit has a file; before, one drop-in for each property.
     unit.fragment = core.profile.version >= 230
-    properties.apply(unit, changes)
+    if properties.apply(unit, changes):
+        unit.invalid = True
+        core.realiser.queue[unit] = None  # for one that is up (cgroup.c, unit_invalidate_cgroup)
     for change in changes:
         _carry_out(core, sender, unit, change)
     return unit
