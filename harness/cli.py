@@ -57,8 +57,12 @@ def _add_where(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--jobs", type=_positive, default=None, metavar="N", help="how many run side by side")
     parser.add_argument(
-        "--target", default="fake", metavar="TARGET", help="where it runs: fake, container:SUITE, container:SUITE:v1"
+        "--target",
+        default="fake",
+        metavar="TARGET",
+        help="where it runs (cgrace targets): fake, container:SUITE, vm:SUITE:v2 ...",
     )
+    parser.add_argument("--allow-host", action="store_true", help="--target host may start units on this very machine")
     parser.add_argument(
         "--bus",
         choices=["embedded", "dbus-daemon", "dbus-broker"],

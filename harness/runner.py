@@ -23,6 +23,7 @@ from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
 from cgrace.harness.drivers.build import build
 from cgrace.harness.engine.ground import Ground
 from cgrace.harness.engine.place import Place, RunSandbox, open_place
+from cgrace.harness.engine.remote import RemoteRuns
 from cgrace.harness.engine.run import Run
 from cgrace.harness.engine.sink import TraceFile
 from cgrace.harness.errors import CgraceError, StoreError, UnavailableError
@@ -209,11 +210,14 @@ async def run_cases(
     built = await prepare(drivers, on_event)
     layouts = sorted({case.setting.layout for case in cases})
     cores = len(os.sched_getaffinity(0))
-    jobs = jobs or (cores if target.is_real else JOBS_DEFAULT)
+    jobs = 1 if target.is_alone else jobs or (cores if target.is_real else JOBS_DEFAULT)
 
     async def run_all(run: Callable[[Case], Awaitable[CaseResult]]) -> list[CaseResult]:
         return await _run_all(cases, run, jobs=jobs, again_jobs=cores, admits=admits, on_result=on_result)
 
+    if target.is_remote:
+        async with RemoteRuns.open(target, layouts, built, store, on_event) as remote:
+            return await run_all(lambda case: remote.run(case, expect_clean))
     team_size = min(cores, WORKERS_MAX, jobs if target.is_real else WORKERS_MAX)
     if len(cases) < CASES_FOR_WORKERS or team_size == 1:
         async with open_place(built, layouts, on_event, bus=bus, name=target, machines=jobs) as place:

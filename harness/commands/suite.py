@@ -103,7 +103,7 @@ def target_of(args: argparse.Namespace) -> TargetName:
     """The target; UsageError for one that there is not, or that does not go with the other options."""
     from cgrace.harness.targets.registry import parse_target
 
-    name = parse_target(getattr(args, "target", "fake"))
+    name = parse_target(getattr(args, "target", "fake"), allow_host=getattr(args, "allow_host", False))
     if name.is_real and args.bus != "embedded":
         raise UsageError(f"--bus is what stands behind the fake systemd; {name.text} has a bus of its own")
     return name

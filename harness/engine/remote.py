@@ -6,6 +6,7 @@ the snapshot undoes. A machine that is lost makes what was to run there inconclu
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Final
 
 from cgrace.harness.drivers.base import BuiltDriver
 from cgrace.harness.drivers.gobuild import build_go_program
-from cgrace.harness.errors import CgraceError, UnavailableError
+from cgrace.harness.errors import CgraceError, StoreError, UnavailableError
 from cgrace.harness.proc.workers import Worker, WorkerDied
 from cgrace.harness.suite import Case, CaseResult
 from cgrace.harness.targets.registry import UNDONE, TargetName
@@ -64,6 +65,8 @@ class RemoteRuns:
             result = await bench.run(case, expect_clean)
             if self._store is not None and result.trace is not None:
                 result = dataclasses.replace(result, trace=await bench.fetch(result.trace, self._store))
+        except StoreError:
+            raise
         except CgraceError as error:
             judgement = Judgement(outcome=Outcome.INCONCLUSIVE, findings=(), reasons=(str(error),))
             cannot = isinstance(error, UnavailableError)
@@ -109,7 +112,7 @@ class _Bench:
         if not done.ok:
             raise CgraceError(f"the trace of a run inside {self._machine.name} cannot be fetched", detail=done.tail)
         here = store / path.name
-        here.write_bytes(done.stdout)
+        await asyncio.to_thread(_write, here, done.stdout)
         await self._machine.channel.run(["rm", "-f", str(path)])
         return here
 
@@ -139,6 +142,14 @@ class _Bench:
             raise self._lost from None
         assert isinstance(result, CaseResult)
         return result
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}", hint="--store DIR with room") from None
 
 
 def _machine_for(name: TargetName, layout: str) -> str | None:

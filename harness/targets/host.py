@@ -110,9 +110,12 @@ class HostTarget(MachineRuns):
 
     def _wake(self) -> None:
         for hierarchy in self.hierarchies:
-            for path in hierarchy.root.rglob(f"{PREFIX}*/"):
-                thaw(str(path))
-                resume(processes_in(str(path)))
+            # os.walk passes over what goes away meanwhile: the machine's own units come and go.
+            for folder, names, _ in os.walk(hierarchy.root):
+                for name in names:
+                    if name.startswith(PREFIX):
+                        thaw(f"{folder}/{name}")
+                        resume(processes_in(f"{folder}/{name}"))
 
     def _set_up(self) -> None:
         try:

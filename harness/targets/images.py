@@ -65,12 +65,12 @@ needs() {{ apt-cache depends "$1" | sed -n 's/^ *\\(Pre\\)\\{{0,1\\}}Depends: \\
 real=$(needs {KERNEL} | head -n 1)
 mkdir "$1/kernel"; cd "$1/kernel"; apt-get -q download "$real" $(needs "$real")
 for package in ./*.deb; do dpkg-deb -x "$package" tree; rm "$package"; done
-mkdir -p "$1/usr/lib/modules"
+modules=$(cd "$1/lib" && pwd -P)/modules; mkdir -p "$modules"
 for folder in tree/lib/modules tree/usr/lib/modules; do
-if [ -d $folder ]; then mv $folder/* "$1/usr/lib/modules/"; fi; done
-for kernel in tree/boot/vmlinuz-* "$1"/usr/lib/modules/*/vmlinuz; do
+if [ -d $folder ]; then mv $folder/* "$modules/"; fi; done
+for kernel in tree/boot/vmlinuz-* "$modules"/*/vmlinuz; do
 if [ -f "$kernel" ]; then mv "$kernel" vmlinuz; fi; done
-[ -f vmlinuz ]; rm -rf tree; chroot "$1" depmod "$(ls "$1/usr/lib/modules")"
+[ -f vmlinuz ]; rm -rf tree; chroot "$1" depmod "$(ls "$modules")"
 """
 _IMAGE_HOOKS: Final = (*HOOKS, _KERNEL_HOOK, 'rm -f "$1"/etc/ssh/ssh_host_*')
 
@@ -157,7 +157,7 @@ def _path() -> str:
 def _finish_root(suite: str, root: Path, entry: Path) -> dict[str, Any]:
     """Take the kernel out, put our files in; what the image is."""
     versions = roots_build.package_versions(root, PACKAGES)
-    kernels = sorted(path.name for path in (root / "usr/lib/modules").iterdir())
+    kernels = sorted(path.name for path in (root / "lib/modules").iterdir())
     if "systemd" not in versions or len(kernels) != 1:
         raise TargetError(f"the image of {suite} was built without systemd or its kernel")
     (root / "kernel/vmlinuz").rename(entry / "vmlinuz")
@@ -165,7 +165,7 @@ def _finish_root(suite: str, root: Path, entry: Path) -> dict[str, Any]:
     for path, content in _FILES.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(content, encoding="utf-8")
-    (entry / "modules.img").write_bytes(images_initrd.modules(root / "usr/lib/modules" / kernels[0]))
+    (entry / "modules.img").write_bytes(images_initrd.modules(root / "lib/modules" / kernels[0]))
     return {"suite": suite, "packages": versions, "kernel": kernels[0]}
 
 

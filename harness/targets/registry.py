@@ -12,15 +12,21 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from cgrace.harness.errors import TargetError, UsageError
+from cgrace.harness.errors import TargetError, UnavailableError, UsageError
 from cgrace.harness.targets.fake import FakeTarget
+from cgrace.harness.targets.host import HostTarget
+from cgrace.harness.targets.images import build_image
 from cgrace.harness.targets.machine import MachineSandbox
 from cgrace.harness.targets.pool import ContainerPool
+from cgrace.harness.targets.remote import look_at
 from cgrace.harness.targets.roots import build_root
 from cgrace.harness.targets.sandbox import FakeSandbox
 
-KINDS: Final = ("fake", "container")
+KINDS: Final = ("fake", "container", "vm", "ssh", "host")
+REMOTE: Final = ("vm", "ssh")  # cgrace itself runs inside, and there the target is the host (engine/remote.py)
 LAYOUTS: Final = ("v1", "v2")
+HYBRID: Final = "hybrid"  # of a vm: v1 with systemd in a v2 of its own
+UNDONE: Final = "the machine is not as it was before the last run"
 V1_ENDS: Final = 258  # the first systemd without cgroup v1 (systemd-behaviour: release notes of 258)
 _HINT: Final = "--target fake, or a booted systemd: --target container:bookworm, container:bookworm:v1"
 
@@ -28,12 +34,13 @@ _HINT: Final = "--target fake, or a booted systemd: --target container:bookworm,
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetName:
     """A target as it is called. text: as given. kind: of KINDS; place: what comes behind it ("bookworm"); layout: the one that was
-    asked for, "" for whichever scenarios want."""
+    asked for, "" for whichever scenarios want. shown: another name for it in traces, where cgrace runs inside of it."""
 
     text: str
     kind: str
     place: str = ""
     layout: str = ""
+    shown: str = ""
 
     @property
     def is_real(self) -> bool:
@@ -41,9 +48,24 @@ class TargetName:
         return self.kind != "fake"
 
     @property
+    def is_alone(self) -> bool:
+        """Whether it has one run at a time."""
+        return self.is_remote or self.kind == "host"
+
+    @property
+    def wanted(self) -> str:
+        """The layout that scenarios have to be about, "" for any."""
+        return "v1" if self.layout == HYBRID else self.layout
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether cgrace runs inside of it."""
+        return self.kind in REMOTE
+
+    @property
     def base(self) -> str:
         """Its name without the layout: "container:bookworm"."""
-        return f"{self.kind}:{self.place}" if self.place else self.kind
+        return self.shown or (f"{self.kind}:{self.place}" if self.place else self.kind)
 
     @property
     def slug(self) -> str:
@@ -73,27 +95,65 @@ class Target(Protocol):
         ...
 
 
-def parse_target(text: str) -> TargetName:
-    """UsageError for what is no target's name."""
+class _Host:
+    """This machine as a target: runs one after the other, and no more once one of them left what could not be undone."""
+
+    def __init__(self, host: HostTarget) -> None:
+        self._host = host
+
+    @contextlib.asynccontextmanager
+    async def sandbox(self, layout: str = "v1") -> AsyncIterator[MachineSandbox]:
+        if layout != self._host.layout:
+            raise UnavailableError(f"it is about cgroup {layout}, and this machine has {self._host.layout}")
+        if self._host.dirty:
+            raise TargetError(f"{UNDONE}: {self._host.dirty}", hint="cgrace clean")
+        async with self._host.sandbox() as sandbox:
+            yield sandbox
+
+
+def parse_target(text: str, *, allow_host: bool = False) -> TargetName:
+    """UsageError for what is no target's name. allow_host: whether this very machine may be one."""
     kind, _, rest = text.partition(":")
     place, layout = rest, ""
-    if rest.rpartition(":")[2] in LAYOUTS:
+    if rest.rpartition(":")[2] in (*LAYOUTS, *((HYBRID,) if kind == "vm" else ())):
         place, _, layout = rest.rpartition(":")
     if kind not in KINDS:
         raise UsageError(f"there is no target {text!r}", hint=_HINT)
     if kind == "fake" and rest:
         raise UsageError(f"target fake takes no {rest!r}: scenarios say which systemd and layout", hint=_HINT)
-    if kind == "container" and not place:
-        raise UsageError("which container? A Debian suite's name has to follow", hint=_HINT)
+    if kind in ("container", "vm") and not place:
+        raise UsageError(f"which {kind}? A Debian suite's name has to follow", hint=_HINT)
+    if kind == "ssh" and (not place or place.startswith("-") or layout):
+        raise UsageError(
+            "which host? Its name as ssh takes it has to follow, and its layout is its own", hint="ssh:HOST"
+        )
+    if kind == "host":
+        if rest:
+            raise UsageError(f"target host takes no {rest!r}: it is this machine", hint="--target host")
+        if not allow_host:
+            raise UsageError("target host starts units on this very machine", hint="allow it: --allow-host")
     return TargetName(text=text, kind=kind, place=place, layout=layout)
 
 
 async def describe(name: TargetName, progress: Callable[[str], None] = lambda _: None) -> Facts:
     """What a real target will be; builds its root where that is not built yet. TargetError where it cannot be had."""
-    root = await build_root(name.place, progress=progress)
-    version = str(root.note.get("packages", {}).get("systemd", ""))
+    match name.kind:
+        case "ssh":
+            layouts: tuple[str, ...]
+            seen = await look_at(name.place)
+            version, layouts = seen.systemd, ("v1" if seen.layout == HYBRID else seen.layout,)
+        case "host":
+            async with HostTarget.open(allow_host=True) as host:
+                version, layouts = host.version, (host.layout,)
+        case "vm":
+            image = await build_image(name.place, progress=progress)
+            version, layouts = str(image.note.get("packages", {}).get("systemd", "")), LAYOUTS
+        case _:
+            root = await build_root(name.place, progress=progress)
+            version, layouts = str(root.note.get("packages", {}).get("systemd", "")), LAYOUTS
     systemd = systemd_number(version)
-    layouts = LAYOUTS if systemd < V1_ENDS else ("v2",)
+    if systemd >= V1_ENDS:
+        layouts = ("v2",)
     return Facts(name=name, version=version, systemd=systemd, layouts=layouts)
 
 
@@ -114,6 +174,9 @@ async def open_target(
     if name.kind == "container":
         async with ContainerPool.open(name.place, layouts, machines=machines, progress=progress) as pool:
             yield pool
+    elif name.kind == "host":
+        async with HostTarget.open(allow_host=True) as host:
+            yield _Host(host)
     else:
         async with FakeTarget.open(layouts) as fake:
             yield fake

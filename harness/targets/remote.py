@@ -14,7 +14,7 @@ from typing import Final
 from cgrace.harness.errors import TargetError, UsageError
 from cgrace.harness.targets import owner
 from cgrace.harness.targets.images import LAYOUTS
-from cgrace.harness.targets.remote_machine import RemoteMachine
+from cgrace.harness.targets.remote_machine import Facts, RemoteMachine
 from cgrace.harness.targets.ssh import SshChannel
 from cgrace.harness.targets.sweep import record_owner, sweep
 from cgrace.harness.targets.vm import VmTarget
@@ -92,6 +92,13 @@ async def open_machine(text: str, *, progress: Callable[[str], None] = lambda _:
     else:
         async with _ssh(name, progress) as machine:
             yield machine
+
+
+async def look_at(host: str) -> Facts:
+    """What the user's machine is, without putting anything there."""
+    with runtime_folder() as folder:
+        async with SshChannel.open(host, folder=folder) as channel:
+            return await RemoteMachine(f"ssh:{host}", lambda: channel, "", lambda: "").look()
 
 
 @contextlib.asynccontextmanager

@@ -27,7 +27,7 @@ _LOOK: Final = (
     "stat -f -c %T /sys/fs/cgroup 2>/dev/null || echo none"
 )
 _LOOK_LINES: Final = 5
-_END_S_MAX: Final = 15.0
+_ANSWER_S_MAX: Final = 5.0  # of a connection that may be dead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +57,7 @@ class RemoteMachine:
         self._last_words = last_words
         self._facts: Facts | None = None
         self._python = ""
+        self._said: dict[Worker, asyncio.Future[bytes]] = {}
 
     @property
     def channel(self) -> SshChannel:
@@ -75,7 +76,7 @@ class RemoteMachine:
 
     async def prepare(self, progress: Callable[[str], None] = lambda _: None) -> None:
         """Look at it and put cgrace there; TargetError where it is no machine to work on."""
-        self._facts = await self._look()
+        self._facts = await self.look()
         if not self.facts.systemd:
             raise TargetError(f"{self.name} has no systemd")
         if self.facts.uid != 0:
@@ -111,18 +112,25 @@ class RemoteMachine:
         process = await self.channel.start(words, env=self._environment(None))
         said = asyncio.ensure_future(_drain(process))
         worker = Worker(process)
+        self._said[worker] = said
         reading = asyncio.ensure_future(worker.read())
         try:
             yield worker
         except WorkerDied as error:
-            if not self.channel.lives:
-                raise self.channel.lost() from error
-            tail = (await said).decode(errors="replace")
-            raise TargetError(
-                f"cgrace inside {self.name} ended", detail=tail.strip() or self.console_tail(), hint=error.hint
-            ) from error
+            raise await self.why_lost(worker) from error
         finally:
+            self._said.pop(worker, None)
             await asyncio.shield(asyncio.ensure_future(_end(process, worker, reading, said)))
+
+    async def why_lost(self, worker: Worker) -> TargetError:
+        """What to say of a worker that ended before it had answered: the machine is gone, or the worker alone."""
+        with contextlib.suppress(TargetError):
+            if (await self.channel.run(["true"], timeout_s=_ANSWER_S_MAX)).ok:
+                tail = (await self._said[worker]).decode(errors="replace").strip()
+                return TargetError(
+                    f"cgrace inside {self.name} ended", detail=tail or self.console_tail(), hint="run it again"
+                )
+        return self.channel.lost()
 
     async def put_builds(self, folders: Sequence[Path]) -> None:
         """Put entries of the build cache there, where cgrace inside looks for them."""
@@ -141,7 +149,8 @@ class RemoteMachine:
     def _environment(self, env: Mapping[str, str] | None) -> dict[str, str]:
         return {"PYTHONPATH": f"{self.base}/package", "XDG_CACHE_HOME": f"{self.base}/cache", **(env or {})}
 
-    async def _look(self) -> Facts:
+    async def look(self) -> Facts:
+        """What it is; it is asked each time."""
         done = await self.channel.run(["sh", "-c", _LOOK], timeout_s=60)
         lines = done.text.splitlines()
         if len(lines) != _LOOK_LINES:
