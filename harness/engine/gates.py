@@ -1,6 +1,6 @@
 """Job gates on a real systemd, by its own rules: the unit is ordered after a start job that waits until we cancel it.
 
-`cgrace-gate-N.service` is a oneshot that never ends by itself; a gate is one more transient service that is ordered After= it,
+`cgrace-gate-0.service` is a oneshot that never ends by itself; a gate is one more transient service that is ordered After= it,
 and Before= the unit: its start job can only wait. Systemd orders the unit's own start job behind it, whoever asks for that job and
 however (src/core/job.c, job_is_runnable). CancelJob ends the gate's job, and what waited behind it is run
 (job_finish_and_invalidate). So no message of the driver's is touched, slices that only come along as parents can be gated, too,
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -23,9 +22,9 @@ from cgrace.harness.engine.control import Control
 from cgrace.harness.errors import TargetError
 
 PREFIX: Final = "cgrace-gate-"
+BASE: Final = f"{PREFIX}0.service"
 SYSTEMD_MIN: Final = 228
 _SLEEP: Final = "/bin/sleep"
-_numbers: Final = itertools.count(1)
 
 
 def is_gate(unit: str) -> bool:
@@ -46,12 +45,11 @@ class Gates:
         """One for each fault, all closed. TargetError where systemd does not take them."""
         if not faults:
             return
-        number = next(_numbers)
-        self._base = f"{PREFIX}{number}.service"
+        self._base = BASE
         wanted = [self._service(self._base, [])]
         for count, fault in enumerate(faults, 1):
             order = [["After", _names(self._base)], ["Before", _names(fault.unit)]]
-            wanted.append(self._service(f"{PREFIX}{number}-{count}.service", order))
+            wanted.append(self._service(f"{PREFIX}{count}.service", order))
         answers = await asyncio.gather(*wanted)
         for fault, answer in zip(faults, answers[1:], strict=True):
             self._jobs[fault.id] = _job_number(answer)
