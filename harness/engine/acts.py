@@ -42,6 +42,7 @@ class Acts:
         self._run = run
         self.killed: set[str] = set()
         self.paused: set[str] = set()
+        self._dying: dict[str, ft.Peer] = {}  # workloads that we killed and that are not reaped yet
         self._frozen: list[tuple[Hierarchy, ft.FreezeCgroup]] = []
         self._alive: set[str] = set()
         self._none_alive = asyncio.Event()
@@ -59,6 +60,12 @@ class Acts:
         self._alive.discard(name)
         if not self._alive:
             self._none_alive.set()
+
+    def died(self, name: str) -> None:
+        """It is gone, and systemd knows: a fault that killed a workload has come true, and what follows from it may happen."""
+        fault = self._dying.pop(name, None)
+        if fault is not None:
+            self._note_peer(fault)
 
     async def reaped(self) -> None:
         """Wait until every process of the run has been reaped."""
@@ -223,7 +230,10 @@ class Acts:
                 return
             if fault.do == "kill":
                 self.killed.add(fault.peer)
-            self._note_peer(fault)
+            if fault.do == "kill" and fault.peer in run.workloads and fault.peer in self._alive:
+                self._dying[fault.peer] = fault
+            else:
+                self._note_peer(fault)
             run.sandbox.signal(known[fault.peer], number)
         elif fault.peer == "bus":
             self._note_peer(fault)

@@ -344,6 +344,7 @@ class Run:
                 self.finish("error", "the sandbox ended: somebody killed its init")
             return
         self.systemd.process_ended()
+        self.acts.died(name)
         expected = name in self.acts.killed
         process = self.processes.get(name)
         if process is not None:
