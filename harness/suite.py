@@ -14,7 +14,8 @@ from cgrace.harness.verdict import Judgement
 class Case:
     """One scenario in one of its settings on one driver. `turn` tells repetitions of the same case apart, from 0.
 
-    target: where it runs, without the layout. recorded: its scenario expects what was seen there before, and not what history says.
+    target: where it runs, without the layout. recorded: its scenario expects what was seen there before, and not what history
+    says; note: why that is otherwise than history has it, where it is.
     """
 
     scenario: Scenario
@@ -23,6 +24,7 @@ class Case:
     turn: int = 0
     target: str = "fake"
     recorded: bool = False
+    note: str = ""
 
     @property
     def id(self) -> str:

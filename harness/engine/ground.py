@@ -9,6 +9,7 @@ from cgrace.harness.drivers.base import DriverSpec
 from cgrace.harness.scenario.model import Scenario, Setting
 from cgrace.harness.scenario.real import placed_on, settings_on
 from cgrace.harness.scenario.recorded import Recorded, Row, file_of, read, story_of
+from cgrace.harness.scenario.rules import Rule, read_rules, why
 from cgrace.harness.suite import Case
 from cgrace.harness.targets.registry import Facts
 
@@ -19,6 +20,7 @@ class Ground:
 
     facts: Facts
     folder: Path
+    _rules: tuple[Rule, ...] | None = None
     _read: dict[tuple[str, str], Recorded | None] = field(default_factory=dict)
 
     def settings(self, scenario: Scenario) -> tuple[Setting, ...]:
@@ -36,8 +38,21 @@ class Ground:
         """One driver there, held against what was recorded of it, or where nothing was against the scenario's own words."""
         row = self.row(scenario, setting.layout, driver.name)
         placed = placed_on(scenario, setting, row, generation=driver.generation, release=driver.release)
-        target = self.facts.name.base
-        return Case(scenario=placed, setting=setting, driver=driver, target=target, recorded=row is not None)
+        return Case(
+            scenario=placed,
+            setting=setting,
+            driver=driver,
+            target=self.facts.name.base,
+            recorded=row is not None,
+            note=why(self.rules, scenario.name, driver.name, systemd=self.facts.systemd, layout=setting.layout),
+        )
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Why rows come out there as they do."""
+        if self._rules is None:
+            self._rules = read_rules(self.folder)
+        return self._rules
 
     def row(self, scenario: Scenario, layout: str, driver: str) -> Row | None:
         """What was recorded of a driver."""

@@ -144,7 +144,8 @@ def _verdict(row: Row, standard: str) -> Text:
             for r in row.results
             for e in row.scenario.expected(r.case.driver.generation, row.setting, r.case.driver.release)
         ]
-        notes = "; ".join(dict.fromkeys(e.note for e in applied if e.note)) if standard == HISTORY else ""
+        told = [e.note for e in applied] if standard == HISTORY else [r.case.note for r in row.results]
+        notes = "; ".join(dict.fromkeys(note for note in told if note)) if standard in (HISTORY, RECORDED) else ""
         return Text(same + (f" ({notes})" if notes else ""), style="green")
     names = ", ".join(dict.fromkeys(r.case.driver.name for r in wrong))
     return Text(f"{otherwise} {names}", style="bold red")
