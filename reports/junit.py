@@ -75,6 +75,7 @@ def _case_properties(case: Case) -> list[tuple[str, str]]:
         ("driver", case.driver.name),
         ("generation", case.driver.generation),
         ("version", f"{case.driver.module} {case.driver.version}"),
+        ("target", case.target),
         ("profile", case.setting.profile),
         ("layout", case.setting.layout),
     ]

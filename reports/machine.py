@@ -14,7 +14,7 @@
 RESULT
     case       how people select it: "runc_1780/late_job[219-rhel7.4:v1]-async"
     scenario, file, title, issue, rows
-    profile, layout
+    target, profile, layout
     driver     {"name", "generation", "module", "version"}
     outcome    "reproduced" | "clean" (these two pass) | "regressed" | "vanished" | "inconclusive"
     passed     whether that is what history says
@@ -134,6 +134,7 @@ def result_data(result: CaseResult) -> dict[str, Any]:
         "title": scenario.title,
         "issue": scenario.issue,
         "rows": list(scenario.rows),
+        "target": result.case.target,
         "profile": setting.profile,
         "layout": setting.layout,
         "driver": {

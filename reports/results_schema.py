@@ -83,7 +83,8 @@ _RESULT = _table(
         "title": _text("what happens in it"),
         "issue": _text('"owner/repository#number", or ""'),
         "rows": _list(_LINES, "rows of the story that it serves"),
-        "profile": _text("which systemd"),
+        "target": _text('where it ran: "fake", "container:bookworm"'),
+        "profile": _text("which systemd: a profile of the fake, or the number of the target's own"),
         "layout": _text('the cgroup layout, "v1" or "v2"'),
         "driver": _table(
             "what drove the cgroups",
