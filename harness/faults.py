@@ -94,13 +94,14 @@ class Amend(Fault):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forge(Fault):
     """Relay: at the point, every driver connection with a matching rule gets this signal. Only JobRemoved and the like:
-    `job` is a job's path or "job of UNIT" for the newest one of that unit."""
+    `job` is a job's path or "job of UNIT" for the newest one of that unit; `times`: so many of them, one behind the other."""
 
     when: Point
     member: str
     unit: str
     job: str
     result: str = "done"
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -191,7 +191,8 @@ class Acts:
             body=(number, job or f"{MANAGER_PATH}/job/0", fault.unit, fault.result),
         )
         for line in self._lines(fault, "signals"):
-            self._run.wire.forge(line, message, fault)
+            for _ in range(fault.times):
+                self._run.wire.forge(line, message, fault)
 
     def _lines(self, fault: ft.Fault, which: str) -> list[Line]:
         """The connections that a fault is about; where a driver that uses the bus has none, that ends the run."""

@@ -100,6 +100,7 @@ def _forge(section: Section, names: Names, identity: str) -> f.Fault | None:
         unit=match.unit,
         job=job,
         result=section.get("result", "done"),
+        times=section.get("times", 1),
     )
 
 

@@ -117,6 +117,7 @@ FAULT = Verbs(
             ),
             Key("job", Text("a job's path, or 'job of UNIT'"), "the job; by default the newest one of the unit"),
             Key("result", Word(words.JOB_RESULTS, "a job's result"), "its result; 'done' by default"),
+            Key("times", Number(1), "how many of them, one behind the other; 1 by default"),
         ),
         _at_point(
             "disconnect",

@@ -213,6 +213,7 @@ _FAULTS: dict[type[Fault], Callable[[Any], dict[str, Any]]] = {
         "when": str(x.when),
         "job": x.job if x.job != f"job of {x.unit}" else "",
         "result": x.result if x.result != "done" else "",
+        "times": _nth(x.times),
     },
     f.Disconnect: lambda x: {"disconnect": x.which, "when": str(x.when)},
     f.StopReading: lambda x: {
