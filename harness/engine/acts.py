@@ -186,11 +186,15 @@ class Acts:
             path=MANAGER_PATH,
             interface=MANAGER_INTERFACE,
             member=fault.member,
-            sender=self._run.systemd.unique_name,
+            sender=fault.sender or self._run.systemd.unique_name,
             signature="uoss",
             body=(number, job or f"{MANAGER_PATH}/job/0", fault.unit, fault.result),
         )
-        for line in self._lines(fault, "signals"):
+        lines = self._lines(fault, "signals")
+        heard = [line for line in lines if not fault.sender or line.hears(message, (fault.sender,))]
+        if lines and not heard:
+            self._fired(fault, f"{fault.member} of {fault.unit} made up by {fault.sender}, which nobody listens to")
+        for line in heard:
             for _ in range(fault.times):
                 self._run.wire.forge(line, message, fault)
 
@@ -230,6 +234,7 @@ class Acts:
                 self.failed(fault, f"'{fault.do}' cannot be done to a process")
                 return
             if fault.do == "kill":
+                run.looker.parting(fault.peer)
                 self.killed.add(fault.peer)
             if fault.do == "kill" and fault.peer in run.workloads and fault.peer in self._alive:
                 self._dying[fault.peer] = fault

@@ -99,9 +99,16 @@ class Looker:
         if step.do == "destroy":
             for claim in mine:
                 del self._claims[claim.step.id]
-        else:
+        elif step.do == "apply":
             for unit in (step.unit, *ancestors(step.parent), step.parent):  # slices above come back with what is below
                 self._destroyed.pop(unit, None)
+
+    def parting(self, workload: str) -> None:
+        """The scenario kills it: look at what is claimed for it. From then on its scope may end by itself, and rightly so."""
+        if self._idle():
+            for claim in [claim for claim in self._claims.values() if claim.step.workload == workload]:
+                self._look(claim)
+                del self._claims[claim.step.id]
 
     def look_all(self) -> None:
         """The look at the end of the run."""
