@@ -130,7 +130,10 @@ def _named(directory: str) -> Iterator[os.DirEntry[str]]:
 def _folders() -> Iterator[_Find]:
     for directory in dict.fromkeys((tempfile.gettempdir(), "/tmp")):
         for entry in _named(directory):
-            info = entry.stat(follow_symlinks=False)
+            try:
+                info = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:  # its owner, who lives, has just removed it
+                continue
             # Anybody can make a directory of that name in /tmp: ours belongs to us and is closed to others.
             if info.st_uid == os.geteuid() and stat.S_IMODE(info.st_mode) == 0o700:
                 yield _Find(kind="folder", owner=entry.name, path=entry.path, shown=entry.path)
