@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from cgrace.fakes.systemd.jobs import Job, Jobs
 from cgrace.fakes.systemd.outbox import Outbox
 from cgrace.fakes.systemd.profile import Profile
-from cgrace.fakes.systemd.properties import Checker
+from cgrace.fakes.systemd.properties import Change, Checker, apply
 from cgrace.fakes.systemd.readable import describe
 from cgrace.fakes.systemd.realise import Realiser
 from cgrace.fakes.systemd.refusal import Refuse, refuser
@@ -27,7 +27,8 @@ class Core:
 
     gc: units to look at for collection. now_ns: time as the shell tells it.
 
-    watched: units whose cgroup is watched for emptiness. freezing: calls whose answer waits for the kernel.
+    controls: what SetUnitProperties left as files for units that are not transient. watched: units whose cgroup is watched for
+    emptiness. freezing: calls whose answer waits for the kernel.
     """
 
     profile: Profile
@@ -41,6 +42,7 @@ class Core:
     jobs: Jobs = field(init=False)
     realiser: Realiser = field(init=False)
     checker: Checker = field(init=False)
+    controls: dict[str, list[Change]] = field(default_factory=dict)
     gc: dict[Unit, None] = field(default_factory=dict)
     watched: dict[Unit, None] = field(default_factory=dict)
     now_ns: int = 0
@@ -48,11 +50,18 @@ class Core:
 
     def __post_init__(self) -> None:
         self.refuse = refuser(self.profile)
-        self.units = Units(self._loaded)
+        self.units = Units(self._loaded, self.named)
         self.out = Outbox(self.profile.announce_early, lambda unit, job: describe(self, unit, job))
-        self.jobs = Jobs(self.units, self.refuse, self._job_event, self.end_job, self.out.queued)
+        self.jobs = Jobs(
+            self.units,
+            self.refuse,
+            self._job_event,
+            self.end_job,
+            self.out.queued,
+            by_priority=self.profile.version >= 247,
+        )
         self.realiser = Realiser(self.profile, self.tree, self.said)
-        self.checker = Checker(self.profile, self.refuse, self.tree.outer)
+        self.checker = Checker(self.profile, self.refuse, self.tree.outer, self.load)
 
     def said(self, text: str, unit: str = "") -> None:
         """A line of the log."""
@@ -66,8 +75,15 @@ class Core:
         return self.units.load(name)
 
     def _loaded(self, unit: Unit) -> None:
+        apply(unit, self.controls.get(unit.name, ()))
         self.out.changed(unit)
         self.gc[unit] = None
+
+    def named(self, unit: Unit) -> None:
+        """Another unit is in this slice now, or names this unit as a dependency: later versions announce it (unit.c,
+        unit_add_dependency; seen on 252, not on 247)."""
+        if self.profile.version >= 249:
+            self.out.changed(unit)
 
     def set_state(self, unit: Unit, sub: Sub) -> None:
         """Change a unit's state: tell the observer and the bus, remove the cgroup of what went down."""

@@ -39,9 +39,18 @@ class Job:
         return systemd1.job_path(self.id)
 
 
+def _required_by(unit: Unit) -> set[str]:
+    """Whose stop is a stop of this unit, too (unit-dependency-atom.c, UNIT_ATOM_PROPAGATE_STOP of the inverse)."""
+    return {name for kind in ("Requires", "Requisite", "BindsTo", "PartOf") for name in unit.settings.get(kind, ())}
+
+
+def _priority(job: Job) -> tuple[bool, int, str]:
+    return job.unit.type != "scope", -int(job.unit.settings.get("CPUWeight", 100)), job.unit.name
+
+
 class Jobs:
     """Every queued or running job. `finish` is the manager's: it sends JobRemoved and tells the observer; `queued` hears
-    of each new one."""
+    of each new one. by_priority: in which order those run that may."""
 
     def __init__(
         self,
@@ -50,7 +59,10 @@ class Jobs:
         observe: Callable[[ev.Event], None],
         finish: Callable[[Job, str], None],
         queued: Callable[[Job], None],
+        *,
+        by_priority: bool,
     ) -> None:
+        self._sorted = by_priority
         self._units = units
         self._refuse = refuse
         self._observe = observe
@@ -90,7 +102,7 @@ class Jobs:
 
     def enqueue(self, unit: Unit, kind: str, mode: str, client: str, ids: int = 0) -> Job:
         """A transaction: the job, those that it pulls in, and the end of those that it replaces. `ids`: how many it uses up."""
-        self._check_mode(kind, mode)
+        self.check_mode(kind, mode)
         alone = mode in ("ignore-dependencies", "ignore-requirements")
         wanted = [unit] if alone else self._starting(unit) if kind == "start" else self._stopping(unit)
         for each in wanted:
@@ -107,7 +119,7 @@ class Jobs:
         self.dirty = True
         return job
 
-    def _check_mode(self, kind: str, mode: str) -> None:
+    def check_mode(self, kind: str, mode: str) -> None:
         """Refuse a mode that is not one for this job (manager_add_job)."""
         if mode == "isolate":
             raise self._refuse("mode_isolate" if kind == "start" else "isolate_not_start")
@@ -115,8 +127,9 @@ class Jobs:
             raise self._refuse("mode_triggering", mode=mode)
 
     def _starting(self, unit: Unit) -> list[Unit]:
-        """The unit and what it pulls in that is not up: the slices above, Requires=, Wants=."""
-        wanted, todo = [unit], [unit]
+        """The unit and what it pulls in that is not up: the slices above, Requires=, Wants=; also what those pull in that are
+        up, whose own jobs are redundant (transaction_add_job_and_dependencies, transaction_drop_redundant)."""
+        wanted, todo, seen = [unit], [unit], {unit}
         while todo:
             at = todo.pop(0)
             pulled = [at.slice] if at.slice is not None else []
@@ -127,9 +140,12 @@ class Jobs:
                 if other.load == "loaded":
                     pulled.append(other)
             for each in pulled:
-                if not each.is_active and each not in wanted and each.type in ("slice", "scope"):
+                if each in seen or each.type not in ("slice", "scope"):
+                    continue
+                seen.add(each)
+                todo.append(each)
+                if not each.is_active or each.job is not None:
                     wanted.append(each)
-                    todo.append(each)
         return wanted
 
     def _required(self, name: str) -> Unit:
@@ -139,12 +155,16 @@ class Jobs:
         return other
 
     def _stopping(self, unit: Unit) -> list[Unit]:
-        """The unit and, for a slice, all that is in it and not down."""
-        wanted = [unit]
-        for child in unit.children.values():
-            if (not child.is_down or child.job is not None) and not child.phantom:
-                wanted += self._stopping(child)
-        return wanted
+        """The unit, all that is not down in a slice, and what requires it."""
+        wanted, todo = {unit: None}, [unit]
+        while todo:
+            at = todo.pop(0)
+            requiring = [one for one in at.referrers if at.name in _required_by(one)]
+            for each in [*at.children.values(), *requiring]:
+                if (not each.is_down or each.job is not None) and not each.phantom and each not in wanted:
+                    wanted[each] = None
+                    todo.append(each)
+        return list(wanted)
 
     def _check_conflict(self, unit: Unit, anchor: Unit, kind: str, mode: str) -> None:
         job = unit.job
@@ -187,14 +207,14 @@ class Jobs:
         self.dirty = True
 
     def next_runnable(self) -> Job | None:
-        """The first job that nothing orders after another one; None when all wait."""
+        """The first job that nothing orders after another one; None when all wait. From 247 on scopes go before slices, then by
+        CPUWeight and name (unit.c, unit_compare_priority)."""
         if not self.dirty:
             return None
-        for job in self.by_id.values():
-            if not job.running and not job.held and self._may_run(job):
-                return job
-        self.dirty = False
-        return None
+        ready = (job for job in self.by_id.values() if not job.running and not job.held and self._may_run(job))
+        found = min(ready, key=_priority, default=None) if self._sorted else next(ready, None)
+        self.dirty = found is not None
+        return found
 
     def _may_run(self, job: Job) -> bool:
         """A start comes after that of its slice and of After=; a slice's stop after those of all in it."""

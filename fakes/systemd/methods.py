@@ -44,7 +44,6 @@ def _check_member(core: Core, name: str) -> None:
 
 def _named(core: Core, name: str) -> Unit:
     """Load by name; an invalid one is refused."""
-    _check_member(core, name)
     if not names.unit_type(name):
         raise core.refuse("bad_unit_name", unit=name)
     if names.is_template(name):
@@ -62,6 +61,7 @@ def start_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     name, mode = body
     unit = _named(core, name)
     transient.check_mode(core, mode, "bad_job_mode")
+    core.jobs.check_mode("start", mode)
     if unit.load is Load.NOT_FOUND:
         raise core.refuse("start_not_found", unit=name)
     if unit.load is not Load.LOADED:
@@ -76,7 +76,6 @@ def stop_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     transient.check_mode(core, mode, "bad_job_mode")
     if unit.load in (Load.NOT_FOUND, Load.BAD_SETTING, Load.ERROR) and unit.is_down:
         raise core.refuse("stop_not_loaded", unit=name)
-    core.out.changed(unit)
     return _job_answer(core, core.jobs.enqueue(unit, "stop", mode, sender))
 
 
@@ -118,10 +117,15 @@ def kill_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
 def set_unit_properties(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     """Change live settings: the cgroup files are written before the reply."""
     name, _, array = body
+    _check_member(core, name)
     unit = _named(core, name) if core.profile.version >= 229 else _loaded(core, name, "set_not_found")
     if unit.load is Load.NOT_FOUND:
         raise core.refuse("set_not_found", unit=name)
+    if unit.load is not Load.LOADED:
+        raise core.refuse("bad_setting", unit=name)
     changes = core.checker.check(unit, array, creating=False)
+    if not unit.transient:
+        core.controls.setdefault(unit.name, []).extend(changes)
     if properties.apply(unit, changes):
         unit.invalid = True
     core.realiser.realise(unit)  # up or not: bus_slice_commit_properties, bus_scope_commit_properties
@@ -230,6 +234,7 @@ def thaw_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
 
 def ref_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     """Keep a unit from being collected."""
+    _check_member(core, body[0])
     unit = _named(core, body[0])
     if unit.load is Load.NOT_FOUND:
         raise core.refuse("ref_not_found", unit=unit.name)

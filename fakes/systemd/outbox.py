@@ -111,11 +111,11 @@ class Outbox:
         return unit in self.units
 
     def flush(self) -> tuple[Unit, ...]:
-        """Announce what waits, units first; these come back."""
-        units = tuple(self.units)
+        """Announce what waits, units first, the last one of each kind first (both queues are stacks); the units come back."""
+        units = tuple(reversed(self.units))
         for unit in units:
             self._flush_unit(unit, unit.job)
-        for job in tuple(self.jobs):
+        for job in tuple(reversed(self.jobs)):
             self.force_job(job)
         return units
 

@@ -128,6 +128,13 @@ def _setting(core: Core, unit: Unit, name: str, signature: str) -> Any:
     return _NAMED_DEFAULTS.get(name, _DEFAULTS.get(signature, ""))
 
 
+def _description(core: Core, unit: Unit) -> str:
+    """What it was given, else (in later versions) a slice's place in words (slice.c, slice_load)."""
+    if "Description" in unit.settings or unit.type != "slice" or core.profile.version < 252 or not unit.cgroup:
+        return str(unit.settings.get("Description", unit.name))
+    return "Slice /" + unit.name.removesuffix(".slice").replace("-", "/")
+
+
 def _fragment_path(core: Core, unit: Unit) -> str:
     if not unit.fragment:
         return ""
@@ -173,7 +180,7 @@ _UNIT: dict[str, Callable[[Core, Unit, Job | None], Value]] = {
     "LoadState": lambda core, unit, job: ("s", str(unit.load)),
     "ActiveState": lambda core, unit, job: ("s", unit.active_state),
     "SubState": lambda core, unit, job: ("s", str(unit.sub)),
-    "Description": lambda core, unit, job: ("s", unit.settings.get("Description", unit.name)),
+    "Description": lambda core, unit, job: ("s", _description(core, unit)),
     "Job": lambda core, unit, job: ("(uo)", [job.id, job.path] if job else [0, "/"]),
     "InvocationID": lambda core, unit, job: ("ay", unit.invocation.to_bytes(16, "big") if unit.invocation else b""),
     "Transient": lambda core, unit, job: ("b", unit.transient),

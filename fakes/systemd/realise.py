@@ -166,7 +166,7 @@ class Realiser:
 
     def _now(self, unit: Unit) -> None:
         self.queue.pop(unit, None)
-        if unit.phantom:
+        if unit.phantom or unit.load is not Load.LOADED:
             return
         target = self.target(unit)
         if self.is_realised(unit) and not unit.invalid:

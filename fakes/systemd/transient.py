@@ -77,7 +77,10 @@ def make(core: Core, sender: str, name: str, array: Iterable[Any]) -> Unit:
     unit.at_boot = False
     # From 230 on a transient unit has a file; before, one drop-in for each property.
     unit.fragment = core.profile.version >= 230
-    if properties.apply(unit, changes):
+    controls = core.controls.get(name, [])
+    if controls and unit.is_down:
+        unit.settings.clear()  # its own file first, then those
+    if properties.apply(unit, [*changes, *controls]):
         unit.invalid = True
         core.realiser.queue[unit] = None  # for one that is up (cgroup.c, unit_invalidate_cgroup)
     for change in changes:
@@ -96,6 +99,7 @@ def _carry_out(core: Core, sender: str, unit: Unit, change: properties.Change) -
         case name if name in properties.DEPENDENCIES:
             for other in change.value:
                 core.load(other).referrers[unit] = None
+                core.named(core.load(other))
 
 
 def finish_loading(core: Core, unit: Unit) -> None:

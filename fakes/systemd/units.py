@@ -123,11 +123,12 @@ class Unit:
 
 
 class Units:
-    """All loaded units by name. `loaded` is told of each new one."""
+    """All loaded units by name. `loaded` is told of each new one, `joined` of each slice that got a member."""
 
-    def __init__(self, loaded: Callable[[Unit], None]) -> None:
+    def __init__(self, loaded: Callable[[Unit], None], joined: Callable[[Unit], None]) -> None:
         self._units: dict[str, Unit] = {}
         self._loaded = loaded
+        self._joined = joined
 
     def __iter__(self) -> Iterator[Unit]:
         return iter(tuple(self._units.values()))
@@ -168,6 +169,7 @@ class Units:
         unit.slice = slice_
         slice_.children[unit.name] = unit
         unit.cgroup = f"{slice_.cgroup}/{unit.name}"
+        self._joined(slice_)
         forget_masks(unit)
 
     def drop(self, unit: Unit) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from cgrace.harness.validate.stage import Answer
 
 FORMAT: Final = 1
 FOLDER: Final = Path(__file__).resolve().parents[2] / "reports" / "baselines"
+DIFFERENCES: Final = "differences.toml"
 _NUMBER: Final = re.compile(r"(?:systemd |v)?(\d+)")
 _NAME: Final = re.compile(r"(\d+)(?:-(v1|v2))?")
 
@@ -108,6 +110,13 @@ def find(text: str, layout: str = "") -> Baseline | None:
     if wanted not in have:
         raise UsageError(f"there is no baseline {wanted}", hint=f"recorded: {', '.join(have) or 'none'}")
     return load(have[wanted])
+
+
+def known_differences(key: str, folder: Path = FOLDER) -> dict[str, str]:
+    """Probes that the fake answers otherwise than the recorded one of that key ("257-v1"), and why that stays so."""
+    with (folder / DIFFERENCES).open("rb") as file:
+        rows = tomllib.load(file).get("probe", [])
+    return {str(row["probe"]): str(row["reason"]) for row in rows if key in row["baselines"]}
 
 
 def nearest_below(version: int, layout: str) -> Baseline | None:

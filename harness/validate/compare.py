@@ -5,13 +5,24 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final
 
 from cgrace.harness.validate.baseline import Baseline
 from cgrace.harness.validate.probe import Kind, Probe
 
+_UNKNOWN: Final = ("D:PropertyReadOnly", "D:UnknownMethod", "D:UnknownProperty")  # how what is not there is refused
 WORDING: Final = "text"  # a key of an answer: how an error is worded, which no driver reads
 _ABSENT: Final = "(nothing)"
+
+
+class How(StrEnum):
+    """What kind of change it is, the worst first."""
+
+    BROKEN = "contract broken"
+    HABIT = "habit changed"
+    EXTENDED = "contract extended"  # what was refused as unknown is known now
+    WORDING = "wording changed"  # of errors, which no driver reads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +38,19 @@ class Difference:
         """Whether only an error's text changed."""
         return self.place.rpartition(".")[2] == WORDING
 
+    @property
+    def is_extension(self) -> bool:
+        """Whether what is new was unknown, or refused and is not any more."""
+        old, new = _error_of(self.old), _error_of(self.new)
+        return old in _UNKNOWN or (bool(old) and not new)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """A probe whose answer changed. drivers: those that rely on it, by generation; scenarios: those that it touches."""
 
     probe: Probe
-    kind: Kind
+    how: How
     differences: tuple[Difference, ...]
     drivers: tuple[str, ...]
     scenarios: tuple[str, ...]
@@ -50,7 +67,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """changes: contracts first. same: how many answers are the same. apart: probes that cannot be compared, and why."""
+    """changes: contracts first. same: how many answers are the same. apart: probes that cannot be compared, and why; excused:
+    probes whose answers are known to differ, and why."""
 
     old: Baseline
     new: Baseline
@@ -58,6 +76,7 @@ class Comparison:
     outcomes: tuple[Outcome, ...]
     same: int
     apart: Mapping[str, str]
+    excused: Mapping[str, str]
 
     @property
     def safe(self) -> bool:
@@ -65,11 +84,19 @@ class Comparison:
         return not self.outcomes and not any(change.drivers for change in self.changes)
 
 
-def compare(old: Baseline, new: Baseline, probes: Iterable[Probe], scenarios: Iterable[str] = ()) -> Comparison:
-    """Compare answer by answer. scenarios: the names that patterns are matched with."""
+def compare(
+    old: Baseline,
+    new: Baseline,
+    probes: Iterable[Probe],
+    scenarios: Iterable[str] = (),
+    *,
+    known: Mapping[str, str] | None = None,
+) -> Comparison:
+    """Compare answer by answer. scenarios: the names that patterns are matched with. known: differences that stay, with why."""
     names = sorted(scenarios)
     changes: list[Change] = []
     apart: dict[str, str] = {}
+    excused: dict[str, str] = {}
     same = 0
     for probe in probes:
         asked = [probe.id in one.answers for one in (old, new)]
@@ -79,29 +106,50 @@ def compare(old: Baseline, new: Baseline, probes: Iterable[Probe], scenarios: It
             apart[probe.id] = f"only {'the old one' if asked[0] else 'the new one'} was asked"
         elif probe.tree and old.hierarchies != new.hierarchies:
             apart[probe.id] = "it is about cgroups, and the two had other hierarchies"
+        elif known and probe.id in known and old.answers[probe.id] != new.answers[probe.id]:
+            excused[probe.id] = known[probe.id]
         elif found := tuple(differences(old.answers[probe.id], new.answers[probe.id])):
             changes.append(_change(probe, found, names))
         else:
             same += 1
-    changes.sort(key=lambda one: (one.kind is not Kind.CONTRACT, not one.drivers))
+    order = list(How)
+    changes.sort(key=lambda one: (order.index(one.how), not one.drivers))
     shared = sorted(old.outcomes.keys() & new.outcomes.keys())
     outcomes = tuple(
         Outcome(case=case, old=old.outcomes[case], new=new.outcomes[case])
         for case in shared
         if old.outcomes[case] != new.outcomes[case]
     )
-    return Comparison(old=old, new=new, changes=tuple(changes), outcomes=outcomes, same=same, apart=apart)
+    return Comparison(
+        old=old, new=new, changes=tuple(changes), outcomes=outcomes, same=same, apart=apart, excused=excused
+    )
 
 
 def _change(probe: Probe, found: tuple[Difference, ...], names: list[str]) -> Change:
-    wording = all(one.is_wording for one in found)
+    how = _how(probe, found)
+    harmless = how in (How.WORDING, How.EXTENDED)
     return Change(
         probe=probe,
-        kind=Kind.HABIT if wording else probe.kind,
+        how=how,
         differences=found,
-        drivers=() if wording else probe.relied_on,
-        scenarios=() if wording else touched(probe, names),
+        drivers=() if harmless else probe.relied_on,
+        scenarios=() if harmless else touched(probe, names),
     )
+
+
+def _how(probe: Probe, found: tuple[Difference, ...]) -> How:
+    if all(one.is_wording for one in found):
+        return How.WORDING
+    if probe.kind is Kind.HABIT:
+        return How.HABIT
+    return How.EXTENDED if all(one.is_wording or one.is_extension for one in found) else How.BROKEN
+
+
+def _error_of(answer: Any) -> str:
+    """The name of the error that an answer is, "" where it is none."""
+    if isinstance(answer, dict):
+        return str(answer.get("error", ""))
+    return answer if isinstance(answer, str) and answer.startswith(("D:", "S:", "System.Error.")) else ""
 
 
 def touched(probe: Probe, names: Iterable[str]) -> tuple[str, ...]:

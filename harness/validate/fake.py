@@ -107,6 +107,10 @@ class FakeMachine:
         self._emit(self.manager.elapsed(now_ns - self._told_ns))
         self._told_ns = now_ns
 
+    def standing(self) -> contextlib.AbstractContextManager[None]:
+        """See `Machine`. It takes no turn before the next await of ours that waits."""
+        return contextlib.nullcontext()
+
     async def settle(self) -> None:
         """See `Machine`."""
         while True:

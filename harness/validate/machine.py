@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -80,6 +80,10 @@ class Machine(Protocol):
 
     async def gate(self, client: Client, stem: str) -> Gate:
         """A closed gate, whose unit's name begins with `stem`."""
+        ...
+
+    def standing(self) -> AbstractContextManager[None]:
+        """Its systemd does nothing inside the block, where it can be stopped: what is sent then is there all at once."""
         ...
 
     async def settle(self) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 from cgrace.fakes.systemd.hierarchies import hierarchies_of
@@ -36,7 +37,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 class RealMachine:
     """See `machine.Machine`. dial: makes a connection to its bus; start: a process on it, for a `Worker`; start_many: many at once,
-    where that is quicker; group: ends with it."""
+    where that is quicker; init_pid: its PID 1 as we see it, 0 where that must not be stopped; group: ends with it."""
 
     quiet_s = QUIET_S
 
@@ -49,6 +50,7 @@ class RealMachine:
         dial: Dial,
         start: Start,
         start_many: StartMany | None,
+        init_pid: int,
         group: asyncio.TaskGroup,
     ) -> None:
         self.name = name
@@ -58,6 +60,7 @@ class RealMachine:
         self._dial = dial
         self._start = start
         self._start_many = start_many
+        self._init_pid = init_pid
         self._group = group
 
     @contextlib.asynccontextmanager
@@ -102,6 +105,18 @@ class RealMachine:
             raise TargetError(f"a gate cannot be made: {answer.error_name}: {answer.body}")
         return _RealGate(unit, client)
 
+    @contextlib.contextmanager
+    def standing(self) -> Iterator[None]:
+        """See `Machine`."""
+        if not self._init_pid:
+            yield
+            return
+        os.kill(self._init_pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._init_pid, signal.SIGCONT)
+
     async def settle(self) -> None:
         """See `Machine`."""
         await asyncio.sleep(self.quiet_s)
@@ -142,10 +157,19 @@ async def _read(reader: asyncio.StreamReader, client: Client) -> None:
 
 @contextlib.asynccontextmanager
 async def _running(
-    name: str, layout: str, tree: KernelTree, *, dial: Dial, start: Start, start_many: StartMany | None = None
+    name: str,
+    layout: str,
+    tree: KernelTree,
+    *,
+    dial: Dial,
+    start: Start,
+    start_many: StartMany | None = None,
+    init_pid: int = 0,
 ) -> AsyncIterator[Machine]:
     async with asyncio.TaskGroup() as group:
-        machine = RealMachine(name, layout, tree, dial=dial, start=start, start_many=start_many, group=group)
+        machine = RealMachine(
+            name, layout, tree, dial=dial, start=start, start_many=start_many, init_pid=init_pid, group=group
+        )
         async with machine.connect() as client:
             answer = await client.get(systemd1.PATH, systemd1.MANAGER, "Version")
             machine.version = answer.body[0].value
@@ -173,7 +197,15 @@ async def container(name: MachineName, progress: Callable[[str], None]) -> Async
             return await spawn_orphans(target.init_pid, stack, stubborn)
 
         yield await stack.enter_async_context(
-            _running(str(name), name.layout, tree, dial=connector.connect, start=start, start_many=start_many)
+            _running(
+                str(name),
+                name.layout,
+                tree,
+                dial=connector.connect,
+                start=start,
+                start_many=start_many,
+                init_pid=target.init_pid,
+            )
         )
 
 

@@ -89,6 +89,8 @@ class Part:
         if isinstance(value, Variant):
             return self.plain(value.value)
         if isinstance(value, (list, tuple)):
+            if len(value) == len(("number", "path")) and str(value[1]).startswith(systemd1.JOB_PREFIX):
+                value = value[1:]
             return [self.plain(one) for one in value]
         if isinstance(value, dict):
             return {key: self.plain(one) for key, one in sorted(value.items())}
@@ -100,7 +102,7 @@ class Part:
             return self._jobs.setdefault(value, f"job {len(self._jobs) + 1}")
         for name, worker in self.workers.items():
             value = re.sub(rf"\b{worker.pid}\b", f"<{name}>", value)
-        value = re.sub(rf"{re.escape(self.base)}(?=[-.])", "t", value)
+        value = re.sub(rf"{re.escape(self.base)}(?=[-.])", "t", value).replace(self.base.replace("-", "/") + "/", "t/")
         return value.replace(f"{self._word}.slice", "top.slice").replace(self._label + "_", "t_")
 
     def _plain_number(self, value: Any) -> Any:
@@ -184,22 +186,22 @@ class Theatre:
         asked: dict[int, list[asyncio.Future[Message]]] = {}
         serials: list[dict[int, int]] = [{} for _ in range(CONNECTIONS)]
         done: dict[int, list[Any]] = {}
-        unanswered: list[asyncio.Future[Message]] = []
-        for key, part in parts.items():
-            done[key], asked[key] = [], []
-            if len(unanswered) + len(part.program.moments[number]) > PENDING_MAX:
-                await asyncio.wait(unanswered, timeout=ANSWER_S_MAX)
-                unanswered = []
-            for act in part.program.moments[number]:
-                if act.do in DEEDS:
-                    done[key].append(self._deed(part, act))
-                else:
-                    client = self._clients[act.by]
-                    asked[key].append(_post(client, part, act))
-                    serials[act.by][client.serial] = key
-            unanswered += asked[key]
-        if unanswered:
-            await asyncio.wait(unanswered, timeout=ANSWER_S_MAX)
+        for some in _chunks(parts, number):
+            with self.machine.standing():
+                for key, part in some.items():
+                    done[key], asked[key] = [], []
+                    for act in part.program.moments[number]:
+                        if act.do in DEEDS:
+                            done[key].append(self._deed(part, act))
+                        else:
+                            client = self._clients[act.by]
+                            asked[key].append(_post(client, part, act))
+                            serials[act.by][client.serial] = key
+                if self.machine.quiet_s:
+                    for client in self._clients:  # when the bus itself answers, it has passed on what came before
+                        await client.call_bus("GetId")
+            if waiting := [one for key in some for one in asked[key]]:
+                await asyncio.wait(waiting, timeout=ANSWER_S_MAX)
         await self._rest()
         self._deal(parts, serials)
         trees = self._trees(parts)
@@ -357,6 +359,20 @@ class Theatre:
                     if self._own.match(name):
                         tree.rmdir(one.name, f"{above}/{name}")
         self._forget()
+
+
+def _chunks(parts: dict[int, Part], number: int) -> Iterator[dict[int, Part]]:
+    """As many sequences at a time as the bus lets one connection ask for."""
+    some: dict[int, Part] = {}
+    pending = 0
+    for key, part in parts.items():
+        count = len(part.program.moments[number])
+        if pending + count > PENDING_MAX:
+            yield some
+            some, pending = {}, 0
+        some[key] = part
+        pending += count
+    yield some
 
 
 def _post(client: Client, part: Part, act: Act) -> asyncio.Future[Message]:

@@ -51,7 +51,7 @@ def _less(act: Act) -> Iterator[Act]:
 
 
 async def shrink(found: Sequence[Found], attempt: Try) -> list[Found]:
-    """The smallest that was found of each, with the same kind of difference."""
+    """The smallest that was found of each, with a difference in the same kind of place."""
     best = [_cut(one) for one in found]
     open_ = set(range(len(best)))
     for _ in range(ROUNDS_MAX):
@@ -62,7 +62,7 @@ async def shrink(found: Sequence[Found], attempt: Try) -> list[Found]:
         results = await attempt([one for _, one in flat])
         progress: set[int] = set()
         for (at, _), result in zip(flat, results, strict=True):
-            if at not in progress and result is not None and result.kind == best[at].kind:
+            if at not in progress and result is not None and result.kind[0] == best[at].kind[0]:
                 best[at] = _cut(result)
                 progress.add(at)
         open_ = progress
