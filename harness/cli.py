@@ -162,6 +162,9 @@ def _add_validate(validate: argparse.ArgumentParser) -> None:
     validate.add_argument("--against", metavar="OLD", help="compare with this; the nearest older baseline if none")
     validate.add_argument("--probe", action="append", default=[], metavar="PATTERN", help="only these; also exists.*")
     validate.add_argument("--record", action="store_true", help="write NEW's answers into reports/baselines")
+    validate.add_argument(
+        "--scenarios", action="store_true", help="also run all scenarios on NEW, and compare how they come out"
+    )
     validate.add_argument("--list", action="store_true", help="the probes: what is asked, and where that is written")
     validate.add_argument("--junit", metavar="FILE", help="also write a JUnit report")
     drawn = validate.add_argument_group(

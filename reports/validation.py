@@ -37,7 +37,7 @@ def _case(probe: str, question: str, change: Mapping[str, Any] | None) -> ET.Ele
         told += [f"was {one['place']} {json.dumps(one['old'])}", f"now {one['place']} {json.dumps(one['new'])}"]
     text = inert("\n".join(told))
     if change["drivers"]:
-        head = "contract broken" if change["kind"] == "contract" else "habit changed"
+        head = change["how"]
         failure = ET.SubElement(case, "failure", type=head, message=f"{head}; touches {', '.join(change['drivers'])}")
         failure.text = text
     else:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import difflib
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cgrace.harness.commands import EXIT_DIFFERED, EXIT_OK
-from cgrace.harness.commands.common import Progress, run_async, scenarios_folder, show, show_json
+from cgrace.harness.commands.common import Progress, note, run_async, scenarios_folder, show, show_json
 from cgrace.harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from cgrace.harness.validate.probe import Probe
 
 VALUE_MAX = 300
+WORDS_MAX = 100  # a list that is longer is told word by word
 
 
 def validate(args: argparse.Namespace) -> int:
@@ -35,17 +38,19 @@ def validate(args: argparse.Namespace) -> int:
         return _list(args, probes)
     if not args.new:
         raise UsageError("which systemd?", hint="cgrace validate container:trixie, or --list for the probes")
+    if args.record and args.probe:
+        raise UsageError("a baseline has every probe", hint="leave --probe out of --record")
     new = _have(args.new, probes, args)
+    if args.scenarios:
+        new = dataclasses.replace(new, outcomes=_run_scenarios(args))
     if args.record:
-        if args.probe:
-            raise UsageError("a baseline has every probe", hint="leave --probe out of --record")
         show(f"recorded {baseline.save(new)}")
         return EXIT_OK
     old = _have(args.against, probes, args, layout=new.layout) if args.against else _older(new)
     if old is None:
         return _alone(args, new)
-    names = _scenarios()
-    found = compare(old, new, probes, names)
+    known = baseline.known_differences(old.key) if args.new.startswith("fake:") else None
+    found = compare(old, new, probes, _scenarios(), known=known)
     if args.junit:
         _write_junit(args.junit, found, probes)
     if args.json:
@@ -77,9 +82,10 @@ def _have(text: str, probes: Sequence[Probe], args: argparse.Namespace, layout: 
     from cgrace.harness.validate import baseline
     from cgrace.harness.validate.ask import ask_all
     from cgrace.harness.validate.machine import open_machine, parse_machine
+    from cgrace.harness.validate.outcomes import recorded_outcomes
 
     if (found := baseline.find(text, layout)) is not None:
-        return found
+        return dataclasses.replace(found, outcomes=recorded_outcomes(found.version, found.layout))
     name = parse_machine(text)
 
     async def go() -> Baseline:
@@ -92,8 +98,29 @@ def _have(text: str, probes: Sequence[Probe], args: argparse.Namespace, layout: 
 
 def _older(new: Baseline) -> Baseline | None:
     from cgrace.harness.validate import baseline
+    from cgrace.harness.validate.outcomes import recorded_outcomes
 
-    return baseline.nearest_below(new.version, new.layout)
+    old = baseline.nearest_below(new.version, new.layout)
+    return old and dataclasses.replace(old, outcomes=recorded_outcomes(old.version, old.layout))
+
+
+def _run_scenarios(args: argparse.Namespace) -> dict[str, str]:
+    """All scenarios on all drivers that fit, on NEW: how they came out."""
+    from cgrace.harness import runner
+    from cgrace.harness.commands.select import pick_drivers, pick_scenarios, stories
+    from cgrace.harness.commands.suite import Collected, execute, ground_of
+    from cgrace.harness.store import new_run
+    from cgrace.harness.targets.registry import parse_target
+    from cgrace.harness.validate.outcomes import run_outcomes
+
+    if not args.new.startswith("container:"):
+        raise UsageError("--scenarios runs them on a container", hint="cgrace validate container:trixie --scenarios")
+    run = argparse.Namespace(target=args.new, bus="embedded", jobs=None, allow_host=False)
+    ground = ground_of(parse_target(args.new), note)
+    cases = runner.plan(pick_scenarios(list(stories().values())), pick_drivers([]), on=ground)
+    with Progress(len(cases), quiet=args.json) as progress:
+        collected = Collected(progress=progress, repeated=False, judged=False)
+        return run_outcomes(execute(cases, collected, new_run(None), run, expect_clean=True))
 
 
 def _alone(args: argparse.Namespace, new: Baseline) -> int:
@@ -114,42 +141,63 @@ def _alone(args: argparse.Namespace, new: Baseline) -> int:
 def _told(found: Comparison) -> list[RenderableType]:
     from rich.text import Text
 
-    from cgrace.harness.validate.probe import Kind
+    from cgrace.harness.validate.compare import How
 
-    lines: list[RenderableType] = [f"systemd {found.old.systemd} -> {found.new.systemd}, cgroup {found.new.layout}"]
-    heads = {Kind.CONTRACT: ("contract broken", "bold red"), Kind.HABIT: ("habit changed", "yellow")}
-    for kind, (head, style) in heads.items():
-        for change in [one for one in found.changes if one.kind is kind]:
-            lines += ["", Text.assemble((head, style), f"  {change.probe.id}: {change.probe.question}")]
-            lines += _change_lines(change)
+    old, new = found.old, found.new
+    lines: list[RenderableType] = [
+        f"from {old.name}: systemd {old.systemd}, cgroup {old.layout}",
+        f"to   {new.name}: systemd {new.systemd}, cgroup {new.layout}",
+    ]
+    styles = {How.BROKEN: "bold red", How.HABIT: "yellow", How.EXTENDED: "green", How.WORDING: "dim"}
+    for change in found.changes:
+        head = (str(change.how), styles[change.how])
+        lines += ["", Text.assemble(head, f"  {change.probe.id}: {change.probe.question}")]
+        lines += _change_lines(change)
     for outcome in found.outcomes:
         lines += [
             "",
             Text.assemble(("outcome changed", "bold red"), f"  {outcome.case}: {outcome.old} -> {outcome.new}"),
         ]
+    lines += [Text(f"known difference: {probe}: {why}", style="dim") for probe, why in found.excused.items()]
     for probe, why in found.apart.items():
         lines.append(Text(f"not compared: {probe}: {why}", style="dim"))
-    counts = [sum(one.kind is kind for one in found.changes) for kind in heads]
-    lines += ["", f"{found.same} answers are the same, {counts[0]} contracts broken, {counts[1]} habits changed"]
+    if shared := found.old.outcomes.keys() & found.new.outcomes.keys():
+        lines += ["", f"{len(shared)} scenarios on drivers were compared, {len(found.outcomes)} came out otherwise"]
+    counts = [f"{sum(one.how is how for one in found.changes)} {how.replace(' ', 's ', 1)}" for how in How]
+    lines += ["", f"{found.same} answers are the same, {', '.join(counts)}".replace("wordings", "texts")]
     verdict = ("nothing changed that a driver relies on", "bold green") if found.safe else _verdict(found)
     return [*lines, Text(*verdict)]
 
 
 def _verdict(found: Comparison) -> tuple[str, str]:
     drivers = sorted({driver for change in found.changes for driver in change.drivers})
-    return f"drivers that rely on what changed: {', '.join(drivers)}", "bold red"
+    said = [f"drivers that rely on what changed: {', '.join(drivers)}"] if drivers else []
+    said += ["scenarios came out otherwise"] if found.outcomes else []
+    return "; ".join(said), "bold red"
 
 
 def _change_lines(change: Change) -> list[str]:
     lines = []
     for one in change.differences:
         at = f"{one.place}: " if one.place else ""
+        if isinstance(one.old, list) and isinstance(one.new, list) and len(_short(one.old)) > WORDS_MAX:
+            lines += _in_words(at, one.old, one.new)
+            continue
         lines += [f"  was  {at}{_short(one.old)}", f"  now  {at}{_short(one.new)}"]
+    if not change.drivers and not change.scenarios:
+        return lines
     lines.append(f"  source: {change.probe.cites}")
     lines.append(f"  drivers: {', '.join(change.drivers) or 'none relies on it'}")
     if change.scenarios:
         lines.append(f"  scenarios: {', '.join(change.scenarios)}")
     return lines
+
+
+def _in_words(at: str, old: list[Any], new: list[Any]) -> list[str]:
+    """Two long lists, word by word: what both have, what only one has."""
+    words = [[item if isinstance(item, str) else json.dumps(item) for item in one] for one in (old, new)]
+    marks = {"- ": "  was  ", "+ ": "  now  ", "  ": "  both "}
+    return [f"{marks[line[:2]]}{at}{line[2:]}" for line in difflib.ndiff(words[0], words[1]) if line[:2] in marks]
 
 
 def _short(value: Any) -> str:
@@ -195,7 +243,8 @@ def _document(found: Comparison) -> dict[str, Any]:
     changes = [
         {
             "probe": one.probe.id,
-            "kind": str(one.kind),
+            "how": str(one.how),
+            "kind": str(one.probe.kind),
             "question": one.probe.question,
             "cites": one.probe.cites,
             "differences": [{"place": each.place, "old": each.old, "new": each.new} for each in one.differences],
@@ -213,6 +262,7 @@ def _document(found: Comparison) -> dict[str, Any]:
         outcomes=[{"case": one.case, "old": one.old, "new": one.new} for one in found.outcomes],
         same=found.same,
         not_compared=dict(found.apart),
+        known_differences=dict(found.excused),
         answers=dict(found.new.answers),
     )
 

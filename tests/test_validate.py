@@ -1,0 +1,207 @@
+"""What is said of two systemds' answers: changes by kind, whom they touch, and how baselines are kept and found."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cgrace.harness.cli import main
+from cgrace.harness.errors import UsageError
+from cgrace.harness.validate import baseline
+from cgrace.harness.validate.baseline import Baseline, find, leading_number, load, nearest_below, recorded, save
+from cgrace.harness.validate.compare import How, compare, differences, touched
+from cgrace.harness.validate.machine import MachineName, parse_machine
+from cgrace.harness.validate.probe import Kind, Probe
+from cgrace.harness.validate.probes import all_probes
+from cgrace.harness.validate.stage import Stage, in_order, short
+
+SCENARIOS = Path(__file__).resolve().parent.parent / "scenarios"
+REFUSED = {"error": "S:UnitExists", "text": "Unit t-a.scope already exists."}
+
+
+async def nothing(_stage: Stage) -> None:
+    """A question that nobody asks."""
+
+
+def probe(kind: Kind, **more: Any) -> Probe:
+    """A probe called x.y that `today` relies on."""
+    fields = {"relied_on": ("today",), **more}
+    return Probe(id="x.y", question="?", kind=kind, source="unit.c", ask=nothing, **fields)
+
+
+def answered(answer: Any, hierarchies: dict[str, list[str]] | None = None, **outcomes: str) -> Baseline:
+    """A baseline with one answer."""
+    return Baseline(
+        name="x",
+        systemd="257.1",
+        version=257,
+        layout="v1",
+        hierarchies=hierarchies or {"pids": ["pids"]},
+        answers={"x.y": answer},
+        outcomes=outcomes,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "how", "safe"),
+    [
+        (Kind.CONTRACT, "done", "failed", How.BROKEN, False),
+        (Kind.HABIT, "done", "failed", How.HABIT, False),
+        (Kind.HABIT, REFUSED, "job", How.HABIT, False),
+        (Kind.CONTRACT, REFUSED, {**REFUSED, "text": "another"}, How.WORDING, True),
+        (Kind.CONTRACT, {"later": "D:PropertyReadOnly"}, {"later": "replied"}, How.EXTENDED, True),
+        (Kind.CONTRACT, {"later": "replied"}, {"later": "D:PropertyReadOnly"}, How.BROKEN, False),
+        (Kind.CONTRACT, ["done", REFUSED], ["done", {**REFUSED, "error": "D:InvalidArgs"}], How.BROKEN, False),
+    ],
+)
+def test_kinds_of_change(kind: Kind, old: Any, new: Any, how: How, safe: bool) -> None:
+    """A broken contract, a changed habit, what is known now, and mere wording are told apart; drivers count for the first two."""
+    found = compare(answered(old), answered(new), [probe(kind)])
+    assert [one.how for one in found.changes] == [how]
+    assert found.safe is safe
+
+
+def test_nobody_relies_on_it() -> None:
+    """A change that no driver relies on is told, and is safe."""
+    found = compare(answered(1), answered(2), [probe(Kind.HABIT, relied_on=())])
+    assert len(found.changes) == 1 and found.safe
+
+
+def test_other_hierarchies_are_not_compared() -> None:
+    """An answer about cgroups says nothing beside one from a machine with other hierarchies; others do."""
+    here, there = answered(1), answered(2, {"cpu,cpuacct": ["cpu", "cpuacct"]})
+    assert set(compare(here, there, [probe(Kind.HABIT, tree=True)]).apart) == {"x.y"}
+    assert compare(here, there, [probe(Kind.HABIT)]).apart == {}
+
+
+def test_known_differences_are_set_aside() -> None:
+    """A difference of the fake that stays is told with its reason, and is no change."""
+    found = compare(answered(1), answered(2), [probe(Kind.HABIT)], known={"x.y": "why"})
+    assert (found.changes, found.excused) == ((), {"x.y": "why"})
+
+
+def test_outcomes_of_scenarios_count() -> None:
+    """A scenario that comes out otherwise is not safe; one that only the other side ran is not compared."""
+    old, new = answered(1, **{"a today": "nothing wrong", "b": "x"}), answered(1, **{"a today": "HANG"})
+    found = compare(old, new, [probe(Kind.HABIT)])
+    assert [one.case for one in found.outcomes] == ["a today"] and not found.safe
+
+
+def test_places_of_differences() -> None:
+    """As far down as both have the same shape; a list of words is told whole, as its order matters."""
+    assert [one.place for one in differences([1, {"a": 1, "b": 2}], [1, {"a": 3, "b": 2}])] == ["1.a"]
+    assert [one.place for one in differences(["a", "b"], ["b", "a"])] == [""]
+    assert [one.old for one in differences(True, 1)] == [True]
+
+
+def test_a_baseline_is_kept_and_read_as_it_was(tmp_path: Path) -> None:
+    """What is written is read again, byte for byte the same the second time."""
+    one = answered({"b": [1, "x"], "a": None}, **{"s today": "nothing wrong"})
+    path = save(one, tmp_path)
+    assert path.name == "257-v1.json"
+    again = load(path)
+    assert (again.answers, again.outcomes, again.hierarchies) == (one.answers, one.outcomes, one.hierarchies)
+    text = path.read_bytes()
+    assert save(again, tmp_path).read_bytes() == text
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "systemd": "x"}', "\x00"])
+def test_a_file_that_is_no_baseline(tmp_path: Path, text: str) -> None:
+    """One clear message, whatever is in it."""
+    path = tmp_path / "257-v1.json"
+    path.write_text(text)
+    with pytest.raises(UsageError):
+        load(path)
+
+
+def test_baselines_are_found() -> None:
+    """By number, by number and layout; an unknown one is refused beside those that there are; what is no such name is None."""
+    assert find("257") == load(recorded()["257-v1"])
+    assert find("257", "v2") == find("257-v2") == load(recorded()["257-v2"])
+    assert find("container:trixie") is None
+    with pytest.raises(UsageError, match="no baseline 1-v1"):
+        find("1")
+
+
+def test_the_nearest_older_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The newest that is older, in the same layout."""
+    for version in (247, 252):
+        one = answered(1)
+        save(Baseline(**{**{key: getattr(one, key) for key in one.__slots__}, "version": version}), tmp_path)
+    monkeypatch.setattr(baseline, "FOLDER", tmp_path)
+    assert [getattr(nearest_below(number, "v1"), "version", None) for number in (247, 252, 300)] == [None, 247, 252]
+    assert nearest_below(300, "v2") is None
+
+
+def test_leading_numbers() -> None:
+    """Every way in which versions have been written."""
+    words = {"257.13-1~deb13u1": 257, "v256": 256, "systemd 208": 208, "239": 239, "nonsense": 0}
+    assert {word: leading_number(word) for word in words} == words
+
+
+def test_names_of_machines() -> None:
+    """Kind, which, layout; what is none is refused."""
+    assert parse_machine("container:trixie") == MachineName("container", "trixie", "v1")
+    assert parse_machine("fake:219-rhel7.4:v2") == MachineName("fake", "219-rhel7.4", "v2")
+    assert parse_machine("local").kind == "local"
+    for text in ("", "fake", "fake:", "container", "nonsense:x", ":v1", "v1"):
+        with pytest.raises(UsageError):
+            parse_machine(text)
+
+
+def test_probes_say_what_they_must() -> None:
+    """Ids are one of a kind, contracts name their source, and patterns of scenarios mean scenarios that there are."""
+    probes = all_probes()
+    names = [str(path.relative_to(SCENARIOS).with_suffix("")) for path in SCENARIOS.rglob("*.toml")]
+    assert len({one.id for one in probes}) == len(probes) >= 100
+    for one in probes:
+        assert one.source and one.question and (one.cites == one.source or "undocumented" in one.cites)
+        for pattern in one.scenarios:
+            assert touched(Probe(**{**{k: getattr(one, k) for k in one.__slots__}, "scenarios": (pattern,)}), names)
+
+
+def test_words_in_order() -> None:
+    """Neighbours of one kind are sorted by unit, as their order is by chance; what a unit says keeps its order."""
+    words = ["JobNew b", "JobNew a", "reply", "PC b 1", "PC a", "PC b 0"]
+    assert in_order(words) == ["JobNew a", "JobNew b", "reply", "PC a", "PC b 1", "PC b 0"]
+    assert short("org.freedesktop.systemd1.UnitExists") == "S:UnitExists"
+
+
+def test_the_command_on_recorded_ones(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Two recorded baselines, without root or a systemd: exit 1 as drivers rely on what changed; JSON and JUnit say the same."""
+    junit = tmp_path / "junit.xml"
+    assert main(["validate", "257", "--against", "252", "--json", "--junit", str(junit)]) == 1
+    told = json.loads(capsys.readouterr().out)
+    changed = {one["probe"] for one in told["changes"] if one["drivers"]}
+    failures = {case.get("name") for case in ET.parse(junit).iter("testcase") if case.find("failure") is not None}
+    assert changed and changed <= failures and not told["passed"]
+    assert main(["validate", "257", "--against", "257"]) == 0
+    assert "nothing changed that a driver relies on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["nonsense"],
+        ["fake:nonsense"],
+        ["257", "--probe", "nonsense"],
+        ["container:trixie", "--record", "--probe", "x*"],
+    ],
+)
+def test_bad_input(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2 and one message, before anything is started."""
+    assert main(["validate", *words]) == 2
+    assert capsys.readouterr().err.startswith("cgrace: ")
+
+
+def test_the_list_of_probes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each with what it cites."""
+    assert main(["validate", "--list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["probes"]
+    assert {one["id"] for one in listed} == {one.id for one in all_probes()}
+    assert all(one["cites"] for one in listed)
