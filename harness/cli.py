@@ -53,7 +53,11 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
 def _add_where(parser: argparse.ArgumentParser) -> None:
     """On which drivers, and where."""
     parser.add_argument(
-        "--driver", action="append", default=[], metavar="NAME", help="only this driver; also source:PATH"
+        "--driver",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this (cgrace drivers): today, runc@1.1.12, crun, source:PATH ...",
     )
     parser.add_argument("--jobs", type=_positive, default=None, metavar="N", help="how many run side by side")
     parser.add_argument(

@@ -326,3 +326,50 @@ def test_shipped_scenarios_have_names_of_their_own() -> None:
     """No two scenarios that come with cgrace share a name."""
     files = sorted(scenarios_folder().rglob("*.toml"))
     assert len({load(file).name for file in files}) == len(files)
+
+
+def test_a_run_in_which_nothing_happened_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`report last` of a clean run is no error, and what it does not have is named with what it has."""
+    engine(monkeypatch, comes)
+    assert cli.main(["run", LOCK, "--driver", "today"]) == 0
+    capsys.readouterr()
+    assert cli.main(["report", "last"]) == 0
+    assert "nothing was violated in 1 cases" in capsys.readouterr().out
+    assert cli.main(["report", "last", "--driver", "tody"]) == 2
+    assert "its drivers today" in capsys.readouterr().err
+
+
+def test_a_sweep_is_a_run_like_others(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it kept can be reported; where this machine can run none of it, it says so and does not pass."""
+    results: list[CaseResult] = []
+
+    async def run_cases(cases: list[Case], **_: object) -> list[CaseResult]:
+        return results or [comes(case, clean=True) for case in cases]
+
+    monkeypatch.setattr(runner, "run_cases", run_cases)
+    swept = ["sweep", LOCK, "--late", "0..2s", "--driver", "today"]
+    assert cli.main([*swept, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["command"] == "sweep"
+    assert cli.main(["report", "last"]) == 0
+    assert "nothing was violated" in capsys.readouterr().out
+    assert cli.main([*swept, "--measure", "fake"]) == 2
+    results[:] = [
+        cannot(case, unavailable=True)
+        for case in runner.plan(
+            [load(scenarios_folder() / "runc_1780" / f"{LOCK}.toml")], select.pick_drivers(["today"])
+        )
+    ]
+    assert cli.main(swept) == 2
+    assert "no cgroup v1 here" in capsys.readouterr().err
+
+
+def test_where_a_page_cannot_go_is_said_before_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A matrix takes minutes: a folder that is not there is told at once."""
+    ran = engine(monkeypatch, comes)
+    assert cli.main(["matrix", LOCK, "--driver", "today", "--html", "nowhere/page.html"]) == 2
+    assert "the page cannot be written there" in capsys.readouterr().err
+    assert not ran

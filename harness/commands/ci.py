@@ -19,11 +19,11 @@ def on_github() -> bool:
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, what: str = "the JUnit report") -> None:
     """UsageError now rather than after the run, where a report cannot be written."""
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError("the JUnit report cannot be written there", file=path, hint=f"mkdir -p {folder}")
+        raise UsageError(f"{what} cannot be written there", file=path, hint=f"mkdir -p {folder}")
 
 
 def write_junit(path: Path, run: SuiteRun) -> None:

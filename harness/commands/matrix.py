@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cgrace.harness.commands import EXIT_CANNOT, EXIT_DIFFERED, EXIT_OK
+from cgrace.harness.commands.ci import check_writable
 from cgrace.harness.commands.common import Progress, show, show_json
 from cgrace.harness.commands.select import find_scenarios, pick_drivers, stories
 from cgrace.harness.commands.suite import Collected, check_target, execute
@@ -29,6 +30,8 @@ PAGE = "matrix.html"
 def matrix(args: argparse.Namespace) -> int:
     """Run it, print it, and write its page."""
     check_target(args)
+    if args.html:
+        check_writable(Path(args.html), "the page")  # before minutes are spent
     from cgrace.harness import runner
 
     have = stories()

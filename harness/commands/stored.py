@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from cgrace.harness.trace import Trace, read_trace
 from cgrace.harness.verdict import Finding, Verdict
 
 FORMS = ("html", "open", "perfetto", "pcapng", "markdown", "reproducer")
+NAMED_MAX = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,10 @@ def report(args: argparse.Namespace) -> int:
         return EXIT_OK
     for one in picked:
         _show(one, probes=args.probes)
+    if not picked:
+        show(
+            f"nothing was violated in {len(document['results'])} cases; --driver NAME or --case CASE shows them all the same"
+        )
     return EXIT_OK
 
 
@@ -53,10 +58,24 @@ def find(args: argparse.Namespace) -> tuple[dict[str, Any], list[Stored]]:
         return _alone(Path(args.run))
     run = find_run(args.run, Path(args.store) if args.store else None)
     document = run.results()
-    picked = list(_pick(run, document, [*args.row, *args.case], args.driver))
-    if not picked:
-        raise UsageError("the run has no such row, case or driver", file=run.folder, hint="cgrace report last")
-    return document, picked
+    rows = [*args.row, *args.case]
+    if picked := list(_pick(run, document, rows, args.driver)):
+        return document, picked
+    silent = list(_pick(run, document, rows, args.driver, telling_only=False))
+    if not silent:
+        have = dict.fromkeys(str(data["driver"]["name"]) for data in document["results"])
+        cases = dict.fromkeys(str(data["scenario"]) for data in document["results"])
+        raise UsageError(
+            "the run has no such row, case or driver",
+            file=run.folder,
+            hint=f"its cases are {_some(cases)}, its drivers {_some(have)}",
+        )
+    return document, silent if rows or any(getattr(args, name) for name in FORMS) else []
+
+
+def _some(words: Collection[str]) -> str:
+    first, rest = list(words)[:NAMED_MAX], len(list(words)) - NAMED_MAX
+    return ", ".join(first) + (f" and {rest} more" if rest > 0 else "")
 
 
 def every(word: str, home: Path | None) -> list[Stored]:

@@ -41,9 +41,13 @@ def sweep(args: argparse.Namespace) -> int:
     """Vary one quantity of a scenario on every driver, and say where each changes."""
     check_target(args)
     span = _span(args)
+    suite = _measured_suite(args)
     scenarios = find_scenarios([args.scenario])
     if len(scenarios) != 1:
-        raise UsageError(f"{args.scenario} are {len(scenarios)} scenarios; one is swept at a time")
+        names = ", ".join(scenario.name for scenario in scenarios)
+        raise UsageError(
+            f"{args.scenario} are {len(scenarios)} scenarios; one is swept at a time", hint=f"one of {names}"
+        )
     from cgrace.harness import runner
 
     cases = runner.plan(scenarios, pick_drivers(args.driver))
@@ -52,8 +56,12 @@ def sweep(args: argparse.Namespace) -> int:
     at(scenarios[0], span.axis, span.last)  # what cannot be swept is said before anything runs
     stored = new_run(Path(args.store) if args.store else None)
     with Progress(len(cases), quiet=args.json) as progress:
-        found = _sweep(span, [Swept(case) for case in cases], stored, args, progress)
-        version, latencies = _measured(args, progress)
+        found, ran = _sweep(span, [Swept(case) for case in cases], stored, args, progress)
+        version, latencies = _measured(suite, progress)
+    from cgrace.reports.machine import results_document
+
+    passed = all(result.judgement.outcome.passes for result in ran)
+    stored.save(results_document(args.command, ran, passed=passed))
     if args.json:
         show_json(_document(span, found, version, latencies))
     else:
@@ -76,10 +84,11 @@ def _span(args: argparse.Namespace) -> Span:
 
 def _sweep(
     span: Span, found: list[Swept], stored: StoredRun, args: argparse.Namespace, progress: Progress
-) -> list[Swept]:
-    """Rounds of runs, all drivers side by side, until every change has been found."""
+) -> tuple[list[Swept], list[CaseResult]]:
+    """Rounds of runs, all drivers side by side, until every change has been found; also all that ran."""
     from cgrace.harness import runner
 
+    ran: list[CaseResult] = []
     for number in range(ROUNDS_MAX):
         asked = [(one, value) for one in found for value in wanted(span, one.outcomes, sorted(one.waits_ns))]
         if not asked:
@@ -96,11 +105,13 @@ def _sweep(
                 on_event=progress.event,
             )
         )
+        runner.some_ran(results)
+        ran += results
         for (one, value), result in zip(asked, results, strict=True):
             one.outcomes[value] = outcome(result)
             if span.axis == "late":
                 one.waits_ns |= _waits(result)
-    return found
+    return found, ran
 
 
 def _case(case: Case, span: Span, value: int) -> Case:
@@ -128,26 +139,36 @@ def _waits(result: CaseResult) -> set[int]:
     return {waits.bound_ns for _, waits in read_trace(result.trace).of(ev.StepWaits) if waits.bound_ns}
 
 
-def _measured(args: argparse.Namespace, progress: Progress) -> tuple[str, Sequence[JobLatency]]:
-    if not args.measure:
-        return "", ()
+def _measured_suite(args: argparse.Namespace) -> str:
+    """The suite whose jobs are to be timed, "" for none; UsageError for another target."""
+    if args.measure is None:
+        return ""
     kind, _, suite = args.measure.partition(":")
     if kind != "container" or not suite:
-        raise UsageError(f"jobs cannot be measured on {args.measure!r}", hint="--measure container:bookworm")
+        raise UsageError(f"jobs cannot be measured on {args.measure!r:.80}", hint="--measure container:bookworm")
+    return str(suite)
+
+
+def _measured(suite: str, progress: Progress) -> tuple[str, Sequence[JobLatency]]:
+    if not suite:
+        return "", ()
     from cgrace.harness.targets.job_latency import measure
 
     return run_async(measure(suite, progress=progress.event))
 
 
 def _document(span: Span, found: Sequence[Swept], version: str, latencies: Sequence[JobLatency]) -> dict[str, Any]:
-    return {
-        "sweep": {
+    from cgrace.reports.machine import document
+
+    return document(
+        "sweep",
+        sweep={
             "axis": span.axis,
             "first": span.first,
             "last": span.last,
             "unit": "ns" if span.axis == "late" else "",
         },
-        "drivers": [
+        drivers=[
             {
                 "driver": one.case.driver.name,
                 "profile": one.case.setting.profile,
@@ -157,6 +178,6 @@ def _document(span: Span, found: Sequence[Swept], version: str, latencies: Seque
             }
             for one in found
         ],
-        "systemd": version,
-        "job_latency": [dataclasses.asdict(one) for one in latencies],
-    }
+        systemd=version,
+        job_latency=[dataclasses.asdict(one) for one in latencies],
+    )

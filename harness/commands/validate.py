@@ -7,9 +7,11 @@ import dataclasses
 import difflib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cgrace.harness.commands import EXIT_DIFFERED, EXIT_OK
+from cgrace.harness.commands.ci import check_writable
 from cgrace.harness.commands.common import Progress, note, run_async, scenarios_folder, show, show_json
 from cgrace.harness.errors import UsageError
 
@@ -28,6 +30,7 @@ def validate(args: argparse.Namespace) -> int:
     """Exit 0 where nothing changed that a driver relies on, 1 where something did."""
     from cgrace.harness.validate import baseline
     from cgrace.harness.validate.compare import compare
+    from cgrace.harness.validate.machine import parse_machine
 
     if args.differential is not None or args.seconds is not None:
         from cgrace.harness.commands.differential import differential
@@ -40,6 +43,10 @@ def validate(args: argparse.Namespace) -> int:
         raise UsageError("which systemd?", hint="cgrace validate container:trixie, or --list for the probes")
     if args.record and args.probe:
         raise UsageError("a baseline has every probe", hint="leave --probe out of --record")
+    if args.junit:
+        check_writable(Path(args.junit))
+    if args.against and not (args.against.endswith(".json") or args.against[0].isdigit()):
+        parse_machine(args.against)  # what there is not is said before the first is asked
     new = _have(args.new, probes, args)
     if args.scenarios:
         new = dataclasses.replace(new, outcomes=_run_scenarios(args))
@@ -268,8 +275,6 @@ def _document(found: Comparison) -> dict[str, Any]:
 
 
 def _write_junit(path: str, found: Comparison, probes: Sequence[Probe]) -> None:
-    from pathlib import Path
-
     from cgrace.reports.validation import junit_of
 
     try:

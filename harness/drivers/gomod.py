@@ -35,7 +35,10 @@ TELLING = re.compile(
     r"github\.com/(opencontainers/(runc|cgroups)|containerd/cgroups|coreos/go-systemd|godbus/dbus)(/v[0-9]+)?"
 )
 _OFFLINE = ("dial tcp", "no such host", "connection refused", "i/o timeout", "GOPROXY=off", "module lookup disabled")
-_MISSING = ("unknown revision", "invalid version", "404 Not Found", "410 Gone", "403 Forbidden", "not available")
+_MISSING = (
+    *("unknown revision", "invalid version", "no matching versions", "invalid: should be v"),
+    *("404 Not Found", "410 Gone", "403 Forbidden", "not available"),
+)
 _TIMEOUT_S = 60.0
 
 

@@ -37,7 +37,10 @@ def inspect(path: Path) -> DriverSpec:
     try:
         root = path.expanduser().resolve(strict=True)
     except (OSError, RuntimeError) as error:
-        raise DriverError(f"source:{path}: {getattr(error, 'strerror', None) or error}") from None
+        raise DriverError(
+            f"source:{path}: {getattr(error, 'strerror', None) or error}",
+            hint="give the folder of a runc or opencontainers/cgroups checkout",
+        ) from None
     if not root.is_dir():
         raise DriverError(
             f"source:{path} is a file", hint="give the folder of a runc or opencontainers/cgroups checkout"
@@ -83,7 +86,7 @@ def _identify(root: Path) -> _Found:
 def _unknown(root: Path, what: str) -> DriverError:
     return DriverError(
         f"source:{root}: this is {what}",
-        hint="give a checkout of runc (rc4 to 1.2) or of opencontainers/cgroups",
+        hint="give a checkout of runc (from 1.0.0-rc4 on) or of opencontainers/cgroups",
     )
 
 

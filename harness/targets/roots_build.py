@@ -109,8 +109,11 @@ async def mmdebstrap(
         timeout_s=BUILD_S_MAX,
     )
     if not done.ok:
+        known = suite in SUITES
         raise TargetError(
-            f"the root of {suite} cannot be built: mmdebstrap {done.how}", hint=done.command_line, detail=done.tail
+            f"the root of {suite} cannot be built: mmdebstrap {done.how}",
+            hint=done.command_line if known else f"a suite that is known: {', '.join(SUITES)}",
+            detail=done.tail,
         )
 
 
