@@ -94,7 +94,9 @@ class Amend(Fault):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forge(Fault):
     """Relay: at the point, every driver connection with a matching rule gets this signal. Only JobRemoved and the like:
-    `job` is a job's path or "job of UNIT" for the newest one of that unit; `times`: so many of them, one behind the other."""
+    `job` is a job's path or "job of UNIT" for the newest one of that unit; `times`: so many of them, one behind the other.
+    sender: the unique name of another peer of the bus, "" for systemd itself. Any peer may broadcast it (legal), and who binds
+    its rule to systemd's name does not get it."""
 
     when: Point
     member: str
@@ -102,6 +104,7 @@ class Forge(Fault):
     job: str
     result: str = "done"
     times: int = 1
+    sender: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +251,8 @@ def grade(fault: Fault) -> Grade:
     """How far from nature a fault is. What a correct bus cannot do (lose, forge, overtake) is impossible."""
     if isinstance(fault, Hold) and fault.overtake:
         return Grade.IMPOSSIBLE
+    if isinstance(fault, Forge) and fault.sender:
+        return Grade.LEGAL
     if isinstance(fault, Peer) and fault.do not in ("reload", "reexec"):
         return Grade.LEGAL  # the two that systemd does by itself are natural
     return _GRADES.get(type(fault), Grade.IMPOSSIBLE)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import cast
 
-from engine_wire_kit import Bench, FakeConnection, hold, match, serials
+from engine_wire_kit import MANAGER, Bench, FakeConnection, hold, match, serials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgrace.harness import events as ev
 from cgrace.harness import faults as ft
-from cgrace.harness.dbus.message import MessageType
+from cgrace.harness.dbus.message import Message, MessageType
+from cgrace.harness.dbus.systemd1 import PATH
+from cgrace.harness.engine.wire import Line
 from cgrace.harness.events import Actor
+from cgrace.harness.relay.connection import Connection
 
 A, B = "cgrace-a.slice", "cgrace-b.slice"
 
@@ -247,6 +251,19 @@ def test_a_stalled_bus_passes_nothing_until_it_goes_on() -> None:
     assert not one.to_driver_frames
     bench.wire.stall(False)
     assert serials(one.to_driver_frames) == sent
+
+
+def test_a_strangers_signal_is_heard_by_who_names_no_sender() -> None:
+    """A rule that names systemd does not pick what another peer sends, one that names nobody does, and junk picks nothing."""
+    line = Line(cast(Connection, FakeConnection(1)), 1, "driver")
+    signal = Message(
+        type=MessageType.SIGNAL, path=PATH, interface=MANAGER, member="JobRemoved", sender=":1.99", serial=1
+    )
+    line.rules = ["no rule", "type='signal',member='JobRemoved',sender='org.freedesktop.systemd1'"]
+    assert not line.hears(signal, (":1.99",))
+    assert line.hears(signal, (":1.0", "org.freedesktop.systemd1"))
+    line.rules.append(f"type='signal',interface='{MANAGER}',member='JobRemoved'")
+    assert line.hears(signal, (":1.99",))
 
 
 def test_half_a_message_is_no_movement() -> None:

@@ -34,6 +34,7 @@ FAULTS: tuple[Fault, ...] = (
     f.Amend(id="g", match=CALL, values=((0, "x"), (1, 5), (2, True))),
     f.Forge(id="h", when=WHEN, member="JobRemoved", unit="late.slice", job="job of late.slice"),
     f.Forge(id="i", when=WHEN, member="JobRemoved", unit="late.slice", job="/org/x/1", result="failed", times=200),
+    f.Forge(id="z", when=WHEN, member="JobRemoved", unit="late.slice", job="job of late.slice", sender=":1.99"),
     f.Disconnect(id="j", when=WHEN, which="signals"),
     f.StopReading(id="k", when=WHEN),
     f.StopReading(id="l", when=WHEN, until=point("second ended")),

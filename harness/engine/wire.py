@@ -7,13 +7,15 @@ be overtaken. The relay moves bytes; only this file touches messages.
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from cgrace.harness import events as ev
 from cgrace.harness import faults as ft
 from cgrace.harness.dbus.frames import Frame
+from cgrace.harness.dbus.match import MatchRuleError, parse_rule
 from cgrace.harness.dbus.message import Message, MessageType
 from cgrace.harness.dbus.systemd1 import view
 from cgrace.harness.engine.lanes import Item, Lane
@@ -48,6 +50,14 @@ class Line:
     def is_signals(self) -> bool:
         """Whether this is the connection on which the driver listens (Go drivers make two)."""
         return bool(self.rules)
+
+    def hears(self, message: Message, sender_names: Collection[str]) -> bool:
+        """Whether one of its rules picks this broadcast. A rule that is none (the bus refused it) picks nothing."""
+        for rule in self.rules:
+            with contextlib.suppress(MatchRuleError):
+                if parse_rule(rule).matches(message, sender_names):
+                    return True
+        return False
 
 
 class Wire:

@@ -101,6 +101,7 @@ def _forge(section: Section, names: Names, identity: str) -> f.Fault | None:
         job=job,
         result=section.get("result", "done"),
         times=section.get("times", 1),
+        sender=section.get("sender", ""),
     )
 
 

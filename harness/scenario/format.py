@@ -118,6 +118,11 @@ FAULT = Verbs(
             Key("job", Text("a job's path, or 'job of UNIT'"), "the job; by default the newest one of the unit"),
             Key("result", Word(words.JOB_RESULTS, "a job's result"), "its result; 'done' by default"),
             Key("times", Number(1), "how many of them, one behind the other; 1 by default"),
+            Key(
+                "sender",
+                Text("a unique bus name such as ':1.99'", r"^:[0-9]+\.[0-9]+$"),
+                "another peer of the bus that sends it; systemd by default",
+            ),
         ),
         _at_point(
             "disconnect",

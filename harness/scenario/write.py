@@ -214,6 +214,7 @@ _FAULTS: dict[type[Fault], Callable[[Any], dict[str, Any]]] = {
         "job": x.job if x.job != f"job of {x.unit}" else "",
         "result": x.result if x.result != "done" else "",
         "times": _nth(x.times),
+        "sender": x.sender,
     },
     f.Disconnect: lambda x: {"disconnect": x.which, "when": str(x.when)},
     f.StopReading: lambda x: {
