@@ -47,6 +47,7 @@ class BootUnit:
 class Profile:
     """One systemd version. Where a field names a rule, its choices are in `_CHOICES`.
 
+    evidence: "recorded" (a real one answered the probes so: reports/baselines), or "read" (in its source).
     version: the number that properties are compared with; version_string: the Manager's Version property.
     mode_before_name: a bad job mode is reported before a bad unit name (dbus-manager.c, method_start_transient_unit).
     load_at_call: a unit that cannot be loaded is refused by unit_load itself, not when its job is enqueued.
@@ -69,6 +70,7 @@ class Profile:
     """
 
     name: str
+    evidence: str
     version: int
     version_string: str
     features: str
@@ -109,6 +111,7 @@ class Profile:
 
 
 _CHOICES = {
+    "evidence": {"read", "recorded"},
     "exists": {"loaded-or-referenced", "file-dropin-or-referenced", "file-dropin-or-job", "file-or-job"},
     "trim": {"before", "after"},
     "migrate": {"flatten", "changed"},

@@ -47,6 +47,7 @@ class Realiser:
         )
         self.delegated = (profile.delegate_v2 if self.is_v2 else profile.delegate_v1) & self.supported
         self._known = () if self.is_v2 else self._known_hierarchies(managed)
+        self._cpuset = next((known.name for known in self._known if "cpuset" in known.controllers), "")
         apart = frozenset({"cpuacct"}) if profile.cpuacct_joined else None
         self._kept = tuple(known for known in self._known if known.controllers != apart)
 
@@ -190,7 +191,21 @@ class Realiser:
         wanted = [known.name for known in self._kept if known.controllers & target]
         if self.main is not None:
             wanted.insert(0, self.main.name)
-        return [name for name in wanted if self._tree.mkdir(name, unit.cgroup)]
+        return [name for name in wanted if self._mkdir(name, unit.cgroup)]
+
+    def _mkdir(self, hierarchy: str, path: str) -> bool:
+        """Make it; one in cpuset gets the cpus and memory of the one above, or no process could enter (RHEL 8 mounts it so that
+        the kernel does that: clone_children of cpuset(7))."""
+        if not self._tree.mkdir(hierarchy, path):
+            return False
+        if hierarchy == self._cpuset:
+            for file in ("cpuset.cpus", "cpuset.mems"):
+                try:
+                    given = self._tree.read(hierarchy, path.rpartition("/")[0], file).strip()
+                    self._tree.write(hierarchy, path, file, given)
+                except OSError as error:
+                    self._said(f"cannot hand {file} down to {path}: {error.strerror}", "")
+        return True
 
     def _update_v1_trim_first(self, unit: Unit, target: frozenset[str]) -> list[str]:
         """To 246: make or trim controller by controller, then migrate (cg_create_everywhere)."""
@@ -199,7 +214,7 @@ class Realiser:
             made.append(self.main.name)
         for known in self._kept:
             if known.controllers & target:
-                if self._tree.mkdir(known.name, unit.cgroup):
+                if self._mkdir(known.name, unit.cgroup):
                     made.append(known.name)
             else:
                 self._trim(known, unit)
