@@ -42,6 +42,7 @@ _VOLATILE = (
     (re.compile(r"\b(?:pid|PID)[ =:]\d+"), "PID"),
     (re.compile(r"\bwrite \d+ to (?=\S*(?:cgroup\.procs|tasks)\b)"), "write PID to "),
     (re.compile(r"@au \[[\d, ]+\]"), "@au PIDS"),  # as godbus prints the property PIDs in runc's errors
+    (re.compile(r"\br\d+\.bus\b"), "RUN.bus"),
     (re.compile(r"\b\d{4,}\b"), "NUMBER"),
 )
 

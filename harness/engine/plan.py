@@ -156,6 +156,12 @@ class Plan:
                 del self._waiting[name]
         return tuple(due)
 
+    def is_behind_cut(self, step: Step) -> bool:
+        """Whether it waits for a fault that cuts connections. A driver that is called before it has seen that they are closed
+        writes into them, and gets another error: which of the two is nobody's to say."""
+        cuts = {f.id for f in self.scenario.faults if isinstance(f, ft.Disconnect) or getattr(f, "peer", "") == "bus"}
+        return any(point.kind is PointKind.FAULT and point.subject in cuts for point in step.after)
+
     def steps_waiting(self) -> tuple[tuple[Step, tuple[Point, ...]], ...]:
         """Steps not called yet, each with the points that it still waits for."""
         reached = self.watch.reached

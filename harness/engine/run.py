@@ -102,6 +102,7 @@ class Run:
         self._tasks: asyncio.TaskGroup | None = None
         self._partings: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._until_rest: list[Step] = []  # steps behind a cut, which their driver has to notice first
         self._coming: set[str] = set()  # steps whose points were reached, and that wait for systemd to rest
 
     def _make_systemd(self, bus: str) -> Systemd:
@@ -394,11 +395,19 @@ class Run:
         for step in due.steps:
             if self._tasks is None or self.ended is not None:
                 continue
-            if self.systemd.is_real:
+            if self.plan.is_behind_cut(step) and step not in self._until_rest:
+                self._until_rest.append(step)
+            elif self.systemd.is_real:
                 self._coming.add(step.id)
                 self._tasks.create_task(self._call_in_turn(step))
             else:
                 self._call(step)
+
+    def call_rested(self) -> bool:
+        """All drivers rest: call the steps that waited for that. True when there were any."""
+        self._carry_out(Due(steps=(due := tuple(self._until_rest))))
+        self._until_rest.clear()
+        return bool(due)
 
     async def _call_in_turn(self, step: Step) -> None:
         """A real systemd first does all that it can: what was done to it takes effect before the next step is called."""
@@ -472,7 +481,12 @@ class Run:
 
     def _maybe_complete(self) -> None:
         """All steps ended and none waits: the run is complete. What the scenario killed has no more steps."""
-        if self.ended is not None or self._coming or len(self.processes) < len(self.scenario.processes):
+        if (
+            self.ended is not None
+            or self._coming
+            or self._until_rest
+            or len(self.processes) < len(self.scenario.processes)
+        ):
             return
         alive = []
         for name, process in self.processes.items():

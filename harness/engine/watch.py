@@ -111,6 +111,8 @@ class Watch:
         run.drain()
         if not processes or any(rest is None for rest in rests) or run.over.is_set():
             return POLL_S_MAX
+        if run.call_rested():
+            return POLL_S_FIRST
         if self._quiet_ns(processes) >= QUIET_NS_MIN and not run.plan.closed():
             run.wire.give_up_swaps()
         if not all(process.ready for process in processes):
