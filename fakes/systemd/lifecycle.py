@@ -77,6 +77,7 @@ def _start_scope(core: Core, unit: Unit) -> str:
             core.gc[unit] = None
         return "failed"
     unit.was_active = True
+    unit.living = set(unit.pids)
     unit.result = "success"
     runtime_us = unit.settings.get("RuntimeMaxUSec", INFINITY)
     unit.deadline_ns = None if runtime_us == INFINITY else core.now_ns + runtime_us * _NS_PER_US
@@ -155,15 +156,32 @@ def poll_empty(core: Core, agent: bool) -> None:
     if main is None:
         return
     for unit in tuple(core.watched):
-        if unit.is_down:  # its cgroup could not be removed when it went down
-            if not core.realiser.is_populated(unit):
-                del core.watched[unit]
-                core.realiser.release(unit)
-                core.gc[unit] = None
+        if unit.is_down:
+            _release(core, unit)
             continue
         stopping = unit.sub in (Sub.STOP_SIGTERM, Sub.STOP_SIGKILL)
         if (stopping or main.is_v2 or agent) and not is_populated(core.tree, main, unit.cgroup):
             _ran_empty(core, unit)
+
+
+def _release(core: Core, unit: Unit) -> None:
+    """Its cgroup could not be removed when it went down: now perhaps it can."""
+    if not core.realiser.is_populated(unit):
+        del core.watched[unit]
+        core.realiser.release(unit)
+        core.gc[unit] = None
+
+
+def process_ended(core: Core, pid: int) -> None:
+    """systemd heard of the end of a child that it watched for a scope: after the last one the scope is at its end, whatever else
+    is in its cgroup (scope.c, scope_sigchld_event on v1)."""
+    for unit in tuple(core.watched):
+        if unit.is_down:
+            _release(core, unit)
+        elif pid in unit.living:
+            unit.living.discard(pid)
+            if not unit.living:
+                _ran_empty(core, unit)
 
 
 def _ran_empty(core: Core, unit: Unit) -> None:

@@ -184,6 +184,11 @@ class Manager:
         lifecycle.poll_empty(self._core, self._agent)
         return self._core.take()
 
+    def process_ended(self, pid: int) -> list[Message]:
+        """A child of PID 1 ended, which is how v1 without a release agent hears of it. pid: as on the wire."""
+        lifecycle.process_ended(self._core, pid)
+        return self._core.take()
+
     def watching(self) -> bool:
         """Whether the end of a process could matter: `poll_empty` is worth a call when one ended."""
         core = self._core

@@ -21,8 +21,6 @@ _SIGNALS_MAX = 64
 def _job_answer(core: Core, job: Job) -> Answer:
     """A job's path; from 240 on JobNew goes out before the reply."""
     if core.profile.announce_early:
-        if job in core.out.jobs:
-            core.out.changed(job.unit)
         core.out.force_job(job)
     return "o", (job.path,)
 
@@ -40,6 +38,12 @@ def _check_member(core: Core, name: str) -> None:
     """No name means the caller's own unit: nobody here has one (bus_get_unit_by_name, bus_load_unit_by_name)."""
     if not name and core.profile.version >= 229:
         raise core.refuse("not_member")
+
+
+def _check_loaded(core: Core, unit: Unit) -> None:
+    """Refuse what was found and is not right (bus_unit_validate_load_state)."""
+    if unit.load is not Load.LOADED:
+        raise core.refuse("load_error" if unit.load is Load.ERROR else "bad_setting", unit=unit.name)
 
 
 def _named(core: Core, name: str) -> Unit:
@@ -64,8 +68,7 @@ def start_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     core.jobs.check_mode("start", mode)
     if unit.load is Load.NOT_FOUND:
         raise core.refuse("start_not_found", unit=name)
-    if unit.load is not Load.LOADED:
-        raise core.refuse("bad_setting", unit=name)
+    _check_loaded(core, unit)
     return _job_answer(core, core.jobs.enqueue(unit, "start", mode, sender))
 
 
@@ -121,8 +124,7 @@ def set_unit_properties(core: Core, sender: str, body: tuple[Any, ...]) -> Answe
     unit = _named(core, name) if core.profile.version >= 229 else _loaded(core, name, "set_not_found")
     if unit.load is Load.NOT_FOUND:
         raise core.refuse("set_not_found", unit=name)
-    if unit.load is not Load.LOADED:
-        raise core.refuse("bad_setting", unit=name)
+    _check_loaded(core, unit)
     changes = core.checker.check(unit, array, creating=False)
     if not unit.transient:
         core.controls.setdefault(unit.name, []).extend(changes)

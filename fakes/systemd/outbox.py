@@ -103,8 +103,10 @@ class Outbox:
             unit.announced = True
 
     def queued(self, job: Job) -> None:
-        """A job was made."""
+        """A job was made. From 240 on its unit is announced with it (job.c, job_install)."""
         self.jobs[job] = None
+        if self._early:
+            self.changed(job.unit)
 
     def is_waiting(self, unit: Unit) -> bool:
         """Whether the unit has a change to announce: it is not collected before."""

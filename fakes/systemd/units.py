@@ -56,7 +56,7 @@ class Unit:
 
     realised_mask: controllers whose cgroup systemd believes to have made; enabled_mask: its subtree_control (v2) as systemd
     remembers it. refs: how often each bus client holds it. deadline_ns: when its stop times out.
-    busy: its cgroup could not be removed when it went down.
+    living: of pids those that have not ended, as far as systemd heard. busy: its cgroup could not be removed when it went down.
     delegates: the controllers that it delegates, None for all that its version delegates; referrers: units that name this one as a
     dependency. own_mask, members_mask: caches, None when not valid; family_mask: what a slice's members were last realised for.
     """
@@ -76,6 +76,7 @@ class Unit:
     at_boot: bool = False
     needs: frozenset[str] = NOTHING
     pids: list[int] = field(default_factory=list)
+    living: set[int] = field(default_factory=set)
     job: Job | None = None
     refs: dict[str, int] = field(default_factory=dict)
     cgroup: str = ""
@@ -154,7 +155,7 @@ class Units:
         try:
             above = names.parent_slice(name)
         except ValueError:
-            unit.load = Load.BAD_SETTING
+            unit.load = Load.ERROR
             return unit
         unit.load = Load.LOADED
         if above:

@@ -33,7 +33,8 @@ class FakeMachine:
         self.name = str(name)
         self.layout = name.layout
         self._sandbox = sandbox
-        self.tree = KernelTree(sandbox.hierarchies, outer=sandbox.outer)
+        self._dead: set[int] = set()
+        self.tree = KernelTree(sandbox.hierarchies, outer=self._outer)
         profile = load_profile(name.which)
         self.version = profile.version_string
         self.manager = Manager(profile, self.tree, kill=self._kill, agent=True, container=True)
@@ -138,12 +139,21 @@ class FakeMachine:
         """See `Machine`."""
 
         def ended() -> None:
-            if not self._closed:
-                self._pass_time()
+            if self._closed:
+                return
+            self._dead.add(worker.pid)
+            self._pass_time()
+            if self.layout == "v1":  # PID 1 hears of its children alone; of a cgroup that ran empty nobody tells it
+                self._emit(self.manager.process_ended(worker.pid) if adopted else [])
+            else:
                 self._emit(self.manager.poll_empty())
-                self._later()
+            self._later()
 
-        return await spawn_worker(self._sandbox, self.tree, stubborn=stubborn, ended=ended)
+        worker = await spawn_worker(self._sandbox, self.tree, stubborn=stubborn, ended=ended)
+        return worker
+
+    def _outer(self, pid: int) -> int | None:
+        return None if pid in self._dead else self._sandbox.outer(pid)
 
     async def spawn_many(self, stubborn: Sequence[bool]) -> list[Worker]:
         """See `Machine`."""

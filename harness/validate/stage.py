@@ -27,9 +27,9 @@ TOP: Final = "t"
 GONE_STATE: Final = "not-found inactive/dead"
 INFINITY: Final = 2**64 - 1
 START: Final = "ssa(sv)a(sa(sv))"
-SHORT_S: Final = 0.3  # within which a process is dead that got SIGKILL
+SHORT_S: Final = 1.0  # within which a process is dead that got SIGKILL
 SOON_S: Final = 8.0  # what is to come comes by then
-STOP_S_MAX: Final = 0.5
+STOP_S_MAX: Final = 2.0
 CLEAN_S_MAX: Final = 20.0
 _SIGNATURES: Final = {
     "PIDs": "au",
@@ -87,13 +87,14 @@ class Stage:
             await gate.open()
         for worker in self._workers.values():
             worker.kill(signal.SIGKILL)
+        for worker in self._workers.values():
+            await worker.gone.wait()  # then no stop has to wait, and no unit stays for its busy cgroup
+        await self.machine.settle()
         client = await self.connect()
         for unit in [*reversed(self._units), f"{self.word}.slice"]:
             await client.call("KillUnit", "ssi", unit, "all", signal.SIGKILL)
             await self._stop_for_good(client, unit)
             await client.call("ResetFailedUnit", "s", unit)
-        for worker in self._workers.values():
-            await worker.gone.wait()
         for hierarchy in self.machine.tree.hierarchies:
             for name in self.machine.tree.children(hierarchy.name, ""):
                 if name.startswith(self.word):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from cgrace.harness.validate.probe import EVERY, LATER, Subject
-from cgrace.harness.validate.stage import SHORT_S, Answer, Stage
+from cgrace.harness.validate.stage import GONE_STATE, SHORT_S, Answer, Stage
 
 SCOPE = "scope.c scope_start, scope_stop, scope_enter_signal, scope_notify_cgroup_empty_event"
 MAN = "systemd.scope(5); systemd.kill(5)"
@@ -19,7 +19,7 @@ async def processes_end(s: Stage) -> Answer:
     await s.scope("t-a.scope")
     await s.kill()
     await s.quiet()
-    return await s.becomes("t-a.scope", "not-found inactive/dead", 1.0)
+    return await s.becomes("t-a.scope", GONE_STATE, 3.0)
 
 
 @probe.habit("empty-below", "As before, and an empty cgroup is below the scope", relied_on=LATER)
@@ -28,7 +28,7 @@ async def empty_below(s: Stage) -> Answer:
     s.mkdir(s.path("t-a.scope") + "/sub")
     await s.kill()
     await s.quiet()
-    state = await s.becomes("t-a.scope", "not-found inactive/dead", 1.0)
+    state = await s.becomes("t-a.scope", GONE_STATE, 3.0)
     return [state, s.systemd_has(s.path("t-a.scope"))]
 
 

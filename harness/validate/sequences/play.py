@@ -145,6 +145,8 @@ class Theatre:
         self._subscribed = False
         self._own = re.compile(rf"{self.word}-(\d+)(?=[-.])")
         self._pins: list[Worker] = []
+        v1 = [one.name for one in machine.tree.hierarchies if "freezer" in one.controllers and not one.is_v2]
+        self._chill = v1[0] if v1 else ""
 
     async def pin(self) -> None:
         """What needs every controller, beside all sequences and in system.slice."""
@@ -163,6 +165,8 @@ class Theatre:
             if answer.type is MessageType.ERROR:
                 raise TargetError(f"{self.machine.name}: {unit} cannot be made: {answer.body}")
         await self._rest()
+        if self._chill:
+            self.machine.tree.mkdir(self._chill, f"/{self.word}-frozen")
 
     async def play(self, programs: Sequence[Program]) -> list[Told]:
         """Play them side by side; all are subscribed or none is. What they leave is gone afterwards."""
@@ -177,6 +181,7 @@ class Theatre:
                 playing = {key: part for key, part in parts.items() if number < len(part.program.moments)}
                 await self._moment(playing, number)
         finally:
+            self._freeze(frozen=False)
             await self._clean(parts)
         return [part.told for part in parts.values()]
 
@@ -186,6 +191,7 @@ class Theatre:
         asked: dict[int, list[asyncio.Future[Message]]] = {}
         serials: list[dict[int, int]] = [{} for _ in range(CONNECTIONS)]
         done: dict[int, list[Any]] = {}
+        self._freeze(frozen=True)
         for some in _chunks(parts, number):
             with self.machine.standing():
                 for key, part in some.items():
@@ -203,6 +209,9 @@ class Theatre:
             if waiting := [one for key in some for one in asked[key]]:
                 await asyncio.wait(waiting, timeout=ANSWER_S_MAX)
         await self._rest()
+        if self._chill:
+            self._freeze(frozen=False)
+            await self._rest()
         self._deal(parts, serials)
         trees = self._trees(parts)
         for key, part in parts.items():
@@ -217,6 +226,13 @@ class Theatre:
             )
             for heard in part.heard:
                 heard.clear()
+
+    def _freeze(self, *, frozen: bool) -> None:
+        """Let no process die before systemd has done all that it does by itself: else it would be a race. v1 alone can do so."""
+        if self._chill:
+            self.machine.tree.write(
+                self._chill, f"/{self.word}-frozen", "freezer.state", "FROZEN" if frozen else "THAWED"
+            )
 
     def _deal(self, parts: dict[int, Part], serials: list[dict[int, int]]) -> None:
         """Give each message to the sequence that it is about."""
@@ -257,7 +273,7 @@ class Theatre:
         """As an old driver does it: into every hierarchy in which the cgroup is there."""
         tree = self.machine.tree
         for one in tree.hierarchies:
-            if tree.exists(one.name, path) and "cpuset" not in one.controllers:
+            if tree.exists(one.name, path) and "cpuset" not in one.controllers and one.name != self._chill:
                 tree.attach(one.name, path, worker.pid_outer)
 
     # ---- looks
@@ -291,6 +307,8 @@ class Theatre:
             return "gone"
         by_place: dict[str, list[str]] = {}
         for one in self.machine.tree.hierarchies:
+            if one.name == self._chill:
+                continue
             place = self.machine.tree.locate(one.name, worker.pid_outer)
             if place is None:
                 return "gone"
@@ -334,6 +352,8 @@ class Theatre:
         made = await self.machine.spawn_many([name[0] == "s" for _, name in wanted])
         for (part, name), worker in zip(wanted, made, strict=True):
             part.workers[name] = worker
+            if self._chill:
+                self.machine.tree.attach(self._chill, f"/{self.word}-frozen", worker.pid_outer)
 
     async def _clean(self, parts: dict[int, Part]) -> None:
         workers = [worker for part in parts.values() for worker in part.workers.values()]
