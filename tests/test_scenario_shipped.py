@@ -19,6 +19,7 @@ from cgrace.harness.scenario import words
 from cgrace.harness.scenario.locate import locate
 from cgrace.harness.scenario.model import Scenario
 from cgrace.harness.scenario.parse import load, load_text, load_tree
+from cgrace.harness.scenario.releases import among
 from cgrace.harness.scenario.schema import SCHEMA_NAME, schema, schema_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,6 +153,24 @@ def test_guilty_generations_run_where_they_are_guilty() -> None:
                     and expectation in scenario.expected(generation, setting)
                 ]
                 assert found, f"{scenario.file}:{expectation.line}: no driver is {generation} there"
+
+
+def test_guilty_releases_run_where_they_are_guilty() -> None:
+    """Every range of releases meets one that is listed and runs in a setting of the file; commands are the machine's own."""
+    for scenario in load_tree(FOLDER):
+        for expectation in scenario.expect:
+            for text in expectation.releases:
+                if text.split()[0] in ("crun", "runc-cli"):
+                    continue
+                met = [
+                    driver.name
+                    for driver in (*CATALOGUE, *all_released())
+                    for setting in scenario.settings
+                    if among(driver.release, (text,))
+                    and setting.layout in driver.layouts
+                    and expectation in scenario.expected("", setting, driver.release)
+                ]
+                assert met, f"{scenario.file}:{expectation.line}: no release is '{text}' there"
 
 
 def test_words_are_those_of_the_catalogue_and_the_fake() -> None:
