@@ -43,7 +43,8 @@ def _check_member(core: Core, name: str) -> None:
 def _check_loaded(core: Core, unit: Unit) -> None:
     """Refuse what was found and is not right (bus_unit_validate_load_state)."""
     if unit.load is not Load.LOADED:
-        raise core.refuse("load_error" if unit.load is Load.ERROR else "bad_setting", unit=unit.name)
+        reason = {Load.ERROR: "load_error", Load.STUB: "stub"}.get(unit.load, "bad_setting")
+        raise core.refuse(reason, unit=unit.name)
 
 
 def _named(core: Core, name: str) -> Unit:

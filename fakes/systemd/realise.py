@@ -408,8 +408,10 @@ class Realiser:
             unit.realised, unit.realised_mask, unit.enabled_mask, unit.invalid = False, NOTHING, NOTHING, True
 
     def release(self, unit: Unit) -> None:
-        """A unit that is down and whose cgroup was busy: now it is empty, so it goes."""
+        """A unit that is down and whose cgroup was busy: now it is empty, so it goes. On v1 nobody removes it."""
         unit.busy = False
+        if not self.is_v2:
+            return
         for name in dict.fromkeys([*([self.main.name] if self.main else []), *(known.name for known in self._kept)]):
             self._tree.rmdir(name, unit.cgroup)
 

@@ -70,10 +70,10 @@ def make(core: Core, sender: str, name: str, array: Iterable[Any]) -> Unit:
     if exists(core, unit):
         raise core.refuse("exists", unit=name)
     core.gc[unit] = None
+    # From here on it is a stub, and stays one when the rest is refused: also a slice that is up (unit.c, unit_make_transient).
+    unit.load, unit.transient = Load.STUB, True
+    core.out.changed(unit)
     changes = core.checker.check(unit, array, creating=True)
-    if unit.load is Load.NOT_FOUND:
-        unit.load = Load.STUB
-    unit.transient = True
     unit.at_boot = False
     # From 230 on a transient unit has a file; before, one drop-in for each property.
     unit.fragment = core.profile.version >= 230
