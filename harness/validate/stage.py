@@ -89,7 +89,8 @@ class Stage:
             worker.kill(signal.SIGKILL)
         for worker in self._workers.values():
             await worker.gone.wait()  # then no stop has to wait, and no unit stays for its busy cgroup
-        await self.machine.settle()
+        if not self.machine.quiet_s:
+            await self.machine.settle()
         client = await self.connect()
         for unit in [*reversed(self._units), f"{self.word}.slice"]:
             await client.call("KillUnit", "ssi", unit, "all", signal.SIGKILL)
