@@ -296,6 +296,7 @@ class Run:
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "TMPDIR": str(self._stem.parent),
             "GOTRACEBACK": "all",
+            "GOGC": "off",  # else its scavenger, once it ran, has a timer of its own, and a wait without limit seems to have one
         }
 
     async def _greet(self, process: DriverProcess) -> None:
