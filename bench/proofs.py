@@ -71,7 +71,10 @@ def proof_rows(ran: list[Ran], load: float) -> list[Row]:
 def false_row(ran: list[Ran], load: float) -> Row:
     """Proofs of hangs in runs that do not hang."""
     false = [one for one in ran if found_hang(one.result)]
-    wrong = sum(not one.result.judgement.outcome.passes for one in ran)
+    others = collections.Counter(
+        one.result.judgement.outcome.value for one in ran if not one.result.judgement.outcome.passes
+    )
+    said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(others.items())) or "all as history says"
     return Row(
         name="false proofs",
         value=len(false),
@@ -79,5 +82,5 @@ def false_row(ran: list[Ran], load: float) -> Row:
         goal="0",
         met=not false,
         load=load,
-        note=", ".join(sorted({one.result.case.id for one in false})[:5]) or f"{wrong} runs not as history says",
+        note=", ".join(sorted({one.result.case.id for one in false})[:5]) or said,
     )
