@@ -194,6 +194,7 @@ class ContainerTarget(MachineRuns):
         return {
             **self._view(),
             "entry": str(self.root.folder),
+            "over": str(self.root.over) if self.root.over is not None else "",
             "size_mb": WRITABLE_MB,
             "hostname": "cgrace",
             "files": {"/run/systemd/system/cgrace.target": _TARGET},

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,11 +28,13 @@ _FREE_BYTES_MIN: Final = 600_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Root:
-    """A root that can be booted. folder: has root/ and mnt/; suite: its name; note: what root.json says."""
+    """A root that can be booted. folder: has root/ and mnt/; suite: its name; note: what root.json says. over: an install tree that
+    is laid over it when it boots, never copied."""
 
     suite: str
     folder: Path
     note: dict[str, Any]
+    over: Path | None = None
 
 
 def roots_folder() -> Path:
@@ -47,10 +49,16 @@ def look_up(suite: str) -> Root | None:
 
 async def build_root(suite: str, *, progress: Callable[[str], None] = lambda _: None) -> Root:
     """The root of a suite, built unless it is already, or one of the user's own by its path (roots_own.py); TargetError with the
-    builder's own lines where it cannot be.
+    builder's own lines where it cannot be. "trixie+DIR" is trixie's with the install tree in DIR laid over it: what a developer of
+    systemd has just built (DESTDIR=DIR ninja install).
 
     Two that want the same root at once: the second waits for the first. Offline once built.
     """
+    base, plus, over = suite.partition("+")
+    if plus:
+        below = await build_root(base, progress=progress)
+        tree = await asyncio.to_thread(roots_own.install_tree, over, below.folder / "root")
+        return replace(below, suite=suite, over=tree)
     if roots_own.is_own(suite):
         return await _own(suite, progress)
     if (root := look_up(suite)) is not None:

@@ -43,6 +43,23 @@ def is_own(text: str) -> bool:
     return "/" in text or text in (".", "..")
 
 
+def install_tree(text: str, root: Path) -> Path:
+    """The folder of an install tree that can be laid over the root; TargetError where that would give no bootable one."""
+    path = Path(text).expanduser().absolute()
+    if not any((path / place).is_file() for place in ("usr/lib/systemd/systemd", "lib/systemd/systemd")):
+        raise TargetError(
+            f"{text!r:.200} is no install tree with a systemd: it has no usr/lib/systemd/systemd",
+            hint=f"DESTDIR={text:.200} ninja install, in systemd's build folder",
+        )
+    for name in ("bin", "sbin", "lib", "lib64"):
+        if (root / name).is_symlink() and (path / name).is_dir() and not (path / name).is_symlink():
+            raise TargetError(
+                f"{path / name} is a folder, and in the root below it is a link to usr/{name}: it would hide all that is there",
+                hint="configure systemd for a merged /usr: meson -Dsplit-usr=false",
+            )
+    return path
+
+
 def describe(text: str) -> tuple[Path, str, tuple[Path, ...]]:
     """What is meant: the path, its key, and the archives to unpack (none: a folder to copy). TargetError for anything else."""
     path = Path(text).expanduser()

@@ -42,6 +42,7 @@ type Config struct {
 	Mounts   []Mount           `json:"mounts"`   // cgroup file systems
 	Links    [][2]string       `json:"links"`    // name and target of symlinks in /sys/fs/cgroup
 	Entry    string            `json:"entry"`    // folder with the root ("root", never written) and a place to mount on ("mnt")
+	Over     string            `json:"over"`     // an install tree that is laid over the root, "" for none
 	SizeMB   int               `json:"size_mb"`  // of the writable layer
 	Hostname string            `json:"hostname"` // of the machine
 	Files    map[string]string `json:"files"`    // files to make, by absolute path, after /run is fresh

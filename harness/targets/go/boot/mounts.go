@@ -15,6 +15,7 @@ const (
 	cgroupRoot = "/sys/fs/cgroup"
 	notifyPath = "/run/host/notify" // the container interface's place for it
 	merged     = "mnt/merged"
+	laidOver   = "mnt/over"
 )
 
 // devices of the host that a machine has; bound, not made: mknod takes one more capability.
@@ -37,7 +38,7 @@ func makeMachine(config Config) (machine, error) {
 	if err := os.Chdir(config.Entry); err != nil {
 		return made, err
 	}
-	if err := layRoot(config.SizeMB); err != nil {
+	if err := layRoot(config.SizeMB, config.Over); err != nil {
 		return made, err
 	}
 	if err := mountMachine(); err != nil {
@@ -70,7 +71,7 @@ func makeMachine(config Config) (machine, error) {
 }
 
 // layRoot mounts the overlay. Relative paths, because overlay's options give ":" and "," a meaning.
-func layRoot(sizeMB int) error {
+func layRoot(sizeMB int, over string) error {
 	if err := syscall.Mount("tmpfs", "mnt", "tmpfs", 0, fmt.Sprintf("mode=755,size=%dm", sizeMB)); err != nil {
 		return fmt.Errorf("mount tmpfs for the writable layer: %w", err)
 	}
@@ -79,7 +80,17 @@ func layRoot(sizeMB int) error {
 			return err
 		}
 	}
-	if err := syscall.Mount("overlay", merged, "overlay", 0, "lowerdir=root,upperdir=mnt/upper,workdir=mnt/work"); err != nil {
+	lower := "root"
+	if over != "" {
+		if err := os.Mkdir(laidOver, 0o755); err != nil {
+			return err
+		}
+		if err := syscall.Mount(over, laidOver, "", syscall.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind the install tree %s: %w", over, err)
+		}
+		lower = laidOver + ":root"
+	}
+	if err := syscall.Mount("overlay", merged, "overlay", 0, "lowerdir="+lower+",upperdir=mnt/upper,workdir=mnt/work"); err != nil {
 		return fmt.Errorf("mount the overlay over the root: %w", err)
 	}
 	return nil
