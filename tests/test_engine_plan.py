@@ -160,3 +160,12 @@ def test_a_step_left_without_a_point_follows_the_one_before_it() -> None:
     assert names(it.on_event(ready()).steps) == ["first"]
     it.on_event(called("first"))
     assert names(it.on_event(returned("first")).steps) == ["second"]
+
+
+def test_a_step_behind_a_cut_is_known() -> None:
+    """What waits for connections to be cut is called once its driver has noticed; other faults are no such thing."""
+    cut = ft.Disconnect(id="cut", when=parse_point("first ended"))
+    other = ft.Peer(id="died", when=parse_point("first ended"), peer="container", do="kill")
+    steps = [step("first"), step("second", ["fault cut fired"]), step("third", ["fault died fired"])]
+    plan = Bench(steps=steps, faults=[cut, other], ready=False).plan
+    assert [s.id for s in plan.scenario.steps if plan.is_behind_cut(s)] == ["second"]
