@@ -160,7 +160,9 @@ def test_guilty_releases_run_where_they_are_guilty() -> None:
     for scenario in load_tree(FOLDER):
         for expectation in scenario.expect:
             for text in expectation.releases:
-                if text.split()[0] in ("crun", "runc-cli"):
+                if (
+                    text.split()[0] in ("crun", "runc-cli") or "+" in text
+                ):  # what is linked anew or rootless has a name when asked for
                     continue
                 met = [
                     driver.name

@@ -55,6 +55,20 @@ def owner(sandbox: Sandbox, pid_outer: int) -> str:
     return ""
 
 
+def environment(socket: str, folder: str) -> dict[str, str]:
+    """A driver's whole environment: the bus at that socket, and a folder for what it keeps.
+
+    No garbage is collected: once Go's scavenger ran, it sleeps on a timer of its own, and a wait without limit seems to have one.
+    """
+    return {
+        "DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={socket}",
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "TMPDIR": folder,
+        "GOTRACEBACK": "all",
+        "GOGC": "off",
+    }
+
+
 def pipe_bytes(descriptor: int) -> int:
     """Bytes that lie in a pipe; 0 when it is closed."""
     try:

@@ -22,7 +22,7 @@ from cgrace.harness.engine.look import Looker
 from cgrace.harness.engine.manager import FakeSystemd
 from cgrace.harness.engine.opens import Opens
 from cgrace.harness.engine.plan import Due, Keep, Plan
-from cgrace.harness.engine.process import DriverProcess, owner, pipes
+from cgrace.harness.engine.process import DriverProcess, environment, owner, pipes
 from cgrace.harness.engine.real import RealSystemd
 from cgrace.harness.engine.systemd import Systemd
 from cgrace.harness.engine.watch import Watch
@@ -291,13 +291,7 @@ class Run:
 
     def driver_env(self) -> dict[str, str]:
         """The driver's whole environment."""
-        return {
-            "DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={self._socket}",
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "TMPDIR": str(self._stem.parent),
-            "GOTRACEBACK": "all",
-            "GOGC": "off",  # else its scavenger, once it ran, has a timer of its own, and a wait without limit seems to have one
-        }
+        return environment(str(self._socket), str(self._stem.parent))
 
     async def _greet(self, process: DriverProcess) -> None:
         try:
