@@ -113,11 +113,15 @@ class Core:
 
     def collect(self) -> None:
         """One pass over the units that may have become unneeded (unit_may_gc)."""
+        gone = []
         while self.gc:
             unit = next(iter(self.gc))
             del self.gc[unit]
             if self._may_collect(unit):
                 self._drop(unit)
+                gone.append(unit)
+        for unit in reversed(gone) if self.profile.announce_early else gone:  # the cleanup queue is a stack
+            self.out.unit_removed(unit)
 
     def _may_collect(self, unit: Unit) -> bool:
         if self.units.get(unit.name) is not unit or unit.perpetual or unit.phantom:
@@ -130,7 +134,8 @@ class Core:
             return False
         if unit.busy and not self.profile.collects_populated and self.realiser.is_populated(unit):
             return False
-        return not self.out.is_waiting(unit)
+        # 247 collects first: a unit that comes and goes is then announced at its end, both at once.
+        return not self.out.is_waiting(unit) or 240 <= self.profile.version < 249
 
     def _is_referred(self, unit: Unit, seen: set[Unit]) -> bool:
         """Whether a unit that stays names this one: a ring of units that nothing else holds goes (unit_gc_sweep)."""
@@ -148,7 +153,6 @@ class Core:
                 self.gc[other] = None
         self.units.drop(unit)
         self.watched.pop(unit, None)
-        self.out.unit_removed(unit)
         if unit.load is Load.LOADED:
             self.observe(ev.UnitChanged(unit=unit.name, state="gone"))
         if above is not None:

@@ -172,11 +172,15 @@ def _release(core: Core, unit: Unit) -> None:
         core.gc[unit] = None
 
 
-def process_ended(core: Core, pid: int) -> None:
+def process_ended(core: Core, pid: int, *, late: bool = False) -> None:
     """systemd heard of the end of a child that it watched for a scope: after the last one the scope is at its end, whatever else
-    is in its cgroup (scope.c, scope_sigchld_event on v1)."""
+    is in its cgroup (scope.c, scope_sigchld_event on v1). late: after it looked whether what is down can be collected: nothing
+    makes it look again."""
     for unit in tuple(core.watched):
-        if unit.is_down:
+        if unit.is_down and late:
+            del core.watched[unit]
+            unit.busy = False
+        elif unit.is_down:
             _release(core, unit)
         elif pid in unit.living:
             unit.living.discard(pid)

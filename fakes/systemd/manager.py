@@ -184,9 +184,10 @@ class Manager:
         lifecycle.poll_empty(self._core, self._agent)
         return self._core.take()
 
-    def process_ended(self, pid: int) -> list[Message]:
-        """A child of PID 1 ended, which is how v1 without a release agent hears of it. pid: as on the wire."""
-        lifecycle.process_ended(self._core, pid)
+    def process_ended(self, pid: int, *, late: bool = False) -> list[Message]:
+        """A child of PID 1 ended, which is how v1 without a release agent hears of it. pid: as on the wire. late: after all else
+        had come to rest."""
+        lifecycle.process_ended(self._core, pid, late=late)
         return self._core.take()
 
     def watching(self) -> bool:

@@ -23,6 +23,8 @@ def start_transient(core: Core, sender: str, body: tuple[Any, ...]) -> Job:
         check_name(core, name)
         check_mode(core, mode)
     unit = make(core, sender, name, array)
+    if not core.profile.load_at_call:
+        core.jobs.check_mode("start", mode)
     for aux_name, aux_array in aux:
         check_name(core, aux_name)
         finish_loading(core, make(core, sender, aux_name, aux_array))
@@ -96,6 +98,7 @@ def _carry_out(core: Core, sender: str, unit: Unit, change: properties.Change) -
             core.units.put_in_slice(unit, core.load(change.value))
         case "AddRef" if change.value:
             unit.refs[sender] = unit.refs.get(sender, 0) + 1
+            core.out.changed(unit)
         case name if name in properties.DEPENDENCIES:
             for other in change.value:
                 core.load(other).referrers[unit] = None

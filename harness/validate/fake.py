@@ -25,7 +25,9 @@ _TURNS_MAX = 100_000
 
 
 class FakeMachine:
-    """See `machine.Machine`. One decision at a time: what was posted is told to the bus at once, turns are taken later."""
+    """See `machine.Machine`. late_deaths: v1 processes die when all else is at rest, not while it is done.
+
+    One decision at a time: what was posted is told to the bus at once, turns are taken later."""
 
     quiet_s = 0.0
 
@@ -34,6 +36,7 @@ class FakeMachine:
         self.layout = name.layout
         self._sandbox = sandbox
         self._dead: set[int] = set()
+        self.late_deaths = False
         self.tree = KernelTree(sandbox.hierarchies, outer=self._outer)
         profile = load_profile(name.which)
         self.version = profile.version_string
@@ -144,7 +147,7 @@ class FakeMachine:
             self._dead.add(worker.pid)
             self._pass_time()
             if self.layout == "v1":  # PID 1 hears of its children alone; of a cgroup that ran empty nobody tells it
-                self._emit(self.manager.process_ended(worker.pid) if adopted else [])
+                self._emit(self.manager.process_ended(worker.pid, late=self.late_deaths) if adopted else [])
             else:
                 self._emit(self.manager.poll_empty())
             self._later()

@@ -19,6 +19,7 @@ from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.message import Message, MessageType, Variant
 from cgrace.harness.errors import TargetError
 from cgrace.harness.validate.client import Client
+from cgrace.harness.validate.fake import FakeMachine
 from cgrace.harness.validate.machine import HOME, Machine, Worker
 from cgrace.harness.validate.sequences.program import CALLS, DEEDS, Act, Program, is_worker
 from cgrace.harness.validate.stage import in_order, short
@@ -167,6 +168,8 @@ class Theatre:
         await self._rest()
         if self._chill:
             self.machine.tree.mkdir(self._chill, f"/{self.word}-frozen")
+            if isinstance(self.machine, FakeMachine):
+                self.machine.late_deaths = True
 
     async def play(self, programs: Sequence[Program]) -> list[Told]:
         """Play them side by side; all are subscribed or none is. What they leave is gone afterwards."""
