@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -61,6 +63,16 @@ def test_half_an_entry_does_not_count_and_is_replaced() -> None:
 def test_whoever_is_second_takes_what_is_there() -> None:
     """Two builds of one thing end with one entry, and neither fails."""
     assert fill() == fill()
+
+
+def test_a_full_disk_is_told_as_such(own_cache: Path) -> None:
+    """Copying a folder fails with a list of all its files: the reason is told once, and nothing stays."""
+    told = "[Errno 28] No space left on device: 'a' -> 'b'"
+    for problem in (shutil.Error([("a", "b", told)]), OSError(errno.ENOSPC, "No space left on device")):
+        with pytest.raises(DriverError, match="work: No space left on device\n") as caught, cache.workshop():
+            raise problem
+        assert "XDG_CACHE_HOME" in caught.value.hint
+    assert not list((cache.cache_root() / "work").iterdir())
 
 
 def test_a_cancelled_build_leaves_no_workshop(own_cache: Path) -> None:

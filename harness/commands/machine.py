@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 
 from cgrace.harness.commands import EXIT_CANNOT, EXIT_OK
 from cgrace.harness.commands.common import show, show_json
@@ -52,5 +53,5 @@ def clean(args: argparse.Namespace) -> int:
     for one in swept:
         show(f"{one.kind} {one.name}: {one.problem or 'removed'}")
     if not swept:
-        show("nothing was left behind")
+        show("nothing was left behind" if os.geteuid() == 0 else "nothing of yours was left behind; root sees the rest")
     return EXIT_CANNOT if stuck else EXIT_OK

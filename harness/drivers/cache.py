@@ -127,6 +127,14 @@ def _into_place(whole: Path, folder: Path, name: str, key: str) -> None:
         whole.rename(folder)
 
 
+def _reason(error: OSError) -> str:
+    """In a few words; what copies a whole folder has a list of them."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        first = str(error.args[0][0][-1])
+        return first.partition("] ")[2].partition(":")[0] or first
+    return error.strerror or str(error)
+
+
 @contextlib.contextmanager
 def workshop() -> Iterator[Path]:
     """A locked folder to build in, on the cache's own file system; gone afterwards. Only what the last DriverError tells of is left
@@ -145,8 +153,14 @@ def workshop() -> Iterator[Path]:
     except DriverError:
         for other in base.glob(f"*/{_FAILED}"):
             shutil.rmtree(other.parent, ignore_errors=True)
-        (folder / _FAILED).touch()
+        with contextlib.suppress(OSError):
+            (folder / _FAILED).touch()
         raise
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise DriverError(
+            f"nothing can be built in {base}: {_reason(error)}", hint="free some space, or set XDG_CACHE_HOME"
+        ) from None
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
