@@ -20,6 +20,7 @@ from cgrace.harness.targets import boot, owner, roots
 from cgrace.harness.targets.bus_client import BusClient
 from cgrace.harness.targets.container import ContainerTarget
 from cgrace.harness.targets.layout import host_hierarchies
+from cgrace.harness.targets.roots_build import SUITES, check_can_build
 from cgrace.harness.targets.sweep import sweep
 
 SUITE = next((suite for suite in ("trixie", "bookworm", "bullseye") if roots.look_up(suite)), "")
@@ -47,7 +48,7 @@ def test_a_real_systemd_boots_answers_and_is_gone() -> None:
 
     async def go() -> tuple[int, str]:
         async with ContainerTarget.open(SUITE) as machine:
-            assert machine.version.startswith(roots.SUITES[SUITE])
+            assert machine.version.startswith(SUITES[SUITE])
             async with BusClient(machine.bus_path) as bus:
                 assert await bus.get(systemd1.PATH, systemd1.MANAGER, "ControlGroup") == ""
             systemd = next(one for one in machine.hierarchies if one.name in ("systemd", "unified"))
@@ -184,7 +185,7 @@ def test_a_suite_that_cannot_be_one() -> None:
     """Nothing that could be taken for an option or a path is handed to the builder."""
     for suite in ("--mode=x", "../etc", "a b", ""):
         with pytest.raises(TargetError):
-            roots._check(suite)
+            check_can_build(suite, "a root")
 
 
 def test_a_missing_builder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,5 +193,5 @@ def test_a_missing_builder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(TargetError) as caught:
-        roots._check("trixie")
+        check_can_build("trixie", "a root")
     assert "apt install mmdebstrap" in caught.value.hint
