@@ -52,6 +52,7 @@ async def scope_held(s: Stage) -> Answer:
     pid = await s.worker("other")
     await s.up("t-a.scope", PIDs=[s.pid()], AddRef=True)
     stopped = await s.down("t-a.scope")
+    await s.ends()
     refused = await s.start("t-a.scope", PIDs=[pid])
     released = await s.call("UnrefUnit", "s", "t-a.scope")
     await s.quiet()
