@@ -274,6 +274,7 @@ class Tally:
 
         if "cgrace.harness.pytest_suite" not in sys.modules:  # no scenario was collected
             return {}
-        from cgrace.harness.pytest_suite import suite_of
+        from cgrace.harness.pytest_suite import suite_key
 
-        return suite_of(self._config).unfit
+        suite = self._config.stash.get(suite_key, None)  # none where the options were wrong
+        return suite.unfit if suite is not None else {}
