@@ -66,7 +66,7 @@ def misfit(scenario: Scenario, setting: Setting, driver: DriverSpec) -> str:
             return f"step {step.id} is about a {kind}, and {driver.name} has only {' and '.join(driver.units)} units"
         if step.do not in driver.operations:
             return f"step {step.id} wants '{step.do}', which {driver.name} cannot do"
-        if driver.places_own and step.do == "apply":
+        if driver.places_own and step.do in ("apply", "exec"):
             if not step.workload or step.workload in placed:
                 which = "no process" if not step.workload else "the same process again"
                 return f"step {step.id} places {which}, and {driver.name} makes a new one each time"

@@ -191,7 +191,7 @@ def attach_processes(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     unit = _loaded(core, name, "attach_not_loaded")
     if sub_path and not sub_path.startswith("/"):
         raise core.refuse("path_relative", value=sub_path)
-    if sub_path and not {"", ".", ".."}.isdisjoint(sub_path[1:].split("/")):
+    if sub_path not in ("", "/") and not {"", ".", ".."}.isdisjoint(sub_path[1:].split("/")):
         raise core.refuse("path_not_normalized", value=sub_path)
     if not unit.delegate:
         raise core.refuse("attach_not_delegated")

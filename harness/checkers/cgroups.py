@@ -42,7 +42,7 @@ class _Loss:
 
 
 def check(trace: Trace) -> tuple[Finding, ...]:
-    """One finding for each successful apply, and for other successful steps whose paths were looked at."""
+    """One finding for each successful apply and exec, and for other successful steps whose paths were looked at."""
     return findings(look(trace))
 
 
@@ -52,7 +52,7 @@ def findings(run: Run) -> tuple[Finding, ...]:
     found = tuple(
         _judge(run, step)
         for step in run.steps.values()
-        if step.succeeded and (step.op == "apply" or (step.id in looked and step.op != "destroy"))
+        if step.succeeded and (step.op in ("apply", "exec") or (step.id in looked and step.op != "destroy"))
     )
     return found or (Finding(invariant=INVARIANT, verdict=Verdict.HOLDS, summary="no step reported a cgroup"),)
 
@@ -72,7 +72,8 @@ def _judge(run: Run, step: StepRun) -> Finding:
             losses.setdefault(seen.hierarchy, loss)
     if losses:
         return _lost(run, step, tuple(losses.values()))
-    unseen = sorted(set(step.result.paths) - {(seen.hierarchy, seen.path) for _, seen in looks})
+    claimed = step.result.paths or _paths_of_unit(run, step)
+    unseen = sorted(set(claimed) - {(seen.hierarchy, seen.path) for _, seen in looks})
     if unseen and destroyed is None:
         names = listed([hierarchy for hierarchy, _ in unseen])
         why = f" (the run ended: {run.ended_why})" if run.ended_why not in ("complete", "") else ""
@@ -80,11 +81,20 @@ def _judge(run: Run, step: StepRun) -> Finding:
     if unseen and (gone := _removed_by_systemd(run, step, destroyed)):
         text = f"systemd removed {listed(gone)} of {step.title} before its destroy, and nobody looked while all was at rest"
         return _quiet(step, Verdict.UNKNOWN, text)
-    if not step.result.paths and not looks:
+    if not claimed and not looks:
         return _quiet(step, Verdict.HOLDS, f"{step.title} reported no cgroup")
-    return _quiet(
-        step, Verdict.HOLDS, f"all {len(step.result.paths) or len(looks)} cgroups of {step.title} are as it reported"
-    )
+    return _quiet(step, Verdict.HOLDS, f"all {len(claimed) or len(looks)} cgroups of {step.title} are as it reported")
+
+
+def _paths_of_unit(run: Run, step: StepRun) -> tuple[tuple[str, str], ...]:
+    """For an exec that reported no paths those that the unit's last apply before it reported."""
+    applies = [
+        other
+        for other in run.steps.values()
+        if other.op == "apply" and other.unit == step.unit and other.called.index < step.called.index
+    ]
+    last = applies[-1].result if step.op == "exec" and applies else None
+    return last.paths if last is not None else ()
 
 
 def _quiet(step: StepRun, verdict: Verdict, summary: str) -> Finding:

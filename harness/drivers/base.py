@@ -6,7 +6,9 @@ The shim protocol, one JSON object a line:
                    "fresh": true, "delegate": null, "resources": {"pids": 10}}
   it says         {"id": "first", "ok": true, "error": "", "ns": 12345, "paths": {"devices": "/sys/fs/cgroup/devices/..."},
                    "value": ""}
-ops: apply, set, freeze, thaw, destroy, exists, paths, pids (each in a goroutine of its own: several overlap in one process);
+ops: apply, exec, set, freeze, thaw, destroy, exists, paths, pids (each in a goroutine of its own: several overlap in one process);
+exec puts another process into a unit that was applied; what it reports is what apply reports (no paths: those of the unit's apply).
+
 stacks -> {"id": ..., "ok": true, "value": "<all goroutine stacks>"}, answered also while every other goroutine hangs;
 quit. For a scope the unit is "<prefix>-<name>.scope". `paths` keys are the driver's own names of its subsystems.
 The shim adds no behaviour of its own. Closing its stdin ends it.
@@ -17,7 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-OPERATIONS = ("apply", "set", "freeze", "thaw", "destroy", "exists", "paths", "pids")
+OPERATIONS = ("apply", "exec", "set", "freeze", "thaw", "destroy", "exists", "paths", "pids")
+WITHOUT_EXEC = tuple(operation for operation in OPERATIONS if operation != "exec")
+"""Most managers can place a process only when they make the unit."""
 UNITS = ("slice", "scope")
 
 
@@ -54,7 +58,7 @@ class DriverSpec:
     program: Path | None = None
     release: str = ""
     units: tuple[str, ...] = UNITS
-    operations: tuple[str, ...] = OPERATIONS
+    operations: tuple[str, ...] = WITHOUT_EXEC
     kind: str = ""
     pins: tuple[tuple[str, str], ...] = ()
     tags: tuple[str, ...] = ()
@@ -80,8 +84,8 @@ class BuiltDriver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a shim said of one operation. `error` is "" for success. `pid` is the process that an apply placed, where the driver
-    made it itself; 0: it placed the one that it was given."""
+    """What a shim said of one operation. `error` is "" for success. `pid` is the process that an apply or exec placed, where
+    the driver made it itself; 0: it placed the one that it was given."""
 
     id: str
     error: str = ""

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from cgrace.harness.drivers import versions
-from cgrace.harness.drivers.base import DriverSpec
+from cgrace.harness.drivers.base import OPERATIONS, DriverSpec
 from cgrace.harness.drivers.commands import find_command
 from cgrace.harness.drivers.ladder import RELEASED, RUNGS
 from cgrace.harness.drivers.reference import find_reference
@@ -65,6 +65,7 @@ CATALOGUE: tuple[DriverSpec, ...] = (
         version=CGROUPS_VERSION,
         family="D",
         layouts=("v1", "v2"),
+        operations=OPERATIONS,
         uses_bus=False,
         note="the plain driver of the same module: the control group of every experiment",
     ),
@@ -76,6 +77,7 @@ CATALOGUE: tuple[DriverSpec, ...] = (
         version=CGROUPS_VERSION,
         family="D",
         layouts=("v1", "v2"),
+        operations=OPERATIONS,
         release=f"cgroups@{CGROUPS_VERSION.removeprefix('v')}",
         note="released 2026-08: what the kubelet and runc link; 30 s for a job, no limit for a call",
     ),

@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 
 from cgrace.harness.drivers import commands_build
-from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
+from cgrace.harness.drivers.base import OPERATIONS, BuiltDriver, DriverSpec
 from cgrace.harness.drivers.cache import content_key
 from cgrace.harness.drivers.gobuild import build_go_program
 from cgrace.harness.drivers.sysmon import sysmon_note
@@ -123,6 +123,7 @@ def _spec(
         family=family,
         layouts=("v1", "v2"),
         units=("scope",) if family == FAMILY else ("slice", "scope"),
+        operations=OPERATIONS,
         places_own=family == FAMILY,
         program=path,
         release=release,

@@ -10,6 +10,7 @@ versions.toml beside this file has a line for each version, oldest first. Its ke
     tags        for the Go compiler
     module      where the product was then
     pins        what has to be linked with versions from before Go modules
+    exec        true: its managers can put another process into a unit that exists (AddPid)
     note        what changed
 
 What a line does not say (but date, rung and note) is as in the line before it. A product may say generation and layouts for all
@@ -28,14 +29,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cgrace.harness.drivers.base import OPERATIONS, UNITS, DriverSpec
+from cgrace.harness.drivers.base import UNITS, WITHOUT_EXEC, DriverSpec
 from cgrace.harness.errors import DriverError
 from cgrace.harness.scenario.releases import order
 
 TABLE = Path(__file__).with_suffix(".toml")
 ROOTLESS = "rootless"
 ROOTLESS_FAMILIES = ("C", "D")
-_INHERITED = ("family", "generation", "layouts", "tags", "pins", "module")
+_INHERITED = ("family", "generation", "layouts", "tags", "pins", "module", "exec")
 _Line = Mapping[str, Any]
 
 
@@ -77,7 +78,7 @@ def _product(name: str, table: dict[str, Any]) -> Product:
     said = table[name]
     source = table[said.get("versions_of", name)]
     lines: dict[str, _Line] = {}
-    known: dict[str, Any] = {"module": source["module"], "layouts": [], "tags": [], "pins": []}
+    known: dict[str, Any] = {"module": source["module"], "layouts": [], "tags": [], "pins": [], "exec": False}
     for version, line in source["versions"].items():
         known |= {key: line[key] for key in _INHERITED if key in line}
         lines[version] = known | line | {key: said[key] for key in ("generation", "layouts") if key in said}
@@ -88,7 +89,7 @@ def _product(name: str, table: dict[str, Any]) -> Product:
         what=said["what"],
         kind=said.get("kind", ""),
         units=tuple(said.get("units", UNITS)),
-        operations=tuple(said.get("operations", OPERATIONS)),
+        operations=tuple(said.get("operations", WITHOUT_EXEC)),
         lines=lines,
     )
 
@@ -145,7 +146,7 @@ def released(name: str) -> DriverSpec:
         note=_note(version, nearest, line, pins),
         release=name if not rootless else name.replace(f"+{ROOTLESS}", ""),
         units=product.units,
-        operations=product.operations,
+        operations=(*product.operations, *(("exec",) if line["exec"] else ())),
         kind=product.kind,
         pins=(*((k, v) for k, v in version_pins.items() if k != module), *pins),
         tags=tuple(line["tags"]),

@@ -26,7 +26,7 @@ GENERATIONS_MAX = 64  # of processes below a driver, to find whose they are
 
 @dataclass(slots=True)
 class _Claim:
-    """What a successful apply reported: paths by hierarchy. `looked` once a look was made while all was idle."""
+    """What a successful apply or exec reported: paths by hierarchy. `looked` once a look was made while all was idle."""
 
     step: Step
     paths: tuple[tuple[str, str], ...]
@@ -39,6 +39,7 @@ class Looker:
         self._run = run
         self._claims: dict[str, _Claim] = {}
         self._destroyed: dict[str, str] = {}
+        self._paths: dict[str, tuple[tuple[str, str], ...]] = {}  # by unit, what its last apply reported
         self._promised: dict[str, set[tuple[str, str]]] = {}
         self._wanted_frozen: dict[str, bool] = {}
         self._steps = {step.id: step for step in run.scenario.steps}
@@ -79,7 +80,10 @@ class Looker:
             return
         if step.do == "apply":
             self._claims[step.id] = _Claim(step, event.paths)
+            self._paths[step.unit] = event.paths
             self._promised.setdefault(step.unit, set()).update(event.paths)
+        elif step.do == "exec":  # what does not say where it is, is where the unit is
+            self._claims[step.id] = _Claim(step, event.paths or self._paths.get(step.unit, ()))
         elif step.do in ("freeze", "thaw"):
             self._wanted_frozen |= {path: step.do == "freeze" for _, path in self._freezers(step.unit)}
         elif step.do == "destroy":

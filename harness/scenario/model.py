@@ -30,8 +30,8 @@ class Setting:
 class Step:
     """One operation asked of a driver.
 
-    do: apply | set | freeze | thaw | destroy | exists | paths | pids. unit: "x.slice", "prefix-name.scope". parent: the slice
-    that it goes below (derived from a slice's name when not given; "-.slice" for a top-level slice; for a scope
+    do: apply | exec | set | freeze | thaw | destroy | exists | paths | pids. unit: "x.slice", "prefix-name.scope". parent: the
+    slice that it goes below (derived from a slice's name when not given; "-.slice" for a top-level slice; for a scope
     "system.slice"). workload: the named process to place ("" for pid -1). process: which driver process ("driver").
     after: points that must have been reached before it is called (default: the previous step of the same process ended;
     given `after = []`: at once). fresh: a new manager object, as the kubelet does. bound_ns: the step's latency bound.

@@ -66,9 +66,11 @@ def build_steps(file: Section, names: Names) -> tuple[Step, ...]:
     bounds = _bounds(file, names)
     last: dict[str, str] = {}
     placed: dict[str, str] = {}
+    applied: set[str] = set()
     found = []
     for section in file.get("steps"):
         _check_unit(section, placed)
+        _check_exec(section, applied)
         process = section.get("process", DRIVER)
         own = section.get("id")
         after = names.points(section, "after") if "after" in section else _ended(last.get(process))
@@ -115,6 +117,20 @@ def _check_unit(section: Section, placed: dict[str, str]) -> None:
         section.at("parent").problem(f"'{unit}' is below '{first}' in a step before and below '{parent}' here")
     if section.get("pid", NO_PID) == NO_PID and unit.endswith(".scope") and section.get("do") == "apply":
         section.place.problem("a scope needs a process: systemd refuses one without", "add pid = 'workload', any name")
+
+
+def _check_exec(section: Section, applied: set[str]) -> None:
+    """Another process of a unit: there must be a unit, and a process."""
+    if section.get("do") == "apply":
+        applied.add(section.get("unit"))
+    if section.get("do") != "exec":
+        return
+    if section.get("pid", NO_PID) == NO_PID:
+        section.place.problem("exec starts another process in the unit", "add pid = 'another', any name")
+    if section.get("unit") not in applied:
+        section.at("unit").problem(
+            f"no step before it applies '{section.get('unit')}'", "exec is for a unit that exists"
+        )
 
 
 def _ended(step: str | None) -> tuple[Point, ...]:

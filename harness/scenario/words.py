@@ -55,7 +55,7 @@ PROFILES = (
 
 LAYOUTS = ("v1", "v2")
 RUNGS = ("rc5", "rc6")
-OPERATIONS = ("apply", "set", "freeze", "thaw", "destroy", "exists", "paths", "pids")
+OPERATIONS = ("apply", "exec", "set", "freeze", "thaw", "destroy", "exists", "paths", "pids")
 INVARIANTS = tuple(str(invariant) for invariant in Invariant)
 MARKERS = ("primer", "slow")
 

@@ -22,6 +22,7 @@ type command struct {
 	lock    sync.Mutex
 	calls   int
 	made    int
+	joined  int
 	running map[int]string // pid to the words of a call that has not ended
 	state   map[string]made
 }

@@ -49,6 +49,23 @@ func (c *container) Apply(int) error {
 	return nil
 }
 
+// Exec starts another process in the container. It is the command's own, as the first one is.
+func (c *container) Exec(int) (int, error) {
+	id := c.current().id
+	c.lock.Lock()
+	c.joined++
+	pidFile := filepath.Join(c.dir, "log", fmt.Sprintf("exec-%d.pid", c.joined))
+	c.lock.Unlock()
+	if _, err := c.call("exec", "--detach", "--pid-file", pidFile, id, "/wait", "wait"); err != nil {
+		return 0, err
+	}
+	pid, err := strconv.Atoi(line(pidFile))
+	if err != nil {
+		return 0, fmt.Errorf("the command wrote no pid: %w", err)
+	}
+	return pid, nil
+}
+
 // Destroy deletes the container.
 func (c *container) Destroy() error {
 	_, err := c.call("delete", "--force", c.current().id)

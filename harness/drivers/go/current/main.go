@@ -107,6 +107,19 @@ func (m manager) Freeze(frozen bool) error {
 	return m.Manager.Freeze(cgroups.Thawed)
 }
 
+// adder is the Manager of opencontainers/cgroups from 0.0.5 on (#26).
+type adder interface {
+	AddPid(subcgroup string, pid int) error
+}
+
+func (m manager) Exec(pid int) (int, error) {
+	inner, ok := m.Manager.(adder)
+	if !ok {
+		return 0, errors.New("this release has no AddPid")
+	}
+	return 0, inner.AddPid("", pid)
+}
+
 func (m manager) Paths() map[string]string { return m.GetPaths() }
 
 func (m manager) Pids() ([]int, error) { return m.GetPids() }

@@ -45,6 +45,10 @@ type Driver struct {
 // Placer is a Manager that makes the process which it places itself. Pid is that process, as the driver sees it.
 type Placer interface{ Pid() int }
 
+// Joiner is a Manager that can have another process in a cgroup that exists: pid, or one that it makes itself, which it then says
+// (0: it made none).
+type Joiner interface{ Exec(pid int) (int, error) }
+
 // Unit names a cgroup in the words that libcontainer has for it.
 type Unit struct {
 	// Name is a whole slice's name ("x.slice"), or a scope's without prefix and ".scope".
@@ -197,6 +201,14 @@ func (s *server) operate(r *request, a *answer) (err error) {
 			if placer, ok := m.(Placer); ok {
 				a.Pid = placer.Pid()
 			}
+		}
+	case "exec":
+		joiner, ok := m.(Joiner)
+		if !ok {
+			return errors.New("this driver cannot put another process into a cgroup that exists")
+		}
+		if a.Pid, err = joiner.Exec(pid); err == nil {
+			a.Paths = m.Paths()
 		}
 	case "destroy":
 		if err = m.Destroy(); err == nil {
