@@ -105,7 +105,9 @@ def _add_matrix(matrix: argparse.ArgumentParser) -> None:
 def _add_sweep(sweep: argparse.ArgumentParser) -> None:
     sweep.add_argument("scenario", metavar="SCENARIO", help="a file or a name")
     what = sweep.add_argument_group("what is varied", "one of these; both ends belong to a range")
-    what.add_argument("--late", metavar="RANGE", help="how late JobRemoved is, such as 0..31s; nothing is slept")
+    what.add_argument(
+        "--late", metavar="RANGE", help="how late JobRemoved is, such as 0..31s; only drivers' own waits are waited out"
+    )
     what.add_argument("--early", metavar="RANGE", help="0..1: JobRemoved before the reply that names its job")
     what.add_argument("--lost", metavar="RANGE", help="which JobRemoved never comes, such as 0..4")
     what.add_argument("--units", metavar="RANGE", help="how many units at once, such as 1..64")
