@@ -144,6 +144,7 @@ def get_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
 
 def load_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     """The object path of any unit: one that does not exist is loaded as not-found."""
+    _check_member(core, body[0])
     return "o", (_named(core, body[0]).path,)
 
 

@@ -147,7 +147,7 @@ class Outbox:
 
     def unit_removed(self, unit: Unit) -> None:
         """The unit is gone."""
-        if unit in self.units and not unit.announced:
+        if unit in self.units and (self._early or not unit.announced):
             self._flush_unit(unit, None)
         self.units.pop(unit, None)
         if (self.subscribers or unit.refs) and self.hears(systemd1.MANAGER, "UnitRemoved"):

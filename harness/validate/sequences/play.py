@@ -341,6 +341,8 @@ class Theatre:
         if not self.machine.quiet_s:
             return 0
         answer = await self._watcher.get(systemd1.PATH, systemd1.MANAGER, "NJobs")
+        if answer.type is MessageType.ERROR:
+            raise TargetError(f"{self.machine.name} does not answer any more: {answer.error_name}: {answer.body}")
         return int(answer.body[0].value)
 
     async def _subscribe(self, wanted: bool) -> None:
