@@ -134,8 +134,8 @@ class Core:
             return False
         if unit.busy and not self.profile.collects_populated and self.realiser.is_populated(unit):
             return False
-        # 247 collects first: a unit that comes and goes is then announced at its end, both at once.
-        return not self.out.is_waiting(unit) or 240 <= self.profile.version < 249
+        # 247 and 252 collect first: a unit that comes and goes is then announced at its end, both at once.
+        return not self.out.is_waiting(unit) or 240 <= self.profile.version < 253
 
     def _is_referred(self, unit: Unit, seen: set[Unit]) -> bool:
         """Whether a unit that stays names this one: a ring of units that nothing else holds goes (unit_gc_sweep)."""
