@@ -190,6 +190,8 @@ def attach_processes(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     """Put processes into a sub-cgroup of a delegated, active unit. No job."""
     name, sub_path, pids = body
     unit = _loaded(core, name, "attach_not_loaded")
+    if unit.load is not Load.NOT_FOUND:
+        _check_loaded(core, unit)
     if sub_path and not sub_path.startswith("/"):
         raise core.refuse("path_relative", value=sub_path)
     if sub_path not in ("", "/") and not {"", ".", ".."}.isdisjoint(sub_path[1:].split("/")):
