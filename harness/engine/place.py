@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 
-from cgrace.harness.drivers.base import BuiltDriver
+from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
 from cgrace.harness.engine.gates import refused as refused_faults
 from cgrace.harness.engine.plan import all_faults
 from cgrace.harness.errors import TargetError, UnavailableError
+from cgrace.harness.scenario import releases
 from cgrace.harness.scenario.model import Scenario, Setting
 from cgrace.harness.targets.buses import EMBEDDED, bus_version
 from cgrace.harness.targets.fake import FakeTarget
@@ -37,8 +38,8 @@ class Place:
     bus_version: str = EMBEDDED
     refused: Mapping[str, TargetError] = field(default_factory=dict)
 
-    def check(self, scenario: Scenario, setting: Setting) -> None:
-        """UnavailableError where a scenario cannot be run here, before anything of it was."""
+    def check(self, scenario: Scenario, setting: Setting, driver: DriverSpec) -> None:
+        """UnavailableError where a scenario cannot be run here on that driver, before anything of it was."""
         layout = setting.layout
         if self.facts is not None:
             if self.name.layout not in ("", layout):
@@ -47,6 +48,11 @@ class Place:
                 raise UnavailableError(f"systemd {self.facts.systemd} knows cgroup {layout} no more")
             for fault, why in refused_faults(all_faults(scenario), self.facts.systemd).items():
                 raise UnavailableError(f"fault '{fault}' cannot be done on {self.name.base}: {why}")
+        if self.name.kind == "container" and any(step.do == "exec" for step in scenario.steps) and _attaches(driver):
+            raise UnavailableError(
+                f"{driver.name} has systemd put the process there (AttachProcessesToUnit), which wants to see its caller's pid: "
+                "the relay stands outside of the container"
+            )
         if self.target is None or layout in self.refused:
             error = self.refused[layout]
             raise UnavailableError(error.message, hint=error.hint)
@@ -115,3 +121,8 @@ def _open_witness(say: Callable[[str], None]) -> KernelWitness | InotifyWitness:
     except TargetError as error:
         say(f"{error.message}: falling back to inotify, which does not see who changes the cgroup tree")
         return InotifyWitness()
+
+
+def _attaches(driver: DriverSpec) -> bool:
+    """Whether its exec asks systemd, and does not write the cgroups alone: AddPid, which runc's command has from 1.4 on."""
+    return (driver.family == "D" and driver.uses_bus) or releases.among(driver.release, ("runc-cli 1.4.0..",))
