@@ -163,7 +163,11 @@ def _add_report(report: argparse.ArgumentParser) -> None:
 
 def _add_validate(validate: argparse.ArgumentParser) -> None:
     validate.add_argument(
-        "new", nargs="?", default="", metavar="NEW", help="container:SUITE, fake:PROFILE, local, or a recorded baseline"
+        "new",
+        nargs="?",
+        default="",
+        metavar="NEW",
+        help="container:SUITE, vm:SUITE, ssh:HOST, fake:PROFILE, local, or a recorded baseline",
     )
     validate.add_argument("--against", metavar="OLD", help="compare with this; the nearest older baseline if none")
     validate.add_argument("--probe", action="append", default=[], metavar="PATTERN", help="only these; also exists.*")

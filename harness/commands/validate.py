@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cgrace.harness.validate.probe import Probe
 
 VALUE_MAX = 300
+INSIDE_S_MAX = 1800.0  # all probes, in a machine that is emulated
 WORDS_MAX = 100  # a list that is longer is told word by word
 
 
@@ -93,12 +94,33 @@ def _have(text: str, probes: Sequence[Probe], args: argparse.Namespace, layout: 
 
     if (found := baseline.find(text, layout)) is not None:
         return dataclasses.replace(found, outcomes=recorded_outcomes(found.version, found.layout))
+    if text.startswith(("vm:", "ssh:")):
+        return _ask_inside(text, args)
     name = parse_machine(text)
 
     async def go() -> Baseline:
         with Progress(len(probes), quiet=args.json) as progress:
             async with open_machine(name, progress=progress.event) as machine:
                 return await ask_all(machine, probes, lambda probe: progress.result(probe.id, passes=True))
+
+    return run_async(go())
+
+
+def _ask_inside(text: str, args: argparse.Namespace) -> Baseline:
+    """Ask a machine from inside: this program and its Python are put there (targets/remote.py)."""
+    from cgrace.harness.errors import TargetError
+    from cgrace.harness.targets.remote import open_machine
+    from cgrace.harness.validate.baseline import decode
+
+    say = (lambda _: None) if args.json else note
+
+    async def go() -> Baseline:
+        async with open_machine(text, progress=say) as machine:
+            say(f"asking {machine.name} from inside")
+            done = await machine.python(["-m", "cgrace.harness.validate", *args.probe], timeout_s=INSIDE_S_MAX)
+            if not done.ok:
+                raise TargetError(f"{machine.name} could not be asked: it {done.how}", detail=done.tail)
+            return decode(done.text, machine.name)
 
     return run_async(go())
 
@@ -155,6 +177,11 @@ def _told(found: Comparison) -> list[RenderableType]:
         f"from {old.name}: systemd {old.systemd}, cgroup {old.layout}",
         f"to   {new.name}: systemd {new.systemd}, cgroup {new.layout}",
     ]
+    if old.runs_in != new.runs_in:
+        where = [one.runs_in or "on bare metal" for one in (old, new)]
+        lines.append(
+            f"note: one runs in {where[0]}, the other in {where[1]}: how a scope ends on v1 depends on that, too"
+        )
     styles = {How.BROKEN: "bold red", How.HABIT: "yellow", How.EXTENDED: "green", How.WORDING: "dim"}
     for change in found.changes:
         head = (str(change.how), styles[change.how])
@@ -241,7 +268,7 @@ def _list(args: argparse.Namespace, probes: Sequence[Probe]) -> int:
 
 
 def _identity(one: Baseline) -> dict[str, Any]:
-    return {"name": one.name, "systemd": one.systemd, "version": one.version, "layout": one.layout}
+    return {key: getattr(one, key) for key in ("name", "systemd", "version", "layout", "runs_in")}
 
 
 def _document(found: Comparison) -> dict[str, Any]:

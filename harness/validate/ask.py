@@ -30,6 +30,7 @@ async def ask_all(
         systemd=machine.version,
         version=leading_number(machine.version),
         layout=machine.layout,
+        runs_in=machine.runs_in,
         hierarchies=hierarchies,
         answers=answers,
     )

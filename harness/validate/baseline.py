@@ -24,7 +24,8 @@ _NAME: Final = re.compile(r"(\d+)(?:-(v1|v2))?")
 class Baseline:
     """What one systemd answered. name: the machine's, or the file's; systemd: its Version property; version: that number.
 
-    hierarchies: controllers by hierarchy that the machine had. answers: by probe. outcomes: of scenarios, by case ("" where none
+    runs_in: where, by its Virtualization property ("container-other", "qemu", "" for none). hierarchies: controllers by hierarchy
+    that the machine had. answers: by probe. outcomes: of scenarios, by case ("" where none
     were run); they are compared like answers.
     """
 
@@ -32,6 +33,7 @@ class Baseline:
     systemd: str
     version: int
     layout: str
+    runs_in: str = ""
     hierarchies: Mapping[str, list[str]]
     answers: Mapping[str, Answer]
     outcomes: Mapping[str, str] = field(default_factory=dict)
@@ -56,43 +58,57 @@ def recorded() -> dict[str, Path]:
 def load(path: Path) -> Baseline:
     """Read one; UsageError where the file is not one."""
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if data["format"] != FORMAT:
-            raise UsageError(f"a baseline of format {data['format']}, not {FORMAT}", file=path)
-        return Baseline(
-            name=path.stem,
-            systemd=str(data["systemd"]),
-            version=int(data["version"]),
-            layout=str(data["layout"]),
-            hierarchies=dict(data["hierarchies"]),
-            answers=dict(data["answers"]),
-            outcomes=dict(data.get("outcomes", {})),
-        )
-    except OSError as error:
-        raise UsageError(f"the baseline cannot be read: {error.strerror}", file=path) from None
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the baseline cannot be read: {error}", file=path) from None
+    try:
+        return decode(text, path.stem)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"not a baseline: {error}", hint="cgrace validate NEW --record writes one", file=path
         ) from None
 
 
-def save(baseline: Baseline, folder: Path = FOLDER) -> Path:
-    """Write it under its key; what was there is replaced. One line for each probe, for a diff to read well."""
-    path = folder / f"{baseline.key}.json"
+def decode(text: str, name: str) -> Baseline:
+    """What `encode` wrote; ValueError, KeyError, TypeError or AttributeError for anything else."""
+    data: dict[str, Any] = json.loads(text)
+    if data["format"] != FORMAT:
+        raise ValueError(f"format {data['format']}, not {FORMAT}")
+    return Baseline(
+        name=name,
+        systemd=str(data["systemd"]),
+        version=int(data["version"]),
+        layout=str(data["layout"]),
+        runs_in=str(data.get("runs_in", "")),
+        hierarchies=dict(data["hierarchies"]),
+        answers=dict(data["answers"]),
+        outcomes=dict(data.get("outcomes", {})),
+    )
+
+
+def encode(baseline: Baseline) -> str:
+    """One line for each probe, for a diff to read well."""
     head = {
         "format": FORMAT,
         "systemd": baseline.systemd,
         "version": baseline.version,
         "layout": baseline.layout,
+        "runs_in": baseline.runs_in,
         "hierarchies": dict(sorted(baseline.hierarchies.items())),
     }
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
     for name, table in (("answers", baseline.answers), ("outcomes", baseline.outcomes)):
         rows = ",\n".join(f"  {json.dumps(key)}: {json.dumps(table[key])}" for key in sorted(table))
         lines.append(f' "{name}": {{\n{rows}\n }}' if rows else f' "{name}": {{}}')
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def save(baseline: Baseline, folder: Path = FOLDER) -> Path:
+    """Write it under its key; what was there is replaced."""
+    path = folder / f"{baseline.key}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        path.write_text(encode(baseline), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"the baseline cannot be written: {error.strerror}", file=path) from None
     return path

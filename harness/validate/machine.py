@@ -4,6 +4,7 @@
 
     container:SUITE[:v1|v2]    a booted Debian root's own systemd (targets/container.py)
     fake:PROFILE[:v1|v2]       the fake systemd with that profile on cgroups of this machine (fakes/systemd)
+    vm:SUITE[:v1|v2], ssh:HOST  asked from inside, by this program (targets/remote.py): see commands/validate.py
     local                      the systemd of the machine that this runs on, over its system bus (in a guest, as root)
 
 Whatever happens inside the block, processes and machines are gone after it. What a caller made on `local` is the caller's to
@@ -53,7 +54,8 @@ class Gate(Protocol):
 
 
 class Machine(Protocol):
-    """name: as it was asked for, with its layout; layout: "v1" or "v2"; version: the Manager's Version property.
+    """name: as it was asked for, with its layout; layout: "v1" or "v2"; version, runs_in: the Manager's properties Version and
+    Virtualization.
 
     tree: its cgroup file systems by hierarchy; paths there begin at what its systemd takes for the root ("" or "/a.slice").
     quiet_s: when so long nothing was heard, nothing more comes. 0 for the fake, which works at once.
@@ -62,6 +64,7 @@ class Machine(Protocol):
     name: str
     layout: str
     version: str
+    runs_in: str
     tree: KernelTree
     quiet_s: float
 

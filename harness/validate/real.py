@@ -23,7 +23,7 @@ from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.container import ContainerTarget
 from cgrace.harness.validate.client import Client
 from cgrace.harness.validate.inside import Connector, place_at_home, spawn_orphan, spawn_orphans, spawn_worker
-from cgrace.harness.validate.machine import IGNORE_TERM, Gate, Machine, MachineName, Worker
+from cgrace.harness.validate.machine import HOME, IGNORE_TERM, Gate, Machine, MachineName, Worker
 
 Dial = Callable[[], Awaitable[socket.socket]]
 Start = Callable[[bool, bool], Awaitable[Worker]]
@@ -56,6 +56,7 @@ class RealMachine:
         self.name = name
         self.layout = layout
         self.version = ""
+        self.runs_in = ""
         self.tree = tree
         self._dial = dial
         self._start = start
@@ -173,6 +174,7 @@ async def _running(
         async with machine.connect() as client:
             answer = await client.get(systemd1.PATH, systemd1.MANAGER, "Version")
             machine.version = answer.body[0].value
+            machine.runs_in = (await client.get(systemd1.PATH, systemd1.MANAGER, "Virtualization")).body[0].value
         yield machine
 
 
@@ -219,6 +221,8 @@ async def local() -> AsyncIterator[Machine]:
     async with contextlib.AsyncExitStack() as stack:
         group = await stack.enter_async_context(asyncio.TaskGroup())
         tree = stack.enter_context(KernelTree(hierarchies))
+        if layout == "v2":
+            stack.callback(tree.rmdir, hierarchies[0].name, HOME)
 
         async def start(stubborn: bool, _adopted: bool) -> Worker:
             command = f"{IGNORE_TERM if stubborn else ''} echo; exec cat"  # cat ends with us, as its stdin does

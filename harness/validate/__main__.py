@@ -1,0 +1,39 @@
+"""python -m cgrace.harness.validate [PATTERN ...]: ask this machine's own systemd, and print its answers as a baseline.
+
+`cgrace validate vm:SUITE` and `ssh:HOST` run this inside the machine. Units are started and stopped on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import sys
+
+from cgrace.harness.errors import CgraceError
+from cgrace.harness.validate.ask import ask_all
+from cgrace.harness.validate.baseline import Baseline, encode
+from cgrace.harness.validate.machine import open_machine, parse_machine
+from cgrace.harness.validate.probes import all_probes
+
+
+async def answers(patterns: list[str]) -> Baseline:
+    """What it says to the probes whose ids match, all of them for no pattern."""
+    probes = [one for one in all_probes() if not patterns or any(fnmatch.fnmatch(one.id, each) for each in patterns)]
+    async with open_machine(parse_machine("local")) as machine:
+        return await ask_all(machine, probes)
+
+
+def main() -> int:
+    """The command; returns its exit code."""
+    failures: list[str] = []
+    try:
+        sys.stdout.write(encode(asyncio.run(answers(sys.argv[1:]))))
+    except* CgraceError as group:
+        failures += [str(error) for error in group.exceptions]
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return 2 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
