@@ -168,6 +168,10 @@ class FakeSystemd:
         """What of the bus could still bring something about by itself."""
         return self._seat.unaccounted()
 
+    async def perished(self) -> ev.RunEnded | None:
+        """The fake ends with us."""
+        return None
+
     def queued(self) -> tuple[str, ...]:
         """Jobs that have not ended."""
         return self.manager.queued_jobs()

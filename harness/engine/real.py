@@ -13,6 +13,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Final
 
 from cgrace.harness import events as ev
@@ -35,6 +36,7 @@ LOOK_S: Final = 0.0005
 LOOK_S_MAX: Final = 0.004
 IDLE_S_MAX: Final = 10.0
 LEAVE_S_MAX: Final = 5.0
+_PF_EXITING: Final = 0x4  # include/linux/sched.h
 GATES_S_SPARE: Final = 60.0
 ENDS_S_MAX: Final = 1.0
 CONSOLE_LINES: Final = 3  # in one sentence; the trace has more
@@ -178,14 +180,26 @@ class RealSystemd:
 
     async def _tell_loss(self, why: str) -> None:
         """The end of a machine is told a moment later than the end of its bus, and says more."""
+        await self._end_seen()
+        lines = tuple(self._machine.console_tail().splitlines())
+        self._lost(self._last_words(lines) if self._machine.ended.done() else why, lines)
+
+    async def _end_seen(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ENDS_S_MAX):
                 await asyncio.shield(self._machine.ended)
+
+    def _last_words(self, lines: tuple[str, ...]) -> str:
+        said = [line.strip() for line in lines if line.strip()][-CONSOLE_LINES:]
+        return "the machine ended" + (f"; its console said last: {' / '.join(said)}" if said else "")
+
+    async def perished(self) -> ev.RunEnded | None:
+        """The end of a run whose machine is ending: whatever its driver met meanwhile says nothing of the driver."""
+        if not _is_ending(self._machine.init_pid):
+            return None
+        await self._end_seen()
         lines = tuple(self._machine.console_tail().splitlines())
-        if self._machine.ended.done():
-            said = [line.strip() for line in lines if line.strip()][-CONSOLE_LINES:]
-            why = "the machine ended" + (f"; its console said last: {' / '.join(said)}" if said else "")
-        self._lost(why, lines)
+        return ev.RunEnded(why="error", text=self._last_words(lines), details=lines)
 
     def _on_queued(self, job: ev.JobChanged) -> None:
         """A new job: the first start of a unit is what gates are for."""
@@ -287,7 +301,9 @@ class RealSystemd:
         return {}
 
     def unaccounted(self) -> tuple[str, ...]:
-        """A systemd that is not at rest could say anything."""
+        """A systemd that is not at rest could say anything, and one that is ending takes the driver with it."""
+        if _is_ending(self._machine.init_pid):
+            return ("systemd, which is ending",)
         return ("systemd, which is not idle",) if self.busy() else ()
 
     # ---- what is known
@@ -342,3 +358,14 @@ class RealSystemd:
             self._upstream.keep()
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._bus_pid, signal.SIGKILL)
+
+
+def _is_ending(pid: int) -> bool:
+    """Whether a process has begun to end (PF_EXITING of its flags in /proc/PID/stat): PID 1 of a namespace takes as long for that
+    as the namespace's other processes, which look as if they slept."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return True
+    fields = stat.rpartition(")")[2].split()
+    return fields[0] in ("Z", "X") or bool(int(fields[6]) & _PF_EXITING)

@@ -187,6 +187,8 @@ class Run:
     async def _end(self) -> None:
         """Let go of all, look once more, say what is left, and stop the processes."""
         self._stopping = True
+        if why := await self.systemd.perished():
+            self.ended = why
         for process in self.processes.values():
             for step in process.out:
                 self.record(ev.StepNever(step=step, why=self.ended.why if self.ended else "error"))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from cgrace.harness import events as ev
 from cgrace.harness import faults as ft
 from cgrace.harness.events import MessageSeen
 from cgrace.harness.relay.base import Backend, Handler
@@ -89,6 +90,10 @@ class Systemd(Protocol):
 
     def unaccounted(self) -> tuple[str, ...]:
         """What on systemd's side could still bring something about by itself."""
+        ...
+
+    async def perished(self) -> ev.RunEnded | None:
+        """How the run ends where the machine below it is ending; None where it is well."""
         ...
 
     def queued(self) -> tuple[str, ...]:
