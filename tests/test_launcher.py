@@ -191,7 +191,7 @@ def test_killed_and_started_twice_at_once(tmp_path: Path) -> None:
         for _ in range(2)
     ]
     said = [one.communicate(timeout=SETUP_S_MAX) for one in both]
-    assert [out for out, _ in said] == ["mini\n"] * 2
+    assert [out for out, _ in said] == ["mini\n"] * 2, said
     assert sum("making" in err for _, err in said) == 1
 
 

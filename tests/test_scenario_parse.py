@@ -47,7 +47,7 @@ SHAPE = [
     (GOOD.replace('do = "apply", ', "", 1), 4, "a step has no 'do'", "add do"),
     (GOOD.replace('"apply"', '"aply"', 1), 4, "'aply' is not an operation", "write 'apply'"),
     (GOOD.replace('"apply"', "7", 1), 4, "steps[0].do is a number (7); expected apply", ""),
-    (GOOD.replace("219-rhel7", "219-rhel8"), 2, "'219-rhel8' is not a systemd profile", "write '219-rhel7'"),
+    (GOOD.replace("219-rhel7", "219-rhel"), 2, "'219-rhel' is not a systemd profile", "write '219-rhel7'"),
     (GOOD.replace('rhel7"', 'rhel7", layout = "v3"'), 2, "'v3' is not a cgroup layout; expected v1 or v2", ""),
     (GOOD.replace('rhel7"', 'rhel7", rung = "rc7"'), 2, "'rc7' is not a rung", ""),
     (HEAD + "steps = []", 3, "steps is empty; expected at least 1", ""),
