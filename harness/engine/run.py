@@ -252,8 +252,8 @@ class Run:
             inodes = frozenset(os.fstat(fd).st_ino for fd in ours)
             spawned = await self.sandbox.spawn(
                 name,
-                [*(self.built.argv or (str(self.built.binary),)), *self.driver_args()],
-                env=self.driver_env(),
+                [*(self.built.argv or (str(self.built.binary),)), *self._words()],
+                env=environment(str(self._socket), str(self._stem.parent)),
                 stdin=theirs[0],
                 stdout=theirs[1],
                 stderr=theirs[2],
@@ -287,13 +287,9 @@ class Run:
             self.workloads[name] = Spawned(name=name, pid=pid, pid_outer=outer)
             self._started(ev.ProcessStarted(process=name, role="workload", pid=pid, pid_outer=outer))
 
-    def driver_args(self) -> list[str]:
+    def _words(self) -> list[str]:
         """What the shim is told: only which manager to use, where one binary has several."""
         return ["cgroupfs"] if not self.built.spec.uses_bus else []
-
-    def driver_env(self) -> dict[str, str]:
-        """The driver's whole environment."""
-        return environment(str(self._socket), str(self._stem.parent))
 
     async def _greet(self, process: DriverProcess) -> None:
         try:
