@@ -19,9 +19,9 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the fake's cgroups an
 PROFILES = profile_names()
 
 
-async def answers_of(profile: str, layout: str) -> Baseline:
+async def answers_of(which: str, layout: str) -> Baseline:
     """What the fake says to every probe."""
-    async with open_machine(MachineName("fake", profile, layout)) as machine:
+    async with open_machine(MachineName("fake", which, layout)) as machine:
         return await ask_all(machine, all_probes())
 
 
@@ -34,7 +34,8 @@ def test_every_probe_is_answered_as_recorded(key: str) -> None:
     if str(old.version) not in PROFILES:
         pytest.skip(f"there is no profile {old.version} yet")
     try:
-        new = asyncio.run(answers_of(str(old.version), old.layout))
+        place = "" if old.runs_in.startswith("container") else f"@{old.runs_in}"
+        new = asyncio.run(answers_of(f"{old.version}{place}", old.layout))
     except TargetError as error:
         pytest.skip(error.message)
     known = known_differences(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -40,6 +41,7 @@ def answered(answer: Any, hierarchies: dict[str, list[str]] | None = None, **out
         systemd="257.1",
         version=257,
         layout="v1",
+        runs_in="container-other",
         hierarchies=hierarchies or {"pids": ["pids"]},
         answers={"x.y": answer},
         outcomes=outcomes,
@@ -121,7 +123,8 @@ def test_a_file_that_is_no_baseline(tmp_path: Path, text: str) -> None:
 def test_baselines_are_found() -> None:
     """By number, by number and layout; an unknown one is refused beside those that there are; what is no such name is None."""
     assert find("257") == load(recorded()["257-v1"])
-    assert find("257", "v2") == find("257-v2") == load(recorded()["257-v2"])
+    v2 = load(recorded()["257-v2"])
+    assert find("257", v2) == find("257-v2") == v2
     assert find("container:trixie") is None
     with pytest.raises(UsageError, match="no baseline 1-v1"):
         find("1")
@@ -131,10 +134,22 @@ def test_the_nearest_older_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     """The newest that is older, in the same layout."""
     for version in (247, 252):
         one = answered(1)
-        save(Baseline(**{**{key: getattr(one, key) for key in one.__slots__}, "version": version}), tmp_path)
+        save(dataclasses.replace(one, version=version), tmp_path)
     monkeypatch.setattr(baseline, "FOLDER", tmp_path)
-    assert [getattr(nearest_below(number, "v1"), "version", None) for number in (247, 252, 300)] == [None, 247, 252]
-    assert nearest_below(300, "v2") is None
+    news = [dataclasses.replace(answered(1), version=number) for number in (247, 252, 300)]
+    assert [getattr(nearest_below(new), "version", None) for new in news] == [None, 247, 252]
+    assert nearest_below(dataclasses.replace(news[2], layout="v2")) is None
+
+
+def test_of_two_recordings_the_one_that_can_be_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A container's and a virtual machine's are kept apart; a name without "-vm" means the one with the same hierarchies."""
+    inside, whole = answered(1), dataclasses.replace(answered(2, {"unified": ["cpu"]}), runs_in="qemu")
+    for one in (inside, whole):
+        save(one, tmp_path)
+    monkeypatch.setattr(baseline, "FOLDER", tmp_path)
+    assert sorted(recorded()) == ["257-v1", "257-v1-vm"]
+    found = [find("257"), find("257", whole), find("257-v1-vm"), nearest_below(dataclasses.replace(whole, version=300))]
+    assert [one.answers["x.y"] for one in found if one is not None] == [1, 2, 2, 2]
 
 
 def test_leading_numbers() -> None:

@@ -112,8 +112,9 @@ def kill_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
         raise core.refuse("kill_signal")
     if whom.startswith(("main", "control")):
         raise core.refuse("kill_no_main", type=unit.type, whom=whom.removesuffix("-fail"))
-    lifecycle.kill_all(core, unit, number)
-    if whom == "all-fail" and not unit.realised:  # a cgroup of its own is enough (unit.c, unit_kill_common)
+    hit = lifecycle.kill_all(core, unit, number)
+    # Until 257 a cgroup of its own is enough (unit.c, unit_kill_common).
+    if whom == "all-fail" and not hit and (core.profile.all_fail_counts or not unit.realised):
         raise core.refuse("kill_nothing")
     return "", ()
 

@@ -66,6 +66,8 @@ class Profile:
     range. quota_step_us: what CPUQuotaPerSecUSec is rounded down to in the unit's file, as a reload shows.
     pids_checked: PIDs= are checked at the call. any_pid_fails: one missing process of several fails the job.
     attach_fails_unit: the unit becomes failed (220+), else it stays dead. reload: what daemon-reload re-applies.
+    ignored_properties: taken whatever they are, and forgotten. all_fail_counts: KillUnit of whom "all-fail" fails where nobody was
+    hit, else only where there is no cgroup.
     job_ids_scope: ids that a scope with default dependencies consumes. refusals: reason -> (error name, text).
     """
 
@@ -104,6 +106,8 @@ class Profile:
     reload: str
     job_ids_scope: int
     extra_properties: frozenset[str]
+    ignored_properties: frozenset[str]
+    all_fail_counts: bool
     extra_methods: frozenset[str]
     default_timeout_stop_us: int
     refusals: dict[str, tuple[str, str]]

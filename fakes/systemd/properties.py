@@ -81,6 +81,7 @@ def _table() -> dict[str, Setting]:
     add("scope", "b", "SendSIGHUP SendSIGKILL")
     add("unit", "s", "Description", live=True)
     add("unit", "s", "Slice SourcePath/227 CollectMode/236")
+    add("unit", "t", "JobTimeoutUSec/258 JobRunningTimeoutUSec/258")
     add("unit", "b", "DefaultDependencies/219 AddRef/232 IgnoreOnIsolate/227 StopWhenUnneeded/227")
     add(
         "unit",
@@ -126,6 +127,8 @@ class Checker:
         """The first pass. `creating`: the unit is being made by this call."""
         changes = []
         for name, variant in properties:
+            if name in self._profile.ignored_properties and unit.type in ("scope", "slice", "service"):
+                continue
             setting = self._known.get(name)
             if setting is None or not self._applies(setting, unit, creating):
                 raise self.refuse("read_only", property=name)

@@ -54,7 +54,7 @@ def validate(args: argparse.Namespace) -> int:
     if args.record:
         show(f"recorded {baseline.save(new)}")
         return EXIT_OK
-    old = _have(args.against, probes, args, layout=new.layout) if args.against else _older(new)
+    old = _have(args.against, probes, args, like=new) if args.against else _older(new)
     if old is None:
         return _alone(args, new)
     known = baseline.known_differences(old.key) if args.new.startswith("fake:") else None
@@ -85,14 +85,14 @@ def _scenarios() -> list[str]:
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.toml"))
 
 
-def _have(text: str, probes: Sequence[Probe], args: argparse.Namespace, layout: str = "") -> Baseline:
+def _have(text: str, probes: Sequence[Probe], args: argparse.Namespace, like: Baseline | None = None) -> Baseline:
     """What was recorded under that name, else what the machine of that name answers now."""
     from cgrace.harness.validate import baseline
     from cgrace.harness.validate.ask import ask_all
     from cgrace.harness.validate.machine import open_machine, parse_machine
     from cgrace.harness.validate.outcomes import recorded_outcomes
 
-    if (found := baseline.find(text, layout)) is not None:
+    if (found := baseline.find(text, like)) is not None:
         return dataclasses.replace(found, outcomes=recorded_outcomes(found.version, found.layout))
     if text.startswith(("vm:", "ssh:")):
         return _ask_inside(text, args)
@@ -129,7 +129,7 @@ def _older(new: Baseline) -> Baseline | None:
     from cgrace.harness.validate import baseline
     from cgrace.harness.validate.outcomes import recorded_outcomes
 
-    old = baseline.nearest_below(new.version, new.layout)
+    old = baseline.nearest_below(new)
     return old and dataclasses.replace(old, outcomes=recorded_outcomes(old.version, old.layout))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,8 @@ FORMAT: Final = 1
 FOLDER: Final = Path(__file__).resolve().parents[2] / "reports" / "baselines"
 DIFFERENCES: Final = "differences.toml"
 _NUMBER: Final = re.compile(r"(?:systemd |v)?(\d+)")
-_NAME: Final = re.compile(r"(\d+)(?:-(v1|v2))?")
+VM: Final = "-vm"  # behind the key of one that was recorded in a virtual machine
+_NAME: Final = re.compile(r"(\d+)(?:-(v1|v2))?(-vm)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +41,8 @@ class Baseline:
 
     @property
     def key(self) -> str:
-        """Its name as a recorded one: "257-v1"."""
-        return f"{self.version}-{self.layout}"
+        """Its name as a recorded one: "257-v1" of a container, "257-v1-vm" of a whole machine."""
+        return f"{self.version}-{self.layout}{'' if self.runs_in.startswith('container') else VM}"
 
 
 def leading_number(version: str) -> int:
@@ -114,18 +115,32 @@ def save(baseline: Baseline, folder: Path = FOLDER) -> Path:
     return path
 
 
-def find(text: str, layout: str = "") -> Baseline | None:
-    """The recorded baseline that a name means ("257", "257-v1", or a file); None where the text is no such name."""
+def find(text: str, like: Baseline | None = None) -> Baseline | None:
+    """The recorded baseline that a name means ("257", "257-v1", "257-v2-vm", or a file); None where the text is no such name.
+
+    like: what it is to be compared with. Where the name leaves it open, the layout is that one's, and of a container's and a
+    virtual machine's the one that had the same hierarchies.
+    """
     if text.endswith(".json"):
         return load(Path(text))
     found = _NAME.fullmatch(text)
     if found is None:
         return None
+    layout = found[2] or (like.layout if like is not None else "v1")
+    key = f"{found[1]}-{layout}"
+    best = _best([f"{key}{VM}"] if found[3] else [key, f"{key}{VM}"], like)
+    if best is None:
+        have = ", ".join(recorded()) or "none"
+        raise UsageError(f"there is no baseline {key}{found[3] or ''}", hint=f"recorded: {have}")
+    return best
+
+
+def _best(keys: Sequence[str], like: Baseline | None) -> Baseline | None:
+    """The first of these that is recorded, one with the same hierarchies before all others."""
     have = recorded()
-    wanted = f"{found[1]}-{found[2] or layout or 'v1'}"
-    if wanted not in have:
-        raise UsageError(f"there is no baseline {wanted}", hint=f"recorded: {', '.join(have) or 'none'}")
-    return load(have[wanted])
+    candidates = [load(have[key]) for key in keys if key in have]
+    alike = [one for one in candidates if like is not None and one.hierarchies == like.hierarchies]
+    return next(iter([*alike, *candidates]), None)
 
 
 def known_differences(key: str, folder: Path = FOLDER) -> dict[str, str]:
@@ -135,13 +150,11 @@ def known_differences(key: str, folder: Path = FOLDER) -> dict[str, str]:
     return {str(row["probe"]): str(row["reason"]) for row in rows if key in row["baselines"]}
 
 
-def nearest_below(version: int, layout: str) -> Baseline | None:
+def nearest_below(new: Baseline) -> Baseline | None:
     """The recorded one of the newest systemd that is older, in the same layout; None where there is none."""
-    older = [
-        load(path) for key, path in recorded().items() if key.endswith(f"-{layout}") and _version_of(key) < version
-    ]
-    return max(older, key=lambda one: one.version, default=None)
-
-
-def _version_of(key: str) -> int:
-    return leading_number(key)
+    older = sorted({leading_number(key) for key in recorded() if f"-{new.layout}" in key}, reverse=True)
+    for version in older:
+        if version < new.version:
+            key = f"{version}-{new.layout}"
+            return _best([key, f"{key}{VM}"], new)
+    return None

@@ -18,7 +18,7 @@ from cgrace.harness.targets.fake import FakeTarget
 from cgrace.harness.targets.sandbox import FakeSandbox
 from cgrace.harness.validate.client import Client
 from cgrace.harness.validate.inside import spawn_worker
-from cgrace.harness.validate.machine import Gate, Machine, MachineName, Worker
+from cgrace.harness.validate.machine import WHOLE, Gate, Machine, MachineName, Worker
 
 _NS_PER_S = 1_000_000_000
 _TURNS_MAX = 100_000
@@ -38,9 +38,11 @@ class FakeMachine:
         self._dead: set[int] = set()
         self.late_deaths = False
         self.tree = KernelTree(sandbox.hierarchies, outer=self._outer)
-        profile = load_profile(name.which)
+        which, _, place = name.which.partition(WHOLE)
+        profile = load_profile(which)
         self.version = profile.version_string
-        self.manager = Manager(profile, self.tree, kill=self._kill, agent=True, container=True)
+        self.runs_in = place or "container-other"
+        self.manager = Manager(profile, self.tree, kill=self._kill, agent=True, container=not place)
         self._bus = EmbeddedBus({NAME: self.manager})
         self.manager.listen(lambda interface, member: self._bus.hears(NAME, interface, member))
         self._clients: dict[int, Client] = {}
@@ -188,7 +190,7 @@ class _FakeGate:
 @contextlib.asynccontextmanager
 async def fake(name: MachineName) -> AsyncIterator[Machine]:
     """The fake with a profile, on cgroups of this machine; TargetError where those cannot be had."""
-    load_profile(name.which)  # first: a wrong name should cost nothing
+    load_profile(name.which.partition(WHOLE)[0])  # first: a wrong name should cost nothing
     async with FakeTarget.open((name.layout,), warm=1) as target, target.sandbox(name.layout) as sandbox:
         machine = FakeMachine(name, sandbox)
         try:

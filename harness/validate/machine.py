@@ -3,7 +3,8 @@
 `open_machine` gives one by its name:
 
     container:SUITE[:v1|v2]    a booted Debian root's own systemd (targets/container.py)
-    fake:PROFILE[:v1|v2]       the fake systemd with that profile on cgroups of this machine (fakes/systemd)
+    fake:PROFILE[@qemu][:v1|v2]  the fake systemd with that profile on cgroups of this machine (fakes/systemd), in what it takes for
+                               a container, with @qemu in a whole machine
     vm:SUITE[:v1|v2], ssh:HOST  asked from inside, by this program (targets/remote.py): see commands/validate.py
     local                      the systemd of the machine that this runs on, over its system bus (in a guest, as root)
 
@@ -24,6 +25,7 @@ from cgrace.fakes.systemd.tree import KernelTree
 from cgrace.harness.errors import UsageError
 from cgrace.harness.validate.client import Client
 
+WHOLE: Final = "@"  # in a fake's name, before where it is to believe that it runs
 LAYOUTS: Final = ("v1", "v2")
 HOME: Final = "/cgrace-home"  # where a new process is on v2: the root must have none, to hand down controllers
 

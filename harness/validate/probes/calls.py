@@ -150,11 +150,6 @@ async def set_lists(s: Stage) -> Answer:
     return found
 
 
-@probe.contract("get-empty", "GetUnit of the empty name, by who is in no unit")
-async def get_empty(s: Stage) -> Answer:
-    return await s.call("GetUnit", "s", "")
-
-
 @probe.contract("get-path", "The object's path of a unit: is it the escaped name?", relied_on=EVERY)
 async def get_path(s: Stage) -> Answer:
     await s.up("t-a_b:c.slice")
