@@ -93,5 +93,6 @@ def _open(lines: Iterable[Line], today: Sequence[str]) -> tuple[Weakness, ...]:
 
 
 def _wrong(cell: Cell) -> bool:
-    """Whether a cell tells of a violation, as expected as it may be. A clean error is no weakness."""
-    return not cell.unavailable and cell.word.rstrip("!") not in (".", "?", "ERR", "n/a")
+    """Whether a cell tells of a violation, as expected as it may be. A clean error is no weakness, nor is a fault in vain."""
+    words = cell.word.rstrip("!").split()
+    return not cell.unavailable and words[0] not in (".", "?", "ERR", "n/a", "UNFIRED", "UNMET")
