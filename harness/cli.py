@@ -177,6 +177,7 @@ def _add_validate(validate: argparse.ArgumentParser) -> None:
     )
     validate.add_argument("--list", action="store_true", help="the probes: what is asked, and where that is written")
     validate.add_argument("--junit", metavar="FILE", help="also write a JUnit report")
+    validate.add_argument("--html", metavar="FILE", help="also write a page that needs nothing else")
     drawn = validate.add_argument_group(
         "drawn sequences", "of calls, played on NEW (a fake) and OLD (a real one) side by side"
     )

@@ -52,7 +52,8 @@ def _outcome(one: Mapping[str, str]) -> ET.Element:
     return case
 
 
-_STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; color: #222; background: #fff }
+_STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em }
+body { color: #222; background: #fff }
 table { border-collapse: collapse; width: 100% } td, th { text-align: left; vertical-align: top; padding: .3em .6em }
 tr { border-top: 1px solid #ccc } code { overflow-wrap: anywhere } .bad { color: #a00; font-weight: bold } .dim { color: #555 }
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818 } tr { border-color: #444 } .bad { color: #f77 }

@@ -188,12 +188,13 @@ def test_words_in_order() -> None:
 
 def test_the_command_on_recorded_ones(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Two recorded baselines, without root or a systemd: exit 1 as drivers rely on what changed; JSON and JUnit say the same."""
-    junit = tmp_path / "junit.xml"
-    assert main(["validate", "257", "--against", "252", "--json", "--junit", str(junit)]) == 1
+    junit, page = tmp_path / "junit.xml", tmp_path / "page.html"
+    assert main(["validate", "257", "--against", "252", "--json", "--junit", str(junit), "--html", str(page)]) == 1
     told = json.loads(capsys.readouterr().out)
     changed = {one["probe"] for one in told["changes"] if one["drivers"]}
     failures = {case.get("name") for case in ET.parse(junit).iter("testcase") if case.find("failure") is not None}
     assert changed and changed <= failures and not told["passed"]
+    assert all(name in page.read_text() for name in changed)
     assert main(["validate", "257", "--against", "257"]) == 0
     assert "nothing changed that a driver relies on" in capsys.readouterr().out
 

@@ -61,6 +61,10 @@ def validate(args: argparse.Namespace) -> int:
     found = compare(old, new, probes, _scenarios(), known=known)
     if args.junit:
         _write_junit(args.junit, found, probes)
+    if args.html:
+        from cgrace.reports.validation import html_of
+
+        _write(args.html, html_of(_document(found)))
     if args.json:
         show_json(_document(found))
     else:
@@ -304,7 +308,13 @@ def _document(found: Comparison) -> dict[str, Any]:
 def _write_junit(path: str, found: Comparison, probes: Sequence[Probe]) -> None:
     from cgrace.reports.validation import junit_of
 
+    _write(path, junit_of(_document(found), {one.id: one.question for one in probes}))
+
+
+def _write(path: str, text: str) -> None:
+    from pathlib import Path
+
     try:
-        Path(path).write_text(junit_of(_document(found), {one.id: one.question for one in probes}), encoding="utf-8")
+        Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"the report cannot be written: {error.strerror}", file=path) from None
