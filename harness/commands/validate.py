@@ -44,27 +44,7 @@ def validate(args: argparse.Namespace) -> int:
         raise UsageError("which systemd?", hint="cgrace validate container:trixie, or --list for the probes")
     if args.record and args.probe:
         raise UsageError("a baseline has every probe", hint="leave --probe out of --record")
-    if args.junit:
-        check_writable(Path(args.junit))
-    if args.against and not (args.against.endswith(".json") or args.against[0].isdigit()):
-        parse_machine(args.against)  # what there is not is said before the first is asked
-    new = _have(args.new, probes, args)
-    if args.scenarios:
-        new = dataclasses.replace(new, outcomes=_run_scenarios(args))
-    if args.record:
-        show(f"recorded {baseline.save(new)}")
-        return EXIT_OK
-    old = _have(args.against, probes, args, like=new) if args.against else _older(new)
-    if old is None:
-        return _alone(args, new)
-    known = baseline.known_differences(old.key) if args.new.startswith("fake:") else None
-    found = compare(old, new, probes, _scenarios(), known=known)
-    if args.junit:
-        _write_junit(args.junit, found, probes)
-    if args.html:
-        from cgrace.reports.validation import html_of
-
-        _write(args.html, html_of(_document(found)))
+    _write_reports(args, found, probes)
     if args.json:
         show_json(_document(found))
     else:
@@ -305,16 +285,19 @@ def _document(found: Comparison) -> dict[str, Any]:
     )
 
 
-def _write_junit(path: str, found: Comparison, probes: Sequence[Probe]) -> None:
-    from cgrace.reports.validation import junit_of
-
-    _write(path, junit_of(_document(found), {one.id: one.question for one in probes}))
-
-
-def _write(path: str, text: str) -> None:
+def _write_reports(args: argparse.Namespace, found: Comparison, probes: Sequence[Probe]) -> None:
+    """The files that were asked for."""
     from pathlib import Path
 
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"the report cannot be written: {error.strerror}", file=path) from None
+    from cgrace.reports.validation import html_of, junit_of
+
+    texts: dict[str, str] = {}
+    if args.junit:
+        texts[args.junit] = junit_of(_document(found), {one.id: one.question for one in probes})
+    if args.html:
+        texts[args.html] = html_of(_document(found))
+    for path, text in texts.items():
+        try:
+            Path(path).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"the report cannot be written: {error.strerror}", file=path) from None
