@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cgrace.harness.validate.compare import Change, Comparison
     from cgrace.harness.validate.probe import Probe
 
+REMOTE = ("vm:", "ssh:")  # machines that are asked from inside
 VALUE_MAX = 300
 INSIDE_S_MAX = 1800.0  # all probes, in a machine that is emulated
 WORDS_MAX = 100  # a list that is longer is told word by word
@@ -31,7 +32,6 @@ def validate(args: argparse.Namespace) -> int:
     """Exit 0 where nothing changed that a driver relies on, 1 where something did."""
     from cgrace.harness.validate import baseline
     from cgrace.harness.validate.compare import compare
-    from cgrace.harness.validate.machine import parse_machine
 
     if args.differential is not None or args.seconds is not None:
         from cgrace.harness.commands.differential import differential
@@ -44,12 +44,38 @@ def validate(args: argparse.Namespace) -> int:
         raise UsageError("which systemd?", hint="cgrace validate container:trixie, or --list for the probes")
     if args.record and args.probe:
         raise UsageError("a baseline has every probe", hint="leave --probe out of --record")
+    for path in filter(None, (args.junit, args.html)):
+        check_writable(Path(path))
+    if args.against and not (args.against.endswith(".json") or args.against[0].isdigit()):
+        check_name(args.against)  # what there is not is said before the first is asked
+    new = _have(args.new, probes, args)
+    if args.scenarios:
+        new = dataclasses.replace(new, outcomes=_run_scenarios(args))
+    if args.record:
+        show(f"recorded {baseline.save(new)}")
+        return EXIT_OK
+    old = _have(args.against, probes, args, like=new) if args.against else _older(new)
+    if old is None:
+        return _alone(args, new)
+    known = baseline.known_differences(old.key) if args.new.startswith("fake:") else None
+    found = compare(old, new, probes, _scenarios(), known=known)
     _write_reports(args, found, probes)
     if args.json:
         show_json(_document(found))
     else:
         show(*_told(found))
     return EXIT_OK if found.safe else EXIT_DIFFERED
+
+
+def check_name(text: str) -> None:
+    """UsageError for what is no machine's name."""
+    from cgrace.harness.targets.remote import parse_remote
+    from cgrace.harness.validate.machine import parse_machine
+
+    if text.startswith(REMOTE):
+        parse_remote(text)
+    else:
+        parse_machine(text)
 
 
 def _probes(wanted: Sequence[str]) -> tuple[Probe, ...]:
@@ -78,7 +104,7 @@ def _have(text: str, probes: Sequence[Probe], args: argparse.Namespace, like: Ba
 
     if (found := baseline.find(text, like)) is not None:
         return dataclasses.replace(found, outcomes=recorded_outcomes(found.version, found.layout))
-    if text.startswith(("vm:", "ssh:")):
+    if text.startswith(REMOTE):
         return _ask_inside(text, args)
     name = parse_machine(text)
 
@@ -287,8 +313,6 @@ def _document(found: Comparison) -> dict[str, Any]:
 
 def _write_reports(args: argparse.Namespace, found: Comparison, probes: Sequence[Probe]) -> None:
     """The files that were asked for."""
-    from pathlib import Path
-
     from cgrace.reports.validation import html_of, junit_of
 
     texts: dict[str, str] = {}
