@@ -117,12 +117,22 @@ class Setup:
                 f"mv {shlex.quote(str(self.venv))} {shlex.quote(str(self.venv))}.old",
             )
         say(f"making a virtual environment (once): {self.venv}")
-        shutil.rmtree(self.venv, ignore_errors=True)
-        self.venv.mkdir()
-        (self.venv / MARK).touch()
+        self._make_folder()
         command = [sys.executable, "-I", "-m", "venv", str(self.venv)]
         if self.child(command) != 0:
             raise SetupError("the virtual environment cannot be made", shlex.join(command), self.tail())
+
+    def _make_folder(self) -> None:
+        """An empty folder with our mark. There is none without it at any moment: a killed set-up must not be in its own way."""
+        fresh, gone = (self.venv.with_name(f"{self.venv.name}.{end}") for end in ("new", "gone"))
+        for litter in (fresh, gone):
+            shutil.rmtree(litter, ignore_errors=True)
+        fresh.mkdir()
+        (fresh / MARK).touch()
+        if self.venv.exists():
+            self.venv.rename(gone)
+        fresh.rename(self.venv)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def pip(self, wanted: Sequence[str]) -> None:
         """Install into the environment."""
@@ -176,7 +186,13 @@ class Setup:
         try:
             with (self.venv / LOG).open("ab") as log:
                 process = subprocess.Popen(
-                    argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ, pass_fds=[self.lock]
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environ,
+                    pass_fds=[self.lock],
+                    start_new_session=True,  # so that what it starts itself can be ended with it
                 )
         except FileNotFoundError:
             return 127
@@ -184,7 +200,8 @@ class Setup:
             return process.wait()
         finally:
             if process.returncode is None:
-                process.kill()
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
     def tail(self) -> str:

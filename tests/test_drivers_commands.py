@@ -250,7 +250,8 @@ def test_a_containers_life(command: str, tmp_path: Path) -> None:
         *events(tmp_path, "cgroup-removed"),
         *events(tmp_path, "process-moved"),
     ]
-    assert {one["by"] for one in changes} == {"driver", "systemd"}
+    # A child that is gone before anybody looked at it is nobody's.
+    assert {one["by"] for one in changes} - {"other"} == {"driver", "systemd"}
     assert left_over() == before
 
 
