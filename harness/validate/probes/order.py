@@ -164,7 +164,7 @@ async def stop_over_start(s: Stage) -> Answer:
     since = len(s.client.inbox)
     result = await s.down("t-a.scope")
     await s.quiet()
-    return [result, s.heard(since), s.where()]
+    return [result, s.heard(since), s.systemd_says()]
 
 
 @probe.habit("stop-fail", "StopUnit in mode 'fail' while the start job is queued")
