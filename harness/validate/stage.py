@@ -418,7 +418,7 @@ class Stage:
         """A control file's text; "no such file" where it is not there."""
         try:
             return self.machine.tree.read(self._carrier(controller), path, file).strip()
-        except OSError:
+        except (OSError, LookupError):
             return "no such file"
 
     def write(self, controller: str, path: str, file: str, text: str) -> None:
