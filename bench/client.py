@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.codec import encode
-from cgrace.harness.dbus.message import Message, MessageType, Variant
+from cgrace.harness.dbus.message import Message, Variant
 from cgrace.harness.errors import TargetError
 
 JOB_RULE = "type='signal',interface='org.freedesktop.systemd1.Manager',member='JobRemoved'"
@@ -75,30 +75,12 @@ class Timed:
 
 def bus_call(serial: int, member: str, signature: str = "", *body: object) -> Message:
     """A call to the bus itself."""
-    return Message(
-        type=MessageType.CALL,
-        serial=serial,
-        destination=systemd1.BUS_NAME,
-        path=systemd1.BUS_PATH,
-        interface=systemd1.BUS_NAME,
-        member=member,
-        signature=signature,
-        body=body,
-    )
+    return systemd1.call_to(systemd1.TO_BUS, member, signature, body, serial=serial)
 
 
 def manager_call(serial: int, member: str, signature: str = "", *body: object) -> Message:
     """A call to systemd's manager."""
-    return Message(
-        type=MessageType.CALL,
-        serial=serial,
-        destination=systemd1.NAME,
-        path=systemd1.PATH,
-        interface=systemd1.MANAGER,
-        member=member,
-        signature=signature,
-        body=body,
-    )
+    return systemd1.call_to(systemd1.TO_MANAGER, member, signature, body, serial=serial)
 
 
 def jobs(count: int, prefix: str, first_serial: int = 1000) -> list[Timed]:

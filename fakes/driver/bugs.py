@@ -21,8 +21,8 @@ from cgrace.fakes.driver.bus import Bus
 from cgrace.fakes.driver.driver import Driver
 from cgrace.fakes.driver.shim import Shim
 from cgrace.harness.dbus.codec import encode
-from cgrace.harness.dbus.message import Message, MessageType
-from cgrace.harness.dbus.systemd1 import BUS_NAME, NAME
+from cgrace.harness.dbus.message import Message
+from cgrace.harness.dbus.systemd1 import BUS_NAME, TO_MANAGER, call_to
 
 STDERR_LINES = 30_000
 TICK_S = 0.05
@@ -111,16 +111,7 @@ class HalfAMessage(Driver):
 
     def start_unit(self, unit: str, parent: str, pid: int, delegate: bool | None) -> None:
         """As Driver."""
-        call = Message(
-            type=MessageType.CALL,
-            serial=99,
-            destination=NAME,
-            path="/org/freedesktop/systemd1",
-            interface="org.freedesktop.systemd1.Manager",
-            member="StopUnit",
-            signature="ss",
-            body=(unit, "replace"),
-        )
+        call = call_to(TO_MANAGER, "StopUnit", "ss", (unit, "replace"), serial=99)
         raw = encode(call)
         self.calls.write(raw[: len(raw) // 2])
         _wait_for_ever()

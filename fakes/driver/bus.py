@@ -15,7 +15,7 @@ from cgrace.harness.dbus.auth import ClientAuth
 from cgrace.harness.dbus.codec import encode
 from cgrace.harness.dbus.frames import Framer
 from cgrace.harness.dbus.message import Message, MessageType
-from cgrace.harness.dbus.systemd1 import BUS_NAME, NAME
+from cgrace.harness.dbus.systemd1 import BUS_NAME, NAME, call_to
 from cgrace.harness.errors import ProtocolError
 
 MANAGER = "org.freedesktop.systemd1.Manager"
@@ -79,16 +79,7 @@ class Bus:
     ) -> tuple[Any, ...]:
         """Call and wait for the answer; BusError for an error, for none within the limit, and where the bus is gone."""
         serial = next(self._serials)
-        message = Message(
-            type=MessageType.CALL,
-            serial=serial,
-            destination=destination,
-            path=path,
-            interface=interface,
-            member=member,
-            signature=signature,
-            body=body,
-        )
+        message = call_to((destination, path, interface), member, signature, body, serial=serial)
         answer: Future[Message] = Future()
         with self._lock:
             if self._ended:

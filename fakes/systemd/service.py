@@ -16,8 +16,8 @@ from dataclasses import replace
 from cgrace.fakes.systemd.manager import Manager
 from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.address import unix_path
-from cgrace.harness.dbus.auth import ClientAuth
-from cgrace.harness.dbus.frames import Frame, Framer
+from cgrace.harness.dbus.client_stream import ClientStream
+from cgrace.harness.dbus.frames import Frame
 from cgrace.harness.dbus.message import Message, MessageType
 from cgrace.harness.errors import ProtocolError, TargetError
 
@@ -32,7 +32,7 @@ class BusService:
 
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
-        self._framer = Framer()
+        self._stream = ClientStream(os.geteuid())
         self._frames: deque[Frame] = deque()
         self._serial = 0
         self._reader: asyncio.StreamReader
@@ -83,29 +83,20 @@ class BusService:
         self._writer.close()
 
     async def _authenticate(self) -> None:
-        auth = ClientAuth(os.geteuid(), want_fds=False)
-        self._writer.write(auth.start())
-        while not auth.done:
+        self._writer.write(self._stream.start())
+        while not self._stream.let_in:
             data = await self._reader.read(_READ_BYTES)
             if not data:
                 raise ProtocolError("it closed the connection")
-            self._writer.write(auth.feed(data))
-        self._frames.extend(self._framer.feed(auth.leftover))
+            answer, frames = self._stream.feed(data)
+            self._writer.write(answer)
+            self._frames.extend(frames)
 
     async def _ask(self, member: str, signature: str, body: tuple[object, ...]) -> Message:
         """Call the bus itself and wait for its answer; what else comes meanwhile stays queued."""
         self._serial += 1
         serial = self._serial
-        call = Message(
-            type=MessageType.CALL,
-            serial=serial,
-            destination=systemd1.BUS_NAME,
-            path=systemd1.BUS_PATH,
-            interface=systemd1.BUS_NAME,
-            member=member,
-            signature=signature,
-            body=body,
-        )
+        call = systemd1.call_to(systemd1.TO_BUS, member, signature, body, serial=serial)
         self._writer.write(Frame.of(call).raw)
         while True:
             for frame in self._frames:
@@ -126,7 +117,7 @@ class BusService:
             return True
         except ConnectionError:
             return False
-        self._frames.extend(self._framer.feed(data))
+        self._frames.extend(self._stream.feed(data)[1])
         return bool(data)
 
     def _take(self, message: Message) -> None:

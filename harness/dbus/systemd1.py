@@ -27,6 +27,8 @@ SCOPE = "org.freedesktop.systemd1.Scope"
 SLICE = "org.freedesktop.systemd1.Slice"
 SERVICE = "org.freedesktop.systemd1.Service"
 JOB = "org.freedesktop.systemd1.Job"
+TO_BUS = (BUS_NAME, BUS_PATH, BUS_NAME)  # whom a call goes to: destination, object, interface
+TO_MANAGER = (NAME, PATH, MANAGER)
 UNIT_PREFIX = PATH + "/unit/"
 JOB_PREFIX = PATH + "/job/"
 
@@ -236,6 +238,23 @@ def property_value(message: Message, index: int, name: str) -> Any:
             if isinstance(item, list) and len(item) == 2 and item[0] == name and isinstance(item[1], Variant):
                 return item[1].value
     return None
+
+
+def call_to(
+    to: tuple[str, str, str], member: str, signature: str = "", body: tuple[Any, ...] = (), *, serial: int = 0
+) -> Message:
+    """A call of a method; `to` as TO_MANAGER."""
+    destination, path, interface = to
+    return Message(
+        type=MessageType.CALL,
+        serial=serial,
+        destination=destination,
+        path=path,
+        interface=interface,
+        member=member,
+        signature=signature,
+        body=body,
+    )
 
 
 def error_to(call: Message, name: str, text: str, *, serial: int = 0, sender: str = "") -> Message:

@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from cgrace.harness.dbus import systemd1
-from cgrace.harness.dbus.auth import ClientAuth
+from cgrace.harness.dbus.client_stream import ClientStream
 from cgrace.harness.dbus.codec import encode
-from cgrace.harness.dbus.frames import Framer
 from cgrace.harness.dbus.message import Message, MessageType
 from cgrace.harness.errors import ProtocolError, TargetError
 from cgrace.harness.relay.wire import Wire
@@ -25,7 +24,6 @@ ANSWER_S_MAX: Final = 25.0
 _SYSTEMD: Final = f"sender='{systemd1.NAME}'"
 _OWNER: Final = f"sender='{systemd1.BUS_NAME}',member='NameOwnerChanged',arg0='{systemd1.NAME}'"
 _NO_OWNER: Final = "org.freedesktop.DBus.Error.NameHasNoOwner"
-_BUS: Final = (systemd1.BUS_NAME, systemd1.BUS_PATH, systemd1.BUS_NAME)
 
 
 class Refused(TargetError):
@@ -56,11 +54,9 @@ class Control:
         self.bus_pid = 0
         self._on_signal, self._on_closed, self._bug = on_signal, on_closed, bug
         self._wire: Wire | None = None
-        self._auth = ClientAuth(os.geteuid(), want_fds=False)
-        self._framer = Framer()
+        self._stream = ClientStream(os.geteuid())
         self._serial = 0
         self._calls: dict[int, tuple[str, asyncio.Future[Message]]] = {}
-        self._unsent: list[bytes] = []
         self._owned = asyncio.Event()
 
     # ---- coming and going
@@ -69,10 +65,10 @@ class Control:
         """Connect and subscribe, once systemd is on the bus: a new one it joins a moment later. TargetError where it is not."""
         self._connect()
         self._owned.clear()
-        hello = self.call("Hello", to=_BUS)
-        rules = [self.call("AddMatch", "s", rule, to=_BUS) for rule in (_SYSTEMD, _OWNER)]
-        owner = self.call("GetNameOwner", "s", systemd1.NAME, to=_BUS)
-        pid = self.call("GetConnectionUnixProcessID", "s", systemd1.BUS_NAME, to=_BUS)
+        hello = self.call("Hello", to=systemd1.TO_BUS)
+        rules = [self.call("AddMatch", "s", rule, to=systemd1.TO_BUS) for rule in (_SYSTEMD, _OWNER)]
+        owner = self.call("GetNameOwner", "s", systemd1.NAME, to=systemd1.TO_BUS)
+        pid = self.call("GetConnectionUnixProcessID", "s", systemd1.BUS_NAME, to=systemd1.TO_BUS)
         for answer in (hello, *rules):
             await self._answer(answer)
         self.bus_pid = int((await self._answer(pid))[0])
@@ -98,11 +94,9 @@ class Control:
         except OSError as error:
             sock.close()
             raise TargetError(f"the bus at {self.path} cannot be reached: {error.strerror or error}") from None
-        self._auth = ClientAuth(os.geteuid(), want_fds=False)
-        self._framer = Framer()
-        self._unsent.clear()
+        self._stream = ClientStream(os.geteuid())
         self._wire = Wire(sock, on_data=self._data, on_closed=self._closed, on_drained=_nothing, bug=self._bug)
-        self._wire.write(self._auth.start())
+        self._wire.write(self._stream.start())
         self._wire.start()
 
     def close(self) -> None:
@@ -124,7 +118,7 @@ class Control:
     def _carries(self) -> bool:
         if self._wire is None or self._wire.closed:
             return False
-        return self._wire.unsent > 0 or self._framer.pending > 0 or self._wire.kernel_queues() != (0, 0)
+        return self._wire.unsent > 0 or self._stream.pending > 0 or self._wire.kernel_queues() != (0, 0)
 
     def read_now(self) -> None:
         """Take what has come by now, before the loop would: it came before whatever is about to be looked at."""
@@ -138,7 +132,7 @@ class Control:
         member: str,
         signature: str = "",
         *body: Any,
-        to: tuple[str, str, str] = (systemd1.NAME, systemd1.PATH, systemd1.MANAGER),
+        to: tuple[str, str, str] = systemd1.TO_MANAGER,
     ) -> asyncio.Future[Message]:
         """Ask (to: destination, object, interface). The future gets the answer, or Refused, or TargetError when the line ends
         first; nobody need await it."""
@@ -148,19 +142,10 @@ class Control:
         if not self.connected:
             answer.set_exception(TargetError(f"no line to systemd for {member}"))
             return answer
-        destination, path, interface = to
-        message = Message(
-            type=MessageType.CALL,
-            serial=self._serial,
-            destination=destination,
-            path=path,
-            interface=interface,
-            member=member,
-            signature=signature,
-            body=body,
-        )
         self._calls[self._serial] = (member, answer)
-        self._say(encode(message))
+        assert self._wire is not None
+        message = systemd1.call_to(to, member, signature, body, serial=self._serial)
+        self._wire.write(self._stream.say(encode(message)))
         return answer
 
     async def ask(
@@ -168,7 +153,7 @@ class Control:
         member: str,
         signature: str = "",
         *body: Any,
-        to: tuple[str, str, str] = (systemd1.NAME, systemd1.PATH, systemd1.MANAGER),
+        to: tuple[str, str, str] = systemd1.TO_MANAGER,
     ) -> tuple[Any, ...]:
         """The same, awaited: the body of the answer. TargetError where none comes within ANSWER_S_MAX."""
         return await self._answer(self.call(member, signature, *body, to=to))
@@ -188,32 +173,16 @@ class Control:
 
     # ---- inside
 
-    def _say(self, data: bytes) -> None:
-        assert self._wire is not None
-        if self._auth.done:
-            self._wire.write(data)
-        else:
-            self._unsent.append(data)
-
     def _data(self, data: bytes, _: Sequence[int]) -> None:
+        assert self._wire is not None
         try:
-            if not self._auth.done:
-                data = self._authenticate(data)
-            for frame in self._framer.feed(data):
+            answer, frames = self._stream.feed(data)
+            self._wire.write(answer)
+            for frame in frames:
                 self._take(frame.message)
         except ProtocolError as error:
             self.close()
             self._on_closed(f"the bus broke the protocol: {error.message}")
-
-    def _authenticate(self, data: bytes) -> bytes:
-        assert self._wire is not None
-        self._wire.write(self._auth.feed(data))
-        if not self._auth.done:
-            return b""
-        unsent, self._unsent = self._unsent, []
-        for message in unsent:
-            self._wire.write(message)
-        return self._auth.leftover
 
     def _take(self, message: Message) -> None:
         if message.type is MessageType.SIGNAL:

@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from cgrace.harness.dbus import systemd1
-from cgrace.harness.dbus.auth import ClientAuth
 from cgrace.harness.dbus.bus import Service
-from cgrace.harness.dbus.frames import Frame, Framer
+from cgrace.harness.dbus.client_stream import ClientStream
+from cgrace.harness.dbus.frames import Frame
 from cgrace.harness.dbus.message import Message, MessageType
 from cgrace.harness.errors import ProtocolError
 from cgrace.harness.relay.wire import Wire
@@ -55,8 +55,7 @@ class Seat:
         self._path, self._name, self._service = path, name, service
         self._after, self._owns, self._under_way, self._lost, self._bug = after, owns, under_way, lost, bug
         self._wire: Wire | None = None
-        self._auth = ClientAuth(os.geteuid(), want_fds=False)
-        self._framer = Framer()
+        self._stream = ClientStream(os.geteuid())
         self._serial = 0
         self._inbox: deque[Message] = deque()
         self._outbox: deque[Message] = deque()
@@ -79,11 +78,13 @@ class Seat:
             self._lost(f"the bus cannot be reached: {error.strerror or error}")
             return
         self._seated.clear()
-        self._auth = ClientAuth(os.geteuid(), want_fds=False)
-        self._framer = Framer()
+        self._stream = ClientStream(os.geteuid())
         self._serial = 0
         self._wire = Wire(sock, on_data=self._data, on_closed=self._closed, on_drained=_nothing, bug=self._bug)
-        self._wire.write(self._auth.start())
+        self._wire.write(self._stream.start())
+        self._ask("Hello", "")
+        self._ask("AddMatch", "s", _RULE)
+        self._ask("RequestName", "su", self._name, 0)
         self._wire.start()
 
     async def seated(self) -> None:
@@ -142,7 +143,7 @@ class Seat:
             or self._wire.kernel_queues()[1] > 0
             or self._under_way()
             or self._wire.kernel_queues()[0] > 0
-            or self._framer.pending > 0
+            or self._stream.pending > 0
         )
 
     # ---- saying one thing at a time
@@ -196,7 +197,7 @@ class Seat:
     def _say(self, message: Message) -> None:
         if self._wire is not None:
             self._serial += 1
-            self._wire.write(Frame.of(dataclasses.replace(message, serial=self._serial)).raw)
+            self._wire.write(self._stream.say(Frame.of(dataclasses.replace(message, serial=self._serial)).raw))
 
     def _stop(self) -> None:
         if self._timer is not None:
@@ -211,38 +212,19 @@ class Seat:
     # ---- what we are told
 
     def _data(self, data: bytes, _: Sequence[int]) -> None:
+        assert self._wire is not None
         try:
-            if not self._auth.done:
-                data = self._authenticate(data)
-            for frame in self._framer.feed(data):
+            answer, frames = self._stream.feed(data)
+            self._wire.write(answer)
+            for frame in frames:
                 self._take(frame.message)
         except ProtocolError as error:
             self.close()
             self._lost(f"the bus broke the protocol: {error.message}")
 
-    def _authenticate(self, data: bytes) -> bytes:
-        assert self._wire is not None
-        self._wire.write(self._auth.feed(data))
-        if not self._auth.done:
-            return b""
-        self._ask("Hello", "")
-        self._ask("AddMatch", "s", _RULE)
-        self._ask("RequestName", "su", self._name, 0)
-        return self._auth.leftover
-
     def _ask(self, member: str, signature: str, *body: object) -> None:
         """A call to the bus itself."""
-        self._say(
-            Message(
-                type=MessageType.CALL,
-                destination=systemd1.BUS_NAME,
-                path=systemd1.BUS_PATH,
-                interface=systemd1.BUS_NAME,
-                member=member,
-                signature=signature,
-                body=body,
-            )
-        )
+        self._say(systemd1.call_to(systemd1.TO_BUS, member, signature, body))
 
     def _closed(self, why: str) -> None:
         self.close()

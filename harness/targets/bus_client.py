@@ -10,9 +10,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from cgrace.harness.dbus import systemd1
-from cgrace.harness.dbus.auth import ClientAuth
+from cgrace.harness.dbus.client_stream import ClientStream
 from cgrace.harness.dbus.codec import encode
-from cgrace.harness.dbus.frames import Framer
 from cgrace.harness.dbus.message import Message, MessageType
 from cgrace.harness.errors import ProtocolError, TargetError
 
@@ -28,7 +27,7 @@ class BusClient:
     def __init__(self, path: str) -> None:
         self.path = path
         self.unique_name = ""
-        self._framer = Framer()
+        self._stream = ClientStream(os.geteuid())
         self._unread: list[Message] = []
         self._serial = 0
         self._reader: asyncio.StreamReader
@@ -62,16 +61,7 @@ class BusClient:
         """Call and wait for the answer; an error is raised as TargetError with its name and text."""
         self._serial += 1
         serial = self._serial
-        message = Message(
-            type=MessageType.CALL,
-            serial=serial,
-            destination=destination,
-            path=path,
-            interface=interface,
-            member=member,
-            signature=signature,
-            body=body,
-        )
+        message = systemd1.call_to((destination, path, interface), member, signature, body, serial=serial)
         self._writer.write(encode(message))
         while True:
             for position, answer in enumerate(self._unread):
@@ -105,15 +95,16 @@ class BusClient:
                 yield message
 
     async def _authenticate(self) -> None:
-        auth = ClientAuth(os.geteuid(), want_fds=False)
-        self._writer.write(auth.start())
-        while not auth.done:
-            self._writer.write(auth.feed(await self._receive()))
-        self._unread += [frame.message for frame in self._framer.feed(auth.leftover)]
+        self._writer.write(self._stream.start())
+        while not self._stream.let_in:
+            answer, frames = self._stream.feed(await self._receive())
+            self._writer.write(answer)
+            self._unread += [frame.message for frame in frames]
 
     async def _read(self) -> None:
         try:
-            self._unread += [frame.message for frame in self._framer.feed(await self._receive())]
+            _, frames = self._stream.feed(await self._receive())
+            self._unread += [frame.message for frame in frames]
         except ProtocolError as error:
             raise TargetError(f"the bus at {self.path} broke the protocol: {error.message}") from None
 

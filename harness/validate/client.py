@@ -72,16 +72,7 @@ class Client:
         if self.failure is not None:
             raise self.failure
         self.serial += 1
-        message = Message(
-            type=MessageType.CALL,
-            serial=self.serial,
-            destination=destination,
-            path=path,
-            interface=interface,
-            member=member,
-            signature=signature,
-            body=body,
-        )
+        message = systemd1.call_to((destination, path, interface), member, signature, body, serial=self.serial)
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting[self.serial] = answer
         self._send(message)
