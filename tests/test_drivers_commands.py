@@ -250,7 +250,7 @@ def test_a_containers_life(command: str, tmp_path: Path) -> None:
         *events(tmp_path, "cgroup-removed"),
         *events(tmp_path, "process-moved"),
     ]
-    # A child that is gone before anybody looked at it is nobody's.
+    # The kernel keeps the names of the last 128 tasks: a child that was gone before anybody looked at it may be nobody's.
     assert {one["by"] for one in changes} - {"other"} == {"driver", "systemd"}
     assert left_over() == before
 

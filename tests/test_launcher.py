@@ -220,6 +220,8 @@ def test_interrupted(tmp_path: Path) -> None:
     while _alive(folder) and time.monotonic() < until:
         pass
     assert _alive(folder) == []
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
     assert not (folder / ".venv" / bootstrap.STAMP).exists()
 
 
