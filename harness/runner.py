@@ -277,9 +277,7 @@ async def run_once(case: Case, place: Place, store: Path | None, expect_clean: b
     except StoreError:
         raise
     except CgraceError as error:
-        judgement = Judgement(outcome=Outcome.INCONCLUSIVE, findings=(), reasons=(str(error),))
-        cannot = isinstance(error, UnavailableError)
-        return CaseResult(case=case, judgement=judgement, error=str(error), unavailable=cannot)
+        return CaseResult.without_run(case, error)
 
 
 def some_ran(results: Sequence[CaseResult]) -> None:

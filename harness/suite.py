@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgrace.harness.drivers.base import DriverSpec
+from cgrace.harness.errors import CgraceError, UnavailableError
 from cgrace.harness.scenario.model import Scenario, Setting
-from cgrace.harness.verdict import Judgement
+from cgrace.harness.verdict import Judgement, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,13 @@ class CaseResult:
     canonical: str = ""
     repeated: bool = False
     unavailable: bool = False
+
+    @classmethod
+    def without_run(cls, case: Case, error: CgraceError) -> CaseResult:
+        """Of a case that could not be run: inconclusive, with the reason."""
+        why = str(error)
+        judgement = Judgement(outcome=Outcome.INCONCLUSIVE, findings=(), reasons=(why,))
+        return cls(case=case, judgement=judgement, error=why, unavailable=isinstance(error, UnavailableError))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

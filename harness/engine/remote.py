@@ -22,7 +22,6 @@ from cgrace.harness.targets.registry import UNDONE, TargetName
 from cgrace.harness.targets.remote import RemoteVm, open_machine
 from cgrace.harness.targets.remote_machine import RemoteMachine
 from cgrace.harness.targets.runs import INIT_SOURCE
-from cgrace.harness.verdict import Judgement, Outcome
 
 WORKER: Final = "cgrace.harness.worker"
 
@@ -68,9 +67,7 @@ class RemoteRuns:
         except StoreError:
             raise
         except CgraceError as error:
-            judgement = Judgement(outcome=Outcome.INCONCLUSIVE, findings=(), reasons=(str(error),))
-            cannot = isinstance(error, UnavailableError)
-            return CaseResult(case=case, judgement=judgement, error=str(error), unavailable=cannot)
+            return CaseResult.without_run(case, error)
         return result
 
 
