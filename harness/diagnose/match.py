@@ -14,7 +14,7 @@ from cgrace.harness.diagnose.signatures import (
     NativeCondition,
     Signature,
 )
-from cgrace.harness.diagnose.versions import is_before
+from cgrace.harness.scenario.releases import is_before
 from cgrace.harness.stacks.goroutines import Frame, Goroutine
 from cgrace.harness.stacks.wait_graph import plain, short_place
 

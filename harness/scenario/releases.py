@@ -30,6 +30,14 @@ def order(version: str) -> _Key:
     return numbers, tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in _PARTS.findall(candidate))
 
 
+def is_before(one: str, other: str) -> bool | None:
+    """Whether a version is older than another; None when one of them is no version."""
+    try:
+        return order(one) < order(other)
+    except ValueError:
+        return None
+
+
 def _build(version: str) -> str:
     return version.partition("+")[2]
 
