@@ -146,6 +146,11 @@ class JobStays(Fault):
     nth: int = 1
     type: str = "start"
 
+    @property
+    def what(self) -> str:
+        """What it does, once it does it."""
+        return f"job of {self.unit} stays queued {f'until {self.until}' if self.until else 'for ever'}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldOpen(Fault):

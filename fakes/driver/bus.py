@@ -11,12 +11,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from cgrace.harness.dbus.address import unix_path
 from cgrace.harness.dbus.auth import ClientAuth
 from cgrace.harness.dbus.codec import encode
 from cgrace.harness.dbus.frames import Framer
 from cgrace.harness.dbus.message import Message, MessageType
 from cgrace.harness.dbus.systemd1 import BUS_NAME, NAME, call_to
-from cgrace.harness.errors import ProtocolError
+from cgrace.harness.errors import ProtocolError, TargetError
 
 MANAGER = "org.freedesktop.systemd1.Manager"
 MANAGER_PATH = "/org/freedesktop/systemd1"
@@ -35,11 +36,10 @@ class BusError(Exception):
 def address() -> str:
     """The path of the bus's socket, from DBUS_SYSTEM_BUS_ADDRESS."""
     given = os.environ.get("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/run/dbus/system_bus_socket")
-    kind, _, rest = given.partition(":")
-    keys = dict(part.partition("=")[::2] for part in rest.split(","))
-    if kind != "unix" or "path" not in keys:
-        raise BusError("", f"cannot use the bus address {given!r}")
-    return keys["path"]
+    try:
+        return unix_path(given)
+    except TargetError as error:
+        raise BusError("", f"cannot use the bus address {given!r}") from error
 
 
 class Bus:

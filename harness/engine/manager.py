@@ -96,9 +96,7 @@ class FakeSystemd:
                 continue
             if isinstance(fault, ft.JobStays) and event.state == "blocked":
                 self._plan.keeps[fault.id].keeps = True
-                self._fired(
-                    fault, f"job of {fault.unit} stays queued {f'until {fault.until}' if fault.until else 'for ever'}"
-                )
+                self._fired(fault, fault.what)
             elif isinstance(fault, ft.JobEnds) and event.state == "ended" and event.result == fault.result:
                 self._fired(fault, f"job of {fault.unit} ends as {fault.result}")
 

@@ -24,7 +24,7 @@ from cgrace.harness.engine.control import Control
 from cgrace.harness.engine.gates import Gates
 from cgrace.harness.engine.jobs import Jobs
 from cgrace.harness.engine.plan import Plan
-from cgrace.harness.engine.turns import Turns
+from cgrace.harness.engine.turns import LOOK_S, LOOK_S_MAX, Turns
 from cgrace.harness.errors import TargetError
 from cgrace.harness.events import Event
 from cgrace.harness.relay.base import Backend, Handler
@@ -32,8 +32,6 @@ from cgrace.harness.relay.upstream import Upstream
 from cgrace.harness.targets.machine import MachineSandbox
 from cgrace.harness.witnesses.waits import ProcessGone, at_rest
 
-LOOK_S: Final = 0.0005
-LOOK_S_MAX: Final = 0.004
 IDLE_S_MAX: Final = 10.0
 LEAVE_S_MAX: Final = 5.0
 _PF_EXITING: Final = 0x4  # include/linux/sched.h
@@ -68,7 +66,9 @@ class RealSystemd:
         self._jobs = Jobs(record, self._on_queued)
         self._upstream = Upstream(self._machine.bus_path)
         self.backend: Backend = self._upstream
-        self._control = self._line()
+        self._control = Control(
+            self._machine.bus_path, on_signal=self._on_signal, on_closed=self._on_closed, bug=self._bug
+        )
         self._gates = Gates(self._control, seconds_max=seconds_max + GATES_S_SPARE)
         self._started: set[str] = set()
         self._bus_pid = 0
@@ -79,9 +79,6 @@ class RealSystemd:
         self._cgroups: dict[str, str] = {}
         self.paused = False
         self._turns: Turns | None = None
-
-    def _line(self) -> Control:
-        return Control(self._machine.bus_path, on_signal=self._on_signal, on_closed=self._on_closed, bug=self._bug)
 
     @property
     def before_job(self) -> Callable[[], None]:
@@ -211,8 +208,7 @@ class RealSystemd:
             if fault.unit == job.unit and not keep.open:
                 keep.keeps = True
                 self._jobs.blocked(job.job)
-                what = f"job of {fault.unit} stays queued {f'until {fault.until}' if fault.until else 'for ever'}"
-                self._record(ev.FaultFired(fault=fault.id, grade=ft.grade(fault), what=what))
+                self._record(ev.FaultFired(fault=fault.id, grade=ft.grade(fault), what=fault.what))
 
     # ---- the engine's turn
 
