@@ -35,7 +35,7 @@ def lasting(text: str, minutes: int = 12) -> str:
 
 def judged(text: str, **given: str | bool) -> Diagnosis:
     """The diagnosis of a text."""
-    return diagnose(observe("dump", text, **given))  # type: ignore[arg-type]
+    return diagnose(observe(text, **given))  # type: ignore[arg-type]
 
 
 def best(text: str, **given: str | bool) -> str | None:

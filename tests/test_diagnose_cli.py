@@ -114,7 +114,7 @@ def test_utf16(tmp_path: Path) -> None:
 def run_all(text: str) -> None:
     """A diagnosis from text to page; only a UsageError may come of it."""
     try:
-        found = diagnose(observe("dump", text))
+        found = diagnose(observe(text))
     except UsageError:
         return
     json.dumps(diagnosis_data(found))
@@ -215,7 +215,7 @@ def test_what_it_gathers_is_read_back(tmp_path: Path) -> None:
     done = subprocess.run(["sh", SCRIPT], capture_output=True, text=True, check=True, timeout=100)
     assert done.stderr == ""
     assert done.stdout.endswith("=== cgrace: end ===\n")
-    seen = observe("node", done.stdout)
+    seen = observe(done.stdout)
     assert seen.versions["kernel"]
     assert seen.uptime_s
     file = tmp_path / "node.txt"

@@ -54,7 +54,7 @@ def test_the_dump_alone_says_the_same(traces: list[tuple[str, Trace]]) -> None:
     """With the jobs and the user's word that it does not move, the scenario is named, or an entry that looks the same."""
     for name, trace in traces:
         for _, stacks in trace.of(ev.Stacks):
-            found = diagnose(observe(name, stacks.text, jobs="No jobs running.\n", stuck=True))
+            found = diagnose(observe(stacks.text, jobs="No jobs running.\n", stuck=True))
             assert found.best is not None
             assert any(name in one.signature.scenarios for one in (found.best, *found.alike)), (name, names(found))
 
@@ -72,7 +72,7 @@ def test_a_wait_that_the_job_will_end_is_none(traces: list[tuple[str, Trace]]) -
     """The same dumps while the job is still queued: only what nothing can free is left."""
     for name, trace in traces:
         for _, stacks in trace.of(ev.Stacks):
-            found = diagnose(observe(name, stacks.text, jobs="7 cgrace-a.slice start waiting\n1 jobs listed.\n"))
+            found = diagnose(observe(stacks.text, jobs="7 cgrace-a.slice start waiting\n1 jobs listed.\n"))
             assert set(names(found)) <= {"late-signal-lock", "bus-lost-in-wait"}, (name, names(found))
 
 

@@ -47,8 +47,7 @@ def _observe(args: argparse.Namespace) -> Observed:
         return observe_trace(Path(args.dump).name, read_trace(Path(args.dump)))
     jobs = _read(args.jobs) if args.jobs else None
     crun = _read(args.crun_stack) if args.crun_stack else None
-    name = "stdin" if args.dump == "-" else Path(args.dump).name
-    seen = observe(name, text, jobs=jobs, crun=crun, stuck=args.stuck)
+    seen = observe(text, jobs=jobs, crun=crun, stuck=args.stuck)
     if seen.empty and not says_something(seen):
         raise UsageError(_no_dump(text), file=args.dump, hint=_hint(text))
     return seen

@@ -20,7 +20,6 @@ class Diagnosis:
     """What a node has. matches: entries that it is, the best first; alike: whose stacks look the same as the best's; possible:
     what would be one if the wait lasts; against: the next best, each with why it is not it. waits: who waits for whom."""
 
-    name: str
     matches: tuple[Match, ...]
     alike: tuple[Match, ...]
     possible: tuple[Match, ...]
@@ -52,7 +51,6 @@ def diagnose(seen: Observed, known: tuple[Signature, ...] | None = None) -> Diag
     )
     waits = _graph(seen)
     return Diagnosis(
-        name=seen.name,
         matches=tuple(one for one in sure if one not in alike),
         alike=alike,
         possible=possible,

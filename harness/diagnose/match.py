@@ -129,15 +129,13 @@ class Part:
         return self._relates(goroutine, condition)
 
     def _relates(self, goroutine: Goroutine, condition: GoroutineCondition) -> bool:
-        if not (condition.lock or condition.held_by or condition.holds):
+        if not (condition.lock or condition.held_by):
             return True
         assert self._dump is not None
         wait = self._dump.waits.get(goroutine.id)
         if wait is None:
             return False
         if condition.lock and (not wait.lock or condition.lock not in ("any", wait.lock)):
-            return False
-        if condition.holds and condition.holds not in wait.holds:
             return False
         holders = {g.id for g in self._roles.get(condition.held_by, ())}
         return not condition.held_by or bool(holders & set(wait.held_by))

@@ -20,7 +20,6 @@ _DEBUGGER = re.compile(r"^\s*#\d+\s+(?:0x[0-9a-f]+\s+)?(?:in\s+)?(?P<name>[A-Za-
 _KERNEL = re.compile(r"^\s*(?:stack: )?\[<[0-9a-fx]+>\] (?P<name>[A-Za-z_][\w.]*)\+0x")
 _SYSCALL = re.compile(r"^\s*(?:syscall: )?(?P<number>\d{1,4})(?P<args>(?: 0x[0-9a-f]+){6,8})\s*$")
 _WCHAN = re.compile(r"^\s*(?:wchan: )?(?P<name>[a-z_][\w.]*)\s*$")
-_STATE = re.compile(r"^State:\s+(?P<state>[A-Z])\b")
 _STRACE = re.compile(r"\bppoll\(\[.*\], \d+, (?P<limit>NULL|\{tv_sec=\d+)")
 _TOLD = re.compile(
     r"^\S+ \d+: p?poll (?P<limit>without limit|.*), on its bus connection"
@@ -32,14 +31,13 @@ class Native:
     """What is known of one program's wait.
 
     functions: from the innermost out, with the lines that name them. untimed: whether its poll has no limit (None: nobody
-    said); untimed_at: the line. state: the process's state letter, "" when not said.
+    said); untimed_at: the line.
     """
 
     about: str = ""
     functions: tuple[tuple[str, int], ...] = ()
     untimed: bool | None = None
     untimed_at: int = 0
-    state: str = ""
 
     def at(self, *names: str) -> int:
         """The line of the innermost function with one of these names; 0 when there is none."""
@@ -51,7 +49,6 @@ def read_native(lines: Iterable[Line], about: str = "") -> Native | None:
     functions: list[tuple[str, int]] = []
     untimed: bool | None = None
     untimed_at = 0
-    state = ""
     for line in lines:
         if found := _DEBUGGER.match(line.text) or _KERNEL.match(line.text):
             functions.append((found["name"], line.number))
@@ -63,13 +60,11 @@ def read_native(lines: Iterable[Line], about: str = "") -> Native | None:
             untimed, untimed_at = found["limit"] == "NULL", line.number
         elif found := _TOLD.match(line.text):
             untimed, untimed_at = found["limit"] == "without limit", line.number
-        elif found := _STATE.match(line.text):
-            state = found["state"]
         elif "poll" in line.text and (found := _WCHAN.match(line.text)):
             functions.append((found["name"], line.number))
     if not functions and untimed is None:
         return None
-    return Native(about=about, functions=tuple(functions), untimed=untimed, untimed_at=untimed_at, state=state)
+    return Native(about=about, functions=tuple(functions), untimed=untimed, untimed_at=untimed_at)
 
 
 def _limit(number: str, args: list[str]) -> bool | None:

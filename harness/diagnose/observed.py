@@ -14,7 +14,7 @@ from cgrace.harness.diagnose.jobs import Jobs, Unit, read_jobs, read_units, upti
 from cgrace.harness.diagnose.native import Native, read_native
 from cgrace.harness.diagnose.source import Line, Section, read
 from cgrace.harness.errors import UsageError
-from cgrace.harness.stacks.goroutines import Frame, Goroutine, parse
+from cgrace.harness.stacks.goroutines import Goroutine, parse
 from cgrace.harness.stacks.wait_graph import DRIVER_PACKAGES, Wait, graph, plain
 
 DUMPS_MAX = 64
@@ -39,18 +39,17 @@ class Dump:
     numbers: tuple[int, ...]
     versions: Mapping[str, str]
 
-    def line(self, at: Goroutine | Frame) -> int:
-        """Where in the file a goroutine or a call stands; 0 when it does not."""
+    def line(self, at: Goroutine) -> int:
+        """Where in the file a goroutine stands; 0 when it does not."""
         return self.numbers[at.at - 1] if 0 < at.at <= len(self.numbers) else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """What is known. name: what the input is called; proved: a trace proves that nothing can wake the program; own_wait: it saw
+    """What is known. proved: a trace proves that nothing can wake the program; own_wait: it saw
     that only the program's own timer can; stuck: the user
     says that it has not moved for a minute or more; traced: the lines tell every message."""
 
-    name: str
     dumps: tuple[Dump, ...]
     jobs: Jobs
     units: tuple[Unit, ...] = ()
@@ -89,7 +88,6 @@ def _same(one: Goroutine, other: Goroutine) -> bool:
 
 
 def observe(
-    name: str,
     text: str,
     *,
     jobs: str | None = None,
@@ -115,16 +113,14 @@ def observe(
         raise UsageError(
             "this is not what systemctl list-jobs prints", hint="systemctl list-jobs > FILE, then --jobs FILE"
         )
-    lines = tuple(line for i, text_line in enumerate(text.split("\n"), 1) for line in [Line(i, text_line)])
     return Observed(
-        name=name,
         dumps=dumps,
         jobs=listed,
         units=read_units(_lines(sections, "units")),
         uptime_s=uptime_s(_lines(sections, "clock")),
         natives=tuple(natives),
         versions=versions,
-        lines=lines,
+        lines=tuple(Line(number, each) for number, each in enumerate(text.split("\n"), 1)),
         proved=proved,
         own_wait=own_wait,
         stuck=stuck,

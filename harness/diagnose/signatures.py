@@ -32,7 +32,7 @@ class GoroutineCondition:
 
     function: its blocking call ends with one of these. state: begins with one of these. inside: some call of its stack
     contains one of these; without: none does. lock: it waits for the lock of this name ("any": for any). held_by: which the
-    goroutine of that role holds. holds: it holds that lock. least: how many there must be. says: the sentence that such a
+    goroutine of that role holds. least: how many there must be. says: the sentence that such a
     goroutine is evidence for; missing: the sentence for when there is none.
     """
 
@@ -44,7 +44,6 @@ class GoroutineCondition:
     without: tuple[str, ...] = ()
     lock: str = ""
     held_by: str = ""
-    holds: str = ""
     least: int = 1
     says: str = ""
     missing: str = ""

@@ -20,7 +20,6 @@ def observe_trace(name: str, trace: Trace) -> Observed:
     if stacks is None and closed is None:
         raise TraceError(f"nothing waited when this run ended ({why}): there is no dump in it", file=name)
     return observe(
-        name,
         "\n".join(
             [
                 stacks[1].text if stacks is not None else "",

@@ -27,16 +27,12 @@ RUNTIME_PREFIXES = ("runtime.", "runtime/", "sync.", "internal/", "time.Sleep", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One call. args: its words as printed ("0xc0000b4000", "?", "..."); file as the compiler saw it; line 0 when not printed.
-
-    at: the dump's own line, from 1, that names the function; 0 for a frame that was not read. It is no part of what a frame is.
-    """
+    """One call. args: its words as printed ("0xc0000b4000", "?", "..."); file as the compiler saw it; line 0 when not printed."""
 
     function: str
     args: tuple[str, ...] = ()
     file: str = ""
     line: int = 0
-    at: int = field(default=0, compare=False)
 
     @property
     def name(self) -> str:
@@ -115,7 +111,7 @@ class _Open:
         self.pending = None
         if frame is None:
             return
-        frame = Frame(function=frame.function, args=frame.args, file=file, line=line, at=frame.at)
+        frame = Frame(function=frame.function, args=frame.args, file=file, line=line)
         if self.pending_created:
             self.created = frame
         elif len(self.frames) < FRAMES_MAX:
@@ -137,18 +133,18 @@ class _Open:
         )
 
 
-def _feed(goroutine: _Open, line: str, at: int) -> None:
+def _feed(goroutine: _Open, line: str) -> None:
     """One line below a header."""
     if place := _PLACE.match(line):
         goroutine.place(place["file"], int(place["line"]))
     elif created := _CREATED.match(line):
         goroutine.place("", 0)
-        goroutine.pending, goroutine.pending_created = Frame(function=created["function"], at=at), True
+        goroutine.pending, goroutine.pending_created = Frame(function=created["function"]), True
         goroutine.created_in = int(created["id"] or 0)
     elif call := _FUNCTION.match(line):
         goroutine.place("", 0)
         args = tuple(arg.strip() for arg in call["args"].split(",") if arg.strip())
-        goroutine.pending, goroutine.pending_created = Frame(function=call["function"], args=args, at=at), False
+        goroutine.pending, goroutine.pending_created = Frame(function=call["function"], args=args), False
 
 
 def parse(text: str) -> tuple[Goroutine, ...]:
@@ -169,7 +165,7 @@ def parse(text: str) -> tuple[Goroutine, ...]:
                 done.append(current.close())
             current = None
         elif current is not None:
-            _feed(current, line, at)
+            _feed(current, line)
     if current is not None:
         done.append(current.close())
     return tuple(done)
