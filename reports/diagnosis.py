@@ -23,6 +23,7 @@ from cgrace.harness.diagnose.match import Confidence, Match
 from cgrace.harness.diagnose.signatures import Signature
 from cgrace.harness.stacks.wait_graph import render
 from cgrace.reports.inert import inert_line
+from cgrace.reports.links import issue_url
 
 SURE = {
     Confidence.CERTAIN: "certain: nothing can free what these lines show",
@@ -35,12 +36,6 @@ def named(signature: Signature) -> str:
     """How an entry is called: its rows of #1780 where it has some, and its id."""
     rows = f"row {', '.join(signature.rows)} of runc#1780, " if signature.rows else ""
     return f"{rows}{signature.id}"
-
-
-def issue_url(issue: str) -> str:
-    """Where an issue "owner/name#number" can be read."""
-    repository, _, number = issue.partition("#")
-    return f"https://github.com/{repository}/issues/{number}"
 
 
 def diagnosis_data(diagnosis: Diagnosis) -> dict[str, Any]:

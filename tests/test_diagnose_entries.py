@@ -11,7 +11,7 @@ from cgrace.harness.diagnose.signatures import FOLDER, load, signatures
 from cgrace.harness.errors import CgraceError, UsageError
 from cgrace.harness.scenario import releases
 from cgrace.harness.scenario.parse import load_tree
-from cgrace.reports.diagnosis import issue_url
+from cgrace.reports.links import issue_url
 
 SCENARIOS = Path(__file__).resolve().parent.parent / "scenarios"
 GODBUS = "\t/m/github.com/godbus/dbus/v5@v5.0.4/object.go:31 +0x10\n"

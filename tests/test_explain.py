@@ -15,7 +15,7 @@ from handmade import HANG
 
 from cgrace.harness import cli
 from cgrace.harness.checkers import explain as explanations
-from cgrace.harness.commands.glossary import KINDS, glossary, link, look_up
+from cgrace.harness.commands.glossary import KINDS, glossary, look_up
 from cgrace.harness.drivers.catalogue import CATALOGUE
 from cgrace.harness.drivers.versions import all_released
 from cgrace.harness.events import Grade
@@ -24,6 +24,7 @@ from cgrace.harness.scenario.parse import load_tree
 from cgrace.harness.scenario.schema import schema
 from cgrace.harness.store import new_run
 from cgrace.harness.verdict import Invariant, Outcome, Verdict
+from cgrace.reports.links import issue_url
 from cgrace.reports.machine import results_document
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,7 +81,7 @@ def test_an_entry_is_three_sentences(word: str) -> None:
     assert entry.text.endswith(".")
     assert entry.kind in KINDS
     assert not entry.see or entry.see in glossary()
-    assert not entry.issue or link(entry.issue)
+    assert not entry.issue or issue_url(entry.issue)
 
 
 def test_generations_are_those_of_the_catalogue() -> None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from cgrace.harness.commands import EXIT_OK
 from cgrace.harness.commands.common import scenarios_folder, show, show_json
-from cgrace.harness.commands.glossary import Entry, glossary, link, look_up
+from cgrace.harness.commands.glossary import Entry, glossary, look_up
 from cgrace.harness.errors import CgraceError, UsageError
 from cgrace.harness.scenario.words import EVERY_DRIVER
+from cgrace.reports.links import issue_url
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -80,7 +81,7 @@ def _all_words() -> Answer:
 
 
 def _entry_data(entry: Entry) -> dict[str, str]:
-    return {**dataclasses.asdict(entry), "url": link(entry.issue)}
+    return {**dataclasses.asdict(entry), "url": issue_url(entry.issue)}
 
 
 def _entry_text(entry: Entry) -> str:
@@ -88,14 +89,14 @@ def _entry_text(entry: Entry) -> str:
     if entry.see:
         lines += ["", f"{entry.see}: {glossary()[entry.see].text}"]
     issue = entry.issue or (glossary()[entry.see].issue if entry.see else "")
-    return "\n".join(lines + ([f"\nRead {issue}: {link(issue)}"] if issue else []))
+    return "\n".join(lines + ([f"\nRead {issue}: {issue_url(issue)}"] if issue else []))
 
 
 def _signature_text(known: Signature) -> str:
     rows = f", rows {', '.join(known.rows)} of runc#1780" if known.rows else ""
     lines = [f"{known.id} (what cgrace diagnose knows{rows})", f"{known.title}.", known.mechanism]
     lines += ["", f"Now: {known.workaround}", f"Fixed in: {known.fixed}"]
-    lines += [f"Read {issue}: {link(issue)}" for issue in known.issues]
+    lines += [f"Read {issue}: {issue_url(issue)}" for issue in known.issues]
     return "\n".join(lines + ([f"Reproduce it: cgrace run {known.scenarios[0]}"] if known.scenarios else []))
 
 
@@ -134,7 +135,7 @@ def _scenario_data(scenario: Scenario) -> dict[str, Any]:
         "file": str(scenario.file),
         "title": scenario.title,
         "issue": scenario.issue,
-        "url": link(scenario.issue),
+        "url": issue_url(scenario.issue),
         "rows": list(scenario.rows),
         "mechanism": scenario.mechanism,
         "steps": [asked(step) for step in scenario.steps],
@@ -160,7 +161,7 @@ def _scenario_text(scenario: Scenario) -> RenderableType:
     if scenario.rows:
         table.add_row("  rows", ", ".join(scenario.rows))
     if scenario.issue:
-        table.add_row("  issue", f"{scenario.issue}  {link(scenario.issue)}".rstrip())
+        table.add_row("  issue", f"{scenario.issue}  {issue_url(scenario.issue)}".rstrip())
     table.add_row("  why", Text(scenario.mechanism))
     table.add_row("  asked", Text("\n".join(asked(step) for step in scenario.steps)))
     table.add_row("  systemd", Text(f"made to {what_systemd_did(scenario)}"))
@@ -238,7 +239,7 @@ def _finding_lines(finding: Finding) -> list[str]:
     lines = [f"{finding.invariant} {finding.verdict}: {finding.summary}"]
     lines += [finding.explanation or glossary()[str(finding.verdict)].text]
     lines += [f"Grade {finding.grade}: {glossary()[str(finding.grade)].text}"]
-    return lines + ([f"Read {entry.issue}: {link(entry.issue)}"] if entry.issue else [])
+    return lines + ([f"Read {entry.issue}: {issue_url(entry.issue)}"] if entry.issue else [])
 
 
 def _near(topic: str, scenarios: Iterable[Scenario], results: Iterable[Mapping[str, Any]]) -> str:

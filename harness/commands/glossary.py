@@ -41,9 +41,3 @@ def look_up(text: str) -> Entry | None:
     if not plain:
         return None
     return by_plain.get(plain) or (by_plain["slow"] if plain.startswith("slow ") else None)
-
-
-def link(issue: str) -> str:
-    """Where an issue "owner/name#number" can be read; "" for what is none."""
-    repository, _, number = issue.partition("#")
-    return f"https://github.com/{repository}/issues/{number}" if number.isdecimal() and "/" in repository else ""
