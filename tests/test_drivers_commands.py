@@ -18,6 +18,7 @@ from cgrace.harness.drivers import commands, commands_build
 from cgrace.harness.drivers.cache import cache_root
 from cgrace.harness.drivers.catalogue import find
 from cgrace.harness.errors import CgraceError, DriverError
+from cgrace.harness.proc import find as programs
 from cgrace.harness.scenario.parse import load
 
 ROOT = Path(__file__).parents[1]
@@ -28,9 +29,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="target fake takes roo
 
 def has(command: str) -> pytest.MarkDecorator:
     """Skips where the machine has no such command."""
-    return pytest.mark.skipif(
-        shutil.which(command, path=commands._SYSTEM_PATH) is None, reason=f"no {command} command on this machine"
-    )
+    return pytest.mark.skipif(programs.find_program(command) is None, reason=f"no {command} command on this machine")
 
 
 def cgrace(tmp_path: Path, *words: str) -> dict[str, dict[str, object]]:
@@ -95,7 +94,7 @@ def test_the_machines_own_is_of_a_release(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_machine_without_the_command_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing command is named with the two ways to have one."""
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(commands, "_SYSTEM_PATH", "/nowhere")
+    monkeypatch.setattr(programs, "SYSTEM_FOLDERS", "/nowhere")
     with pytest.raises(DriverError, match="this machine has no crun command") as error:
         find("crun")
     assert "crun:PATH" in error.value.hint
@@ -337,7 +336,7 @@ def test_a_program_that_misbehaves(text: str, told: str, tmp_path: Path) -> None
 @has("runc")
 def test_pytest_takes_a_command(tmp_path: Path) -> None:
     """--cgrace-driver runc:PATH runs the user's binary as items."""
-    found = shutil.which("runc", path=commands._SYSTEM_PATH)
+    found = programs.find_program("runc")
     argv = [sys.executable, "-m", "pytest", str(CORE), "-k", "late_job_scope", "--cgrace-driver", f"runc:{found}", "-q"]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert re.search(r"[12] passed", done.stdout), done.stdout + done.stderr

@@ -143,7 +143,7 @@ def test_the_fake_by_itself_on_a_real_bus(bus: str, tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The package that would help; a bus that nobody has heard of is a mistake."""
-    monkeypatch.setattr(buses.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(buses, "find_program", lambda _: None)
     with pytest.raises(TargetError, match="'dbus-broker' is not installed") as raised:
         find_bus("dbus-broker")
     assert "apt install dbus-broker" in raised.value.hint

@@ -13,6 +13,7 @@ from typing import Final
 
 from cgrace.harness.commands import EXIT_OK
 from cgrace.harness.commands.common import show, show_json
+from cgrace.harness.proc.find import find_program
 from cgrace.harness.targets import images, roots
 from cgrace.harness.targets.images import V2_ONLY
 from cgrace.harness.targets.probe import probe
@@ -123,8 +124,7 @@ def _vm(suite: str, systemd: str) -> Row:
     wanted = {PROGRAM: PACKAGES, "qemu-img": "qemu-utils", "ssh": "openssh-client", "ssh-keygen": "openssh-client"}
     if not built:
         wanted |= {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs"}
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    missing = [name for name in wanted if shutil.which(name, path=path) is None]
+    missing = [name for name in wanted if find_program(name) is None]
     accelerator = "KVM or TCG" if not find_kvm() else "TCG"
     state = "built" if built else "to be built (once, about a minute)"
     packages = sorted({word for name in missing for word in wanted[name].split()})

@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import os
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from cgrace.harness.drivers.cache import content_key
 from cgrace.harness.drivers.gobuild import build_go_program
 from cgrace.harness.drivers.sysmon import sysmon_note
 from cgrace.harness.errors import DriverError
+from cgrace.harness.proc.find import find_program
 from cgrace.harness.proc.run import run
 
 FAMILY = "command"
@@ -39,7 +39,6 @@ OWN = "source"  # the generation of what is the user's own: expected to do every
 VERSION_S_MAX = 20.0
 _KINDS = {"runc": "github.com/opencontainers/runc", "crun": "github.com/containers/crun"}
 _RELEASES = {"runc": commands_build.NAME, "crun": "crun"}  # the products that expectations name
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _VERSION = re.compile(r"\bversion\s+v?([0-9]+(?:\.[0-9]+)+(?:-[0-9A-Za-z.]+)?)")
 
 
@@ -72,7 +71,7 @@ def _of_user(name: str, kind: str, where: str) -> DriverSpec:
 
 
 def _of_machine(kind: str) -> DriverSpec:
-    found = shutil.which(kind) or shutil.which(kind, path=_SYSTEM_PATH)
+    found = find_program(kind)
     if found is None:
         raise DriverError(
             f"this machine has no {kind} command", hint=f"install the package {kind}, or --driver {kind}:PATH"

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -26,6 +25,7 @@ from cgrace.harness.dbus.codec import encode
 from cgrace.harness.dbus.frames import Framer
 from cgrace.harness.dbus.message import Message, MessageType, Variant
 from cgrace.harness.errors import ProtocolError, TargetError, UsageError
+from cgrace.harness.proc.find import find_program
 from cgrace.harness.proc.run import run_ok
 from cgrace.harness.targets.base import Sandbox
 
@@ -79,7 +79,7 @@ def find_bus(kind: str) -> Path:
     """The program of a real bus. TargetError naming the package where it is not installed."""
     if kind not in REAL_BUSES:
         raise UsageError(f"there is no bus {kind!r}", hint=f"one of: {', '.join(BUSES)}")
-    found = shutil.which(kind, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/bin")
+    found = find_program(kind)
     if found is None:
         raise TargetError(f"the bus '{kind}' is not installed", hint=f"apt install {kind}, or --bus {EMBEDDED}")
     return Path(found).resolve()

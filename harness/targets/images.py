@@ -9,8 +9,6 @@ where a CPU is emulated. Machines write to overlays (qemu.py). The same twice: i
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any, Final
 
 from cgrace.harness.drivers.cache import cache_root, content_key
 from cgrace.harness.errors import TargetError
+from cgrace.harness.proc.find import find_program, search_path
 from cgrace.harness.proc.run import run
 from cgrace.harness.targets import images_initrd, roots_build
 from cgrace.harness.targets.roots_build import APT_OPTIONS, HOOKS, NEVER, SUITES
@@ -120,7 +119,7 @@ async def build_image(suite: str, *, progress: Callable[[str], None] = lambda _:
     if (image := look_up(suite)) is not None:
         return image
     roots_build.check_can_build(suite, "an image")
-    if shutil.which("mke2fs", path=_path()) is None:
+    if find_program("mke2fs") is None:
         raise TargetError("an image takes mke2fs, which is not installed", hint="apt install e2fsprogs")
     async with roots_build.turn(images_folder(), suite, progress):
         if (image := look_up(suite)) is not None:
@@ -149,11 +148,6 @@ def _entry_folder(suite: str) -> Path:
     return images_folder() / f"{suite}-{content_key(parts)}"
 
 
-def _path() -> str:
-    """Where mke2fs is, also for those whose PATH leaves out the administrator's commands."""
-    return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-
-
 def _finish_root(suite: str, root: Path, entry: Path) -> dict[str, Any]:
     """Take the kernel out, put our files in; what the image is."""
     versions = roots_build.package_versions(root, PACKAGES)
@@ -172,7 +166,7 @@ def _finish_root(suite: str, root: Path, entry: Path) -> dict[str, Any]:
 async def _lay_onto_disk(root: Path, disk: Path) -> None:
     words = ["mke2fs", "-q", "-F", "-t", "ext4", "-U", _UUID, "-L", "cgrace", "-O", "^has_journal,^metadata_csum"]
     words += ["-E", f"lazy_itable_init=1,root_owner=0:0,hash_seed={_UUID}", "-d", str(root), str(disk), f"{DISK_MB}M"]
-    done = await run(words, env={"PATH": _path(), "E2FSPROGS_FAKE_TIME": _EPOCH, "SOURCE_DATE_EPOCH": _EPOCH})
+    done = await run(words, env={"PATH": search_path(), "E2FSPROGS_FAKE_TIME": _EPOCH, "SOURCE_DATE_EPOCH": _EPOCH})
     if not done.ok:
         raise TargetError(f"the disk cannot be made: mke2fs {done.how}", hint=done.command_line, detail=done.tail)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cgrace.harness.drivers.gobuild import try_find_go
+from cgrace.harness.proc.find import find_program
 from cgrace.harness.targets import filters
 from cgrace.harness.targets.layout import HostHierarchy, host_hierarchies, v1_controllers_free
 from cgrace.harness.targets.linux import mount_detached
@@ -169,7 +169,7 @@ def _kvm() -> Check:
 
 def _tool(name: str, needed_for: str, how: str) -> Check:
     def look() -> tuple[bool, str]:
-        path = shutil.which(name)
+        path = find_program(name)
         return path is not None, path or "not in PATH"
 
     return _check(name, needed_for, how, look)
