@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cgrace.harness import faults as ft
+from cgrace.harness.checkers.text import brief
 from cgrace.harness.clock import NS_PER_MS, NS_PER_S
 from cgrace.harness.errors import UsageError
 from cgrace.harness.points import parse_point
@@ -84,9 +85,7 @@ class Span:
 
     def told(self, value: int) -> str:
         """A value as people write it."""
-        if self.axis != "late":
-            return str(value)
-        return f"{value / NS_PER_S:.3g} s" if value >= NS_PER_S else f"{value / NS_PER_MS:.3g} ms"
+        return brief(value) if self.axis == "late" else str(value)
 
 
 def _time(text: str, other: str) -> int | None:

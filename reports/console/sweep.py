@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cgrace.harness.clock import NS_PER_MS, NS_PER_S
+from cgrace.harness.checkers.text import brief
 from cgrace.harness.suite import Case
 from cgrace.harness.sweep import JobLatency, Span, Stretch
 from cgrace.reports.console.matrix import LEGEND
@@ -37,7 +37,7 @@ def table(span: Span, swept: Sequence[Swept]) -> RenderableType:
             told.append(stretch.outcome, style="dim" if stretch.outcome == "." else "bold")
         if len(stretches) == 1:
             told.append(f"   from {span.told(span.first)} to {span.told(span.last)}", style="dim")
-        found.add_row(case.driver.name, setting, _duration(max(waits)) if waits else "-", told)
+        found.add_row(case.driver.name, setting, brief(max(waits)) if waits else "-", told)
     heading = f"{scenario.name}: {scenario.title}\n{span.axis}: {_WHAT[span.axis]}"
     return Group(Text(heading, style="bold"), found, Text(LEGEND, style="dim"))
 
@@ -53,9 +53,5 @@ def latency(version: str, measured: Sequence[JobLatency]) -> RenderableType:
     for name in (f"systemd {version}: a slice's job", "p50", "p99", "longest", "units"):
         found.add_column(name)
     for one in measured:
-        found.add_row(one.load, _duration(one.p50_ns), _duration(one.p99_ns), _duration(one.most_ns), str(one.units))
+        found.add_row(one.load, brief(one.p50_ns), brief(one.p99_ns), brief(one.most_ns), str(one.units))
     return found
-
-
-def _duration(ns: int) -> str:
-    return f"{ns / NS_PER_S:.3g} s" if ns >= NS_PER_S else f"{ns / NS_PER_MS:.3g} ms"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cgrace.harness import events as ev
-from cgrace.harness.clock import NS_PER_MS, NS_PER_S
+from cgrace.harness.checkers.text import brief
 from cgrace.harness.suite import CaseResult
 from cgrace.harness.trace import Trace
 from cgrace.harness.verdict import Invariant, Outcome
@@ -32,7 +32,7 @@ class Cell:
     @property
     def latency(self) -> str:
         """The worst latency as text."""
-        return duration(self.worst_ns) if self.worst_ns is not None else "never"
+        return brief(self.worst_ns) if self.worst_ns is not None else "never"
 
 
 def cell_of(result: CaseResult, trace: Trace | None) -> Cell:
@@ -62,11 +62,4 @@ def _measures(trace: Trace) -> tuple[int | None, str]:
         if event.step in called
     ]
     timed = [event.bound_ns for _, event in trace.of(ev.StepWaits) if event.bound_ns]
-    return (max(took) if took else None), (duration(max(timed)) if timed else "")
-
-
-def duration(ns: int) -> str:
-    """Three digits."""
-    if ns >= NS_PER_S:
-        return f"{ns / NS_PER_S:.3g} s"
-    return f"{ns / NS_PER_MS:.3g} ms"
+    return (max(took) if took else None), (brief(max(timed)) if timed else "")
