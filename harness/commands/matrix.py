@@ -10,16 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cgrace.harness.commands import EXIT_CANNOT, EXIT_DIFFERED, EXIT_OK
 from cgrace.harness.commands.ci import check_writable
 from cgrace.harness.commands.common import Progress, show, show_json
 from cgrace.harness.commands.select import find_scenarios, pick_drivers, stories
-from cgrace.harness.commands.suite import Collected, check_target, execute
+from cgrace.harness.commands.suite import Collected, check_target, execute, exit_code
 from cgrace.harness.errors import CgraceError, UsageError
 from cgrace.harness.store import StoredRun, new_run
 from cgrace.harness.suite import CaseResult
 from cgrace.harness.trace import Trace, read_trace
-from cgrace.harness.verdict import Outcome
 
 FOLDERS = ("corpus", "core", "primers")
 DRIVERS = ("fleet", "today")
@@ -47,7 +45,7 @@ def matrix(args: argparse.Namespace) -> int:
     runner.some_ran(results)
     collected.order(cases)
     _emit(results, collected, stored, args)
-    return _status(results)
+    return exit_code(r.judgement.outcome for r in results if not r.unavailable)
 
 
 def _everybody() -> list[str]:
@@ -110,10 +108,3 @@ def _trace(result: CaseResult) -> Trace | None:
         return read_trace(result.trace)
     except CgraceError:
         return None
-
-
-def _status(results: Sequence[CaseResult]) -> int:
-    outcomes = {r.judgement.outcome for r in results if not r.unavailable}
-    if outcomes & {Outcome.REGRESSED, Outcome.VANISHED}:
-        return EXIT_DIFFERED
-    return EXIT_CANNOT if Outcome.INCONCLUSIVE in outcomes else EXIT_OK

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cgrace.harness.commands import EXIT_CANNOT, EXIT_DIFFERED, EXIT_OK
+from cgrace.harness.commands import EXIT_CANNOT, EXIT_OK
 from cgrace.harness.commands.common import Progress, note, show, show_json
 from cgrace.harness.commands.record import as_recorded, check_record, need_baseline, record
 from cgrace.harness.commands.select import pick_drivers, pick_rows, pick_scenarios, story_folder
-from cgrace.harness.commands.suite import Collected, did, execute, ground_of, target_of, turns_of
+from cgrace.harness.commands.suite import Collected, did, execute, exit_code, ground_of, target_of, turns_of
 from cgrace.harness.errors import UsageError
 from cgrace.harness.store import StoredRun, new_run
 from cgrace.harness.suite import Case, CaseResult
-from cgrace.harness.verdict import Outcome
 
 if TYPE_CHECKING:
     from cgrace.harness.engine.ground import Ground
@@ -47,7 +46,8 @@ def reproduce(args: argparse.Namespace) -> int:
     if ground is not None and args.record:
         return _record(results, collected, stored, args, ground)
     _emit(results, collected, stored, args)
-    return _status(results)
+    # What a real target cannot run says nothing about it; on the fake every row is to be run.
+    return exit_code(r.judgement.outcome for r in results if not (r.unavailable and r.case.target != "fake"))
 
 
 def _record(
@@ -89,11 +89,3 @@ def _emit(results: Sequence[CaseResult], collected: Collected, stored: StoredRun
         show("", repeats(results))
     standard = RECORDED if results and results[0].case.target != "fake" and args.expect != "clean" else HISTORY
     show(blocks(collected.kept, did, standard=standard), closing(results, standard=standard))
-
-
-def _status(results: Sequence[CaseResult]) -> int:
-    """1 where a verdict differs; 2 where something could not run or came to no conclusion."""
-    outcomes = {r.judgement.outcome for r in results if not (r.unavailable and r.case.target != "fake")}
-    if outcomes & {Outcome.REGRESSED, Outcome.VANISHED}:
-        return EXIT_DIFFERED
-    return EXIT_OK if all(outcome.passes for outcome in outcomes) else EXIT_CANNOT

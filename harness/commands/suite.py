@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cgrace.harness.clock import now_ns
+from cgrace.harness.commands import EXIT_CANNOT, EXIT_DIFFERED, EXIT_OK
 from cgrace.harness.commands.common import Progress, baselines_folder, run_async
 from cgrace.harness.errors import CgraceError, UsageError
 from cgrace.harness.store import StoredRun
 from cgrace.harness.suite import Case, CaseResult
+from cgrace.harness.verdict import Outcome
 
 if TYPE_CHECKING:
     from cgrace.harness.engine.ground import Ground
@@ -123,6 +125,14 @@ def ground_of(name: TargetName, say: Callable[[str], None]) -> Ground | None:
     from cgrace.harness.targets.registry import describe
 
     return Ground(run_async(describe(name, say)), baselines_folder())
+
+
+def exit_code(outcomes: Iterable[Outcome]) -> int:
+    """1 where a verdict differs; 2 where something could not run or came to no conclusion."""
+    found = set(outcomes)
+    if found & {Outcome.REGRESSED, Outcome.VANISHED}:
+        return EXIT_DIFFERED
+    return EXIT_CANNOT if Outcome.INCONCLUSIVE in found else EXIT_OK
 
 
 def did(result: CaseResult) -> str:
