@@ -50,14 +50,9 @@ def matrix(args: argparse.Namespace) -> int:
 
 def _everybody() -> list[str]:
     """All that this machine can have."""
-    found = list(DRIVERS)
-    for name in COMMANDS:
-        try:
-            pick_drivers([name])
-        except CgraceError:
-            continue
-        found.append(name)
-    return found
+    from cgrace.harness.drivers.commands import machine_commands
+
+    return [*DRIVERS, *sorted(spec.name for spec in machine_commands())]
 
 
 def _emit(results: Sequence[CaseResult], collected: Collected, stored: StoredRun, args: argparse.Namespace) -> None:
