@@ -118,7 +118,7 @@ def _late(scenario: Scenario, value: int) -> Scenario:
     """The scenario's own hold or gate of a job with this patience, else one on the first unit's JobRemoved."""
     longer = dataclasses.replace(
         scenario,
-        patience_ns=max(scenario.patience_ns, 2 * value, 2 * LATE_NS_MAX),
+        patience_ns=max(scenario.patience_ns, 2 * LATE_NS_MAX),
         wall_ns=max(scenario.wall_ns, value + SPARE_NS),
     )
     for number, fault in enumerate(scenario.faults):

@@ -56,7 +56,8 @@ def sweep(args: argparse.Namespace) -> int:
     at(scenarios[0], span.axis, span.last)  # what cannot be swept is said before anything runs
     stored = new_run(Path(args.store) if args.store else None)
     with Progress(len(cases), quiet=args.json) as progress:
-        found, ran = _sweep(span, [Swept(case) for case in cases], stored, args, progress)
+        found = [Swept(case) for case in cases]
+        ran = _sweep(span, found, stored, args, progress)
         version, latencies = _measured(suite, progress)
     from cgrace.reports.machine import results_document
 
@@ -83,9 +84,9 @@ def _span(args: argparse.Namespace) -> Span:
 
 
 def _sweep(
-    span: Span, found: list[Swept], stored: StoredRun, args: argparse.Namespace, progress: Progress
-) -> tuple[list[Swept], list[CaseResult]]:
-    """Rounds of runs, all drivers side by side, until every change has been found; also all that ran."""
+    span: Span, found: Sequence[Swept], stored: StoredRun, args: argparse.Namespace, progress: Progress
+) -> list[CaseResult]:
+    """Rounds of runs, all drivers side by side, until every change has been found; all that ran."""
     from cgrace.harness import runner
 
     ran: list[CaseResult] = []
@@ -98,7 +99,7 @@ def _sweep(
         results = run_async(
             runner.run_cases(
                 cases,
-                jobs=args.jobs or runner.JOBS_DEFAULT,
+                jobs=args.jobs,
                 store=stored.folder,
                 expect_clean=True,
                 bus=args.bus,
@@ -111,7 +112,7 @@ def _sweep(
             one.outcomes[value] = outcome(result)
             if span.axis == "late":
                 one.waits_ns |= _waits(result)
-    return found, ran
+    return ran
 
 
 def _case(case: Case, span: Span, value: int) -> Case:
