@@ -125,8 +125,9 @@ def _never_made(run: Run, seen: ev.CgroupSeen) -> bool:
 
 def _never_put(run: Run, step: StepRun, seen: ev.CgroupSeen) -> bool:
     """Whether the kernel witness saw processes move, this step's among them or not, and never into this path."""
-    moves = {(move.hierarchy, move.path) for _, move in run.of(ev.ProcessMoved) if run.whom(move) == step.workload}
-    return any(True for _ in run.of(ev.ProcessMoved)) and (seen.hierarchy, seen.path) not in moves
+    moves = run.of(ev.ProcessMoved)
+    own = {(move.hierarchy, move.path) for _, move in moves if run.whom(move) == step.workload}
+    return bool(moves) and (seen.hierarchy, seen.path) not in own
 
 
 def _loss(run: Run, step: StepRun, entry: Entry, seen: ev.CgroupSeen) -> _Loss | None:

@@ -41,33 +41,24 @@ def findings(run: Run) -> tuple[Finding, ...]:
 
 def _finding(run: Run, kind: str, step: str, lefts: list[tuple[Entry, ev.Leftover]]) -> Finding:
     names = [left.name for _, left in lefts]
-    if kind in STATES:
-        return _state(run, kind, step, lefts)
-    plural = kind if len(names) == 1 else f"{len(names)} {kind}{'es' if kind.endswith('s') else 's'}"
-    after = f" after {step} had returned" if step else ""
+    if state := STATES.get(kind):
+        summary = f"{state}: {listed(names)}, which nobody had asked for"
+        explanation = explain.left_frozen(names[0], kind == "freeze")
+        evidence = tuple(f"{name} is {state.lower()} at the end" for name in names)
+    else:
+        plural = kind if len(names) == 1 else f"{len(names)} {kind}{'es' if kind.endswith('s') else 's'}"
+        after = f" after {step} had returned" if step else ""
+        summary = f"LEAK of {plural}{after}: {listed(names)}"
+        explanation = explain.leaked(kind, names[0], bool(step))
+        evidence = tuple(f"{kind} {name} is still there" for name in names)
     return Finding(
         invariant=INVARIANT,
         verdict=Verdict.VIOLATED,
         subject=step or names[0],
-        summary=f"LEAK of {plural}{after}: {listed(names)}",
+        summary=summary,
         short="LEAK",
-        explanation=explain.leaked(kind, names[0], bool(step)),
-        evidence=tuple(f"{kind} {name} is still there" for name in names),
-        events=tuple(entry.index for entry, _ in lefts),
-        grade=run.worst_grade(lefts[-1][0].t_ns),
-    )
-
-
-def _state(run: Run, kind: str, step: str, lefts: list[tuple[Entry, ev.Leftover]]) -> Finding:
-    names = [left.name for _, left in lefts]
-    return Finding(
-        invariant=INVARIANT,
-        verdict=Verdict.VIOLATED,
-        subject=step or names[0],
-        summary=f"{STATES[kind]}: {listed(names)}, which nobody had asked for",
-        short="LEAK",
-        explanation=explain.left_frozen(names[0], kind == "freeze"),
-        evidence=tuple(f"{name} is {STATES[kind].lower()} at the end" for name in names),
+        explanation=explanation,
+        evidence=evidence,
         events=tuple(entry.index for entry, _ in lefts),
         grade=run.worst_grade(lefts[-1][0].t_ns),
     )
