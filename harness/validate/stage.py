@@ -191,12 +191,10 @@ class Stage:
         default = "b" if isinstance(value, bool) else "t" if isinstance(value, int) else "s"
         return Variant(signature=_SIGNATURES.get(name, default), value=value)
 
-    async def call(self, member: str, signature: str = "", *body: Any, by: Client | None = None) -> Answer:
-        """Call the Manager; the answer in words. A unit's name in the body is given as `own` makes it."""
-        return self.told(await (by or self.client).call(member, signature, *[self._given(one) for one in body]))
-
-    def _given(self, value: Any) -> Any:
-        return self.name(value) if isinstance(value, str) else value
+    async def call(self, member: str, signature: str = "", *body: Any) -> Answer:
+        """Call the Manager; the answer in words. A unit's name in the body is given as `name` makes it."""
+        given = [self.name(one) if isinstance(one, str) else one for one in body]
+        return self.told(await self.client.call(member, signature, *given))
 
     def told(self, answer: Message) -> Answer:
         """An answer as data: "done" for an empty reply, its body, or the error with its text."""
@@ -236,8 +234,7 @@ class Stage:
         return await self._through(lambda: self.client.call("StopUnit", "ss", self.name(unit), mode))
 
     async def _through(self, ask: Any) -> Answer:
-        await self.client.match()
-        since = len(self.client.inbox)
+        since = await self.listen()
         answer = await ask()
         if answer.type is MessageType.ERROR:
             return self.told(answer)
@@ -261,8 +258,7 @@ class Stage:
         gate = await self.gate("t-gate-failed")
         # Of a child's end a 247 hears, and forgets it as one of PIDs=: with nobody to attach, its job is done.
         pid = await self.worker("doomed", adopted=False)
-        await self.client.match()
-        since = len(self.client.inbox)
+        since = await self.listen()
         job = await self.queue(unit, PIDs=[pid], After=[gate.unit], **values)
         await self.kill("doomed")
         await gate.open()
@@ -277,6 +273,18 @@ class Stage:
 
         found = await (by or self.client).until(wanted, since, seconds_max)
         return str(found.body[3])
+
+    async def queued(self, unit: str, /, **values: Any) -> tuple[str, Gate]:
+        """A scope with a new process in it whose start job stays queued: the job's path, and the gate that it waits for."""
+        gate = await self.gate()
+        pid = await self.worker()
+        return await self.queue(unit, PIDs=[pid], After=[gate.unit], **values), gate
+
+    async def let_go(self, job: str, gate: Gate) -> str:
+        """Open the gate that a job waits for; how the job ended. Heard only after `listen`."""
+        since = len(self.client.inbox)
+        await gate.open()
+        return await self.ended(job, since)
 
     async def set(self, unit: str, /, **values: Any) -> Answer:
         """SetUnitProperties(runtime)."""
@@ -320,6 +328,13 @@ class Stage:
 
     # ---- what was said
 
+    async def listen(self, *, subscribed: bool = False) -> int:
+        """Hear what systemd tells of, after Subscribe of everything. Where in the inbox that begins."""
+        await self.client.match()
+        if subscribed:
+            await self.call("Subscribe")
+        return len(self.client.inbox)
+
     def heard(self, since: int = 0, by: Client | None = None, *, details: bool = False) -> list[str]:
         """The inbox in words, in order, from an index on: replies, and signals about the probe's own units."""
         words = [word for m in (by or self.client).inbox[since:] for word in self._words(m, details=details)]
@@ -358,15 +373,6 @@ class Stage:
     def systemd_has(self, path: str) -> bool:
         """Whether the cgroup is there in systemd's own hierarchy."""
         return bool({"systemd", "unified"} & set(self.made(path)))
-
-    @staticmethod
-    def without(said: Any, number: int) -> Any:
-        """What was said, with a job's number put in words."""
-        if isinstance(said, list):
-            return [Stage.without(one, number) for one in said]
-        if isinstance(said, dict):
-            return {key: Stage.without(one, number) for key, one in said.items()}
-        return re.sub(rf"\b{number}\b", "<number>", said) if isinstance(said, str) else said
 
     def path(self, unit: str, within: str = "") -> str:
         """The unit's cgroup: "t-a.scope" within "t.slice" is /t.slice/t-a.scope; a slice by its own name."""
@@ -410,7 +416,8 @@ class Stage:
                     self.machine.tree.write(hierarchy, here, file, text)
 
     def put(self, name: str, path: str) -> None:
-        """What somebody else does: move a process, in every hierarchy."""
+        """What a driver does by hand: make a cgroup where there is none, and move a process there, in every hierarchy."""
+        self.mkdir(path)
         for one in self.machine.tree.hierarchies:
             self.machine.tree.attach(one.name, path, self._workers[name].pid_outer)
 
@@ -430,11 +437,6 @@ class Stage:
             if controller in (one.name, *one.controllers):
                 return one.name
         raise LookupError(controller)
-
-    def has(self, *controllers: str) -> bool:
-        """Whether the machine has all these controllers."""
-        have = {each for one in self.machine.tree.hierarchies for each in one.controllers}
-        return have.issuperset(controllers)
 
 
 def short(name: str) -> str:

@@ -86,7 +86,6 @@ async def reset_failed(s: Stage) -> Answer:
 async def kill_all(s: Stage) -> Answer:
     await s.worker("below")
     await s.scope("t-a.scope", Delegate=True)
-    s.mkdir(s.path("t-a.scope") + "/sub")
     s.put("below", s.path("t-a.scope") + "/sub")
     said = await s.call("KillUnit", "ssi", "t-a.scope", "all", int(signal.SIGKILL))
     return [said, await s.ends(), await s.ends("below")]
@@ -170,7 +169,6 @@ async def get_by_pid(s: Stage) -> Answer:
     await s.worker("below")
     await s.worker("outside")
     await s.scope("t-a.scope", Delegate=True)
-    s.mkdir(s.path("t-a.scope") + "/sub")
     s.put("below", s.path("t-a.scope") + "/sub")
     return [await s.call("GetUnitByPID", "u", s.pid(name)) for name in ("worker", "below", "outside")]
 
@@ -200,8 +198,7 @@ async def attach(s: Stage) -> Answer:
         for where in ("", "/sub", "sub", "/a/../b")
     ]
     said.append(s.systemd_says("other"))
-    await s.worker("third")
-    await s.up("t-b.scope", PIDs=[s.pid("third")])
+    await s.scope("t-b.scope", worker="third")
     said.append(await s.call("AttachProcessesToUnit", "ssau", "t-b.scope", "", [other]))
     said.append(await s.call("AttachProcessesToUnit", "ssau", "t-a.scope", "", [GONE]))
     return said

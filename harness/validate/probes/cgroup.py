@@ -26,14 +26,10 @@ probe = Subject("cgroup", REALISE, tree=True, scenarios=STORY)
     relied_on=EVERY,
 )
 async def at_job(s: Stage) -> Answer:
-    gate = await s.gate()
-    await s.worker()
-    await s.client.match()
-    job = await s.queue("t-a.scope", PIDs=[s.pid()], After=[gate.unit])
+    await s.listen()
+    job, gate = await s.queued("t-a.scope")
     before = s.made(s.path("t-a.scope"))
-    since = len(s.client.inbox)
-    await gate.open()
-    result = await s.ended(job, since)
+    result = await s.let_go(job, gate)
     return [before, result, s.made(s.path("t-a.scope")), s.where()]
 
 
@@ -97,7 +93,7 @@ async def sibling(s: Stage) -> Answer:
     await s.scope("t-a.scope", Slice="t-b.slice")
     path = s.path("t-a.scope", within="t-b.slice")
     found: list[Answer] = [s.made(path)]
-    await s.scope("t-d.scope", worker="other", Slice="t-b.slice", CPUShares=300, BlockIOWeight=300)
+    await _sibling(s)
     await s.quiet()
     found += [s.made(path), s.where()]
     await s.end("t-d.scope", "other")
@@ -105,12 +101,16 @@ async def sibling(s: Stage) -> Answer:
     return [*found, s.made(path), s.where()]
 
 
+async def _sibling(s: Stage) -> None:
+    """A scope beside the first that needs cpu and blkio."""
+    await s.scope("t-d.scope", worker="other", Slice="t-b.slice", CPUShares=300, BlockIOWeight=300)
+
+
 async def _foreign(s: Stage, **values: Any) -> str:
     """A scope whose process was moved by hand into a cgroup below it, in every hierarchy."""
     await s.scope("t-a.scope", Slice="t-b.slice", **values)
     await s.quiet()
     path = s.path("t-a.scope", within="t-b.slice")
-    s.mkdir(f"{path}/sub")
     s.put("worker", f"{path}/sub")
     return path
 
@@ -120,9 +120,9 @@ def _foreign_probe(id: str, question: str, values: dict[str, Any], trigger: str)
         path = await _foreign(s, **values)
         match trigger:
             case "sibling":
-                await s.scope("t-d.scope", worker="other", Slice="t-b.slice", CPUShares=300, BlockIOWeight=300)
+                await _sibling(s)
             case "sibling-gone":
-                await s.scope("t-d.scope", worker="other", Slice="t-b.slice", CPUShares=300, BlockIOWeight=300)
+                await _sibling(s)
                 await s.quiet()
                 await s.end("t-d.scope", "other")
             case "cousin":
@@ -179,17 +179,12 @@ async def late_delegated(s: Stage) -> Answer:
 
 
 async def _late(s: Stage, values: dict[str, Any]) -> Answer:
-    gate = await s.gate()
-    await s.worker()
-    await s.client.match()
-    job = await s.queue("t-a.scope", PIDs=[s.pid()], After=[gate.unit], Slice="t-b.slice", **values)
+    await s.listen()
+    job, gate = await s.queued("t-a.scope", Slice="t-b.slice", **values)
     path = s.path("t-a.scope", within="t-b.slice")
     await s.quiet()  # the gate's own cgroup is made
-    s.mkdir(path)
     s.put("worker", path)
-    since = len(s.client.inbox)
-    await gate.open()
-    result = await s.ended(job, since)
+    result = await s.let_go(job, gate)
     await s.quiet()
     return [result, s.made(path), s.where()]
 
@@ -203,15 +198,13 @@ async def _late(s: Stage, values: dict[str, Any]) -> Answer:
 async def late_slice(s: Stage) -> Answer:
     gate = await s.gate()
     await s.worker()
-    await s.client.match()
+    await s.listen()
     job = await s.queue("t-a.slice", After=[gate.unit], **_ACCOUNTED)
     await s.quiet()
     s.mkdir(s.path("t-a.slice"))
     if s.machine.layout == "v1":
         s.put("worker", s.path("t-a.slice"))
-    since = len(s.client.inbox)
-    await gate.open()
-    result = await s.ended(job, since)
+    result = await s.let_go(job, gate)
     await s.quiet()
     return [result, s.made(s.path("t-a.slice")), s.where()]
 
@@ -230,7 +223,6 @@ async def foreign_slice(s: Stage) -> Answer:
     await s.scope("t-d.scope", worker="other", Slice="t-b.slice", CPUShares=300)
     await s.quiet()
     path = s.path("t-b.slice") + "/foreign"
-    s.mkdir(path)
     s.put("worker", path)
     await s.end("t-d.scope", "other")
     await s.quiet()
@@ -266,16 +258,15 @@ settings = Subject("setting", APPLY, tree=True)
     needs=("cpu", "memory", "pids"),
 )
 async def v1_files(s: Stage) -> Answer:
-    await s.up("t-a.slice", CPUShares=300, CPUQuotaPerSecUSec=500_000, MemoryLimit=64 << 20, TasksMax=100)
+    files = ("cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us", "memory.limit_in_bytes", "pids.max")
+    return await _written(s, files, CPUShares=300, CPUQuotaPerSecUSec=500_000, MemoryLimit=64 << 20, TasksMax=100)
+
+
+async def _written(s: Stage, files: tuple[str, ...], **values: Any) -> dict[str, str]:
+    """What is in a slice's files (each named after its controller) when it was given these settings."""
+    await s.up("t-a.slice", **values)
     await s.quiet()
-    files = (
-        ("cpu", "cpu.shares"),
-        ("cpu", "cpu.cfs_quota_us"),
-        ("cpu", "cpu.cfs_period_us"),
-        ("memory", "memory.limit_in_bytes"),
-        ("pids", "pids.max"),
-    )
-    return {file: s.read(controller, s.path("t-a.slice"), file) for controller, file in files}
+    return {file: s.read(file.partition(".")[0], s.path("t-a.slice"), file) for file in files}
 
 
 @settings.contract(
@@ -287,27 +278,17 @@ async def v1_files(s: Stage) -> Answer:
     needs=("cpu", "memory", "pids"),
 )
 async def v2_files(s: Stage) -> Answer:
-    await s.up(
-        "t-a.slice", CPUWeight=300, CPUQuotaPerSecUSec=500_000, MemoryMax=64 << 20, MemoryHigh=32 << 20, TasksMax=100
-    )
-    await s.quiet()
+    limits = {"CPUQuotaPerSecUSec": 500_000, "MemoryMax": 64 << 20, "MemoryHigh": 32 << 20, "TasksMax": 100}
     files = ("cpu.weight", "cpu.max", "memory.max", "memory.high", "pids.max")
-    return {file: s.read("unified", s.path("t-a.slice"), file) for file in files}
+    return await _written(s, files, CPUWeight=300, **limits)
 
 
 @settings.contract(
     "v1-weights", "CPUWeight and IOWeight on v1: are they translated?", source=MAN, layouts=V1, needs=("cpu", "blkio")
 )
 async def v1_weights(s: Stage) -> Answer:
-    await s.up("t-a.slice", CPUWeight=200, IOWeight=300, MemoryMax=32 << 20)
-    await s.quiet()
-    files = (
-        ("cpu", "cpu.shares"),
-        ("blkio", "blkio.weight"),
-        ("blkio", "blkio.bfq.weight"),
-        ("memory", "memory.limit_in_bytes"),
-    )
-    return {file: s.read(controller, s.path("t-a.slice"), file) for controller, file in files}
+    files = ("cpu.shares", "blkio.weight", "blkio.bfq.weight", "memory.limit_in_bytes")
+    return await _written(s, files, CPUWeight=200, IOWeight=300, MemoryMax=32 << 20)
 
 
 @settings.contract(
@@ -360,15 +341,20 @@ async def before_reply(s: Stage) -> Answer:
     needs=("pids", "memory"),
 )
 async def hand_set(s: Stage) -> Answer:
-    await s.up("t-a.slice", TasksMax=100, MemoryMax=64 << 20)
-    await s.quiet()
-    s.write("pids", s.path("t-a.slice"), "pids.max", "12")
+    await _set_by_hand(s, TasksMax=100, MemoryMax=64 << 20)
     await s.set("t-a.slice", MemoryMax=32 << 20)
     await s.quiet()
     return [
         s.read("pids", s.path("t-a.slice"), "pids.max"),
         s.read("memory", s.path("t-a.slice"), "memory.limit_in_bytes"),
     ]
+
+
+async def _set_by_hand(s: Stage, **values: Any) -> None:
+    """A slice with these settings, and then a limit of tasks by hand."""
+    await s.up("t-a.slice", **values)
+    await s.quiet()
+    s.write("pids", s.path("t-a.slice"), "pids.max", "12")
 
 
 @settings.habit(
@@ -379,9 +365,7 @@ async def hand_set(s: Stage) -> Answer:
     needs=("pids", "memory"),
 )
 async def hand_set_infinite(s: Stage) -> Answer:
-    await s.up("t-a.slice", TasksAccounting=True, MemoryMax=64 << 20)
-    await s.quiet()
-    s.write("pids", s.path("t-a.slice"), "pids.max", "12")
+    await _set_by_hand(s, TasksAccounting=True, MemoryMax=64 << 20)
     await s.set("t-a.slice", MemoryMax=32 << 20)
     await s.quiet()
     return s.read("pids", s.path("t-a.slice"), "pids.max")
@@ -391,9 +375,7 @@ async def hand_set_infinite(s: Stage) -> Answer:
     "hand-set-reload", "A limit that was set by hand, after Reload", layouts=V1, relied_on=EVERY, needs=("pids",)
 )
 async def hand_set_reload(s: Stage) -> Answer:
-    await s.up("t-a.slice", TasksMax=100)
-    await s.quiet()
-    s.write("pids", s.path("t-a.slice"), "pids.max", "12")
+    await _set_by_hand(s, TasksMax=100)
     await s.call("Reload")
     await s.quiet()
     return s.read("pids", s.path("t-a.slice"), "pids.max")

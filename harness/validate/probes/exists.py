@@ -28,11 +28,11 @@ async def scope_queued(s: Stage) -> Answer:
 
 @probe.habit("scope-stopping", "A scope that is being stopped and whose process ignores SIGTERM: may it be made again?")
 async def scope_stopping(s: Stage) -> Answer:
-    pid, other = await s.worker(stubborn=True), await s.worker("other")
-    await s.up("t-a.scope", PIDs=[pid])
+    pid = await s.worker("other")
+    await s.scope("t-a.scope", stubborn=True)
     await s.call("StopUnit", "ss", "t-a.scope", "replace")
     await s.ends(seconds_max=SHORT_S)
-    return [await s.settled("t-a.scope"), await s.start("t-a.scope", PIDs=[other])]
+    return [await s.settled("t-a.scope"), await s.start("t-a.scope", PIDs=[pid])]
 
 
 @probe.habit("scope-failed", "A scope that failed: may it be made again, before and after ResetFailedUnit?")
@@ -48,9 +48,8 @@ async def scope_failed(s: Stage) -> Answer:
     "scope-held", "A scope that ended while somebody holds a reference to it: may it be made again?", relied_on=()
 )
 async def scope_held(s: Stage) -> Answer:
-    await s.worker()
     pid = await s.worker("other")
-    await s.up("t-a.scope", PIDs=[s.pid()], AddRef=True)
+    await s.scope("t-a.scope", AddRef=True)
     stopped = await s.down("t-a.scope")
     await s.ends()
     refused = await s.start("t-a.scope", PIDs=[pid])
@@ -61,9 +60,8 @@ async def scope_held(s: Stage) -> Answer:
 
 @probe.habit("scope-gone", "A scope that was stopped and is gone: may its name be used again?")
 async def scope_gone(s: Stage) -> Answer:
-    await s.worker()
     pid = await s.worker("other")
-    await s.up("t-a.scope", PIDs=[s.pid()])
+    await s.scope("t-a.scope")
     stopped = await s.down("t-a.scope")
     await s.ends()
     return [stopped, await s.settled("t-a.scope"), await s.up("t-a.scope", PIDs=[pid])]
@@ -82,8 +80,7 @@ async def slice_queued(s: Stage) -> Answer:
 
 @probe.habit("slice-implicit", "A slice that came up only as the parent of a unit: may it be made, and once more?")
 async def slice_implicit(s: Stage) -> Answer:
-    pid = await s.worker()
-    first = await s.up("t-a.scope", Slice="t-b.slice", PIDs=[pid])
+    first = await s.scope("t-a.scope", Slice="t-b.slice")
     return [first, await s.state("t-b.slice"), await s.up("t-b.slice"), await s.start("t-b.slice")]
 
 

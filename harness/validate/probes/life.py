@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+from typing import Any
 
 from cgrace.harness.validate.probe import EVERY, LATER, Subject
 from cgrace.harness.validate.stage import GONE_STATE, SHORT_S, Answer, Stage
@@ -46,15 +46,16 @@ async def stop(s: Stage) -> Answer:
 
 @probe.habit("stop-stubborn", "StopUnit of a scope whose process ignores SIGTERM: does the job wait?", relied_on=LATER)
 async def stop_stubborn(s: Stage) -> Answer:
-    await s.scope("t-a.scope", stubborn=True)
-    await s.call("StopUnit", "ss", "t-a.scope", "replace")
-    ends = await s.ends(seconds_max=SHORT_S)
-    return [await s.settled("t-a.scope"), ends]
+    return await _stop_stubborn(s)
 
 
 @probe.habit("stop-stubborn-delegated", "The same of a scope with Delegate=yes", relied_on=LATER)
 async def stop_stubborn_delegated(s: Stage) -> Answer:
-    await s.scope("t-a.scope", stubborn=True, Delegate=True)
+    return await _stop_stubborn(s, Delegate=True)
+
+
+async def _stop_stubborn(s: Stage, **values: Any) -> Answer:
+    await s.scope("t-a.scope", stubborn=True, **values)
     await s.call("StopUnit", "ss", "t-a.scope", "replace")
     ends = await s.ends(seconds_max=SHORT_S)
     return [await s.settled("t-a.scope"), ends]
@@ -104,11 +105,10 @@ async def attach_some(s: Stage) -> Answer:
     gate = await s.gate()
     await s.worker()
     await s.worker("doomed", adopted=False)
-    await s.client.match()
+    await s.listen()
     job = await s.queue("t-a.scope", PIDs=[s.pid(), s.pid("doomed")], After=[gate.unit])
     await s.kill("doomed")
-    await gate.open()
-    return [await s.ended(job), await s.state("t-a.scope")]
+    return [await s.let_go(job, gate), await s.state("t-a.scope")]
 
 
 @probe.contract(
@@ -134,8 +134,7 @@ async def failed_stays(s: Stage) -> Answer:
 @probe.habit("start-again", "StartUnit of a scope: active, and while it is stopping", relied_on=())
 async def start_again(s: Stage) -> Answer:
     await s.scope("t-a.scope", stubborn=True)
-    await s.client.match()
-    since = len(s.client.inbox)
+    since = await s.listen()
     active = await s.client.call("StartUnit", "ss", s.name("t-a.scope"), "replace")
     first = await s.ended(active.body[0], since)
     stop = await s.client.call("StopUnit", "ss", s.name("t-a.scope"), "replace")
@@ -165,12 +164,7 @@ async def slice_empty(s: Stage) -> Answer:
     relied_on=EVERY,
 )
 async def slice_stop_foreign(s: Stage) -> Answer:
-    await s.worker()
-    await s.up("t-a.slice")
-    s.mkdir(s.path("t-a.slice") + "/foreign")
-    s.put("worker", s.path("t-a.slice") + "/foreign")
-    result = await s.down("t-a.slice")
-    await s.quiet()
+    result = await _stop_around_foreign(s)
     return [result, await s.state("t-a.slice"), s.systemd_says(), await s.ends(seconds_max=0.05)]
 
 
@@ -181,20 +175,24 @@ async def slice_stop_foreign(s: Stage) -> Answer:
     relied_on=EVERY,
 )
 async def slice_again_foreign(s: Stage) -> Answer:
+    await _stop_around_foreign(s)
+    return [await s.up("t-a.slice"), await s.state("t-a.slice"), s.systemd_says()]
+
+
+async def _stop_around_foreign(s: Stage) -> Answer:
+    """Stop a slice while a process is in somebody else's cgroup below it; how the job ended."""
     await s.worker()
     await s.up("t-a.slice")
-    s.mkdir(s.path("t-a.slice") + "/foreign")
     s.put("worker", s.path("t-a.slice") + "/foreign")
-    await s.down("t-a.slice")
+    result = await s.down("t-a.slice")
     await s.quiet()
-    return [await s.up("t-a.slice"), await s.state("t-a.slice"), s.systemd_says()]
+    return result
 
 
 @probe.contract("stop-below", "A scope is stopped that has processes in cgroups below it", source=MAN, relied_on=LATER)
 async def stop_below(s: Stage) -> Answer:
     await s.worker("below")
     await s.scope("t-a.scope", Delegate=True)
-    s.mkdir(s.path("t-a.scope") + "/sub/sub")
     s.put("below", s.path("t-a.scope") + "/sub/sub")
     result = await s.down("t-a.scope")
     return [result, await s.ends(), await s.ends("below")]
@@ -212,10 +210,9 @@ async def kill_mode_none(s: Stage) -> Answer:
 @probe.habit("killed-outside", "Somebody kills the process while the scope is stopping", relied_on=LATER)
 async def killed_outside(s: Stage) -> Answer:
     await s.scope("t-a.scope", stubborn=True)
-    await s.client.match()
-    since = len(s.client.inbox)
+    since = await s.listen()
     stop = await s.client.call("StopUnit", "ss", s.name("t-a.scope"), "replace")
     await s.quiet()
-    await s.kill(number=signal.SIGKILL)
+    await s.kill()
     result = await s.ended(stop.body[0], since)
     return [result, await s.settled("t-a.scope")]

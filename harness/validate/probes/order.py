@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from cgrace.harness.dbus.message import Message
 from cgrace.harness.validate.probe import LATER, WAITING, Subject
 from cgrace.harness.validate.stage import START, Answer, Stage, in_order
@@ -20,10 +23,8 @@ probe = Subject("order", SOURCE, scenarios=SCENARIOS)
     relied_on=RELIES,
 )
 async def own_job(s: Stage) -> Answer:
-    await s.worker()
-    await s.client.match()
-    since = len(s.client.inbox)
-    result = await s.up("t-a.scope", PIDs=[s.pid()])
+    since = await s.listen()
+    result = await s.scope("t-a.scope")
     await s.quiet()
     return [result, s.heard(since)]
 
@@ -35,8 +36,7 @@ async def own_job(s: Stage) -> Answer:
     relied_on=RELIES,
 )
 async def removed_after_reply(s: Stage) -> Answer:
-    await s.client.match()
-    since = len(s.client.inbox)
+    since = await s.listen()
     posted = [s.client.post("StartTransientUnit", START, s.own(f"t-{n}.slice"), "replace", [], []) for n in range(10)]
     jobs = [(await one).body[0] for one in posted]
     for job in jobs:
@@ -54,22 +54,16 @@ def _place(s: Stage, since: int, job: str, *, reply: bool) -> int:
 
 @probe.habit("subscribed-start", "With Subscribe: everything that is heard of a scope's start, in order")
 async def subscribed_start(s: Stage) -> Answer:
-    await s.worker()
-    await s.client.match()
-    await s.call("Subscribe")
-    since = len(s.client.inbox)
-    await s.up("t-a.scope", PIDs=[s.pid()])
+    since = await s.listen(subscribed=True)
+    await s.scope("t-a.scope")
     await s.quiet()
     return s.heard(since, details=True)
 
 
 @probe.habit("subscribed-stop", "With Subscribe: everything that is heard of a scope's stop, in order")
 async def subscribed_stop(s: Stage) -> Answer:
-    await s.worker()
-    await s.up("t-a.scope", PIDs=[s.pid()])
-    await s.client.match()
-    await s.call("Subscribe")
-    since = len(s.client.inbox)
+    await s.scope("t-a.scope")
+    since = await s.listen(subscribed=True)
     await s.down("t-a.scope")
     heard = s.heard(since, details=True)
     return heard[: heard.index("JobRemoved t-a.scope done") + 1]
@@ -81,20 +75,15 @@ async def subscribed_stop(s: Stage) -> Answer:
     relied_on=RELIES,
 )
 async def subscribed_slice(s: Stage) -> Answer:
-    await s.worker()
-    await s.client.match()
-    await s.call("Subscribe")
-    since = len(s.client.inbox)
-    await s.up("t-a.scope", Slice="t-b.slice", PIDs=[s.pid()])
+    since = await s.listen(subscribed=True)
+    await s.scope("t-a.scope", Slice="t-b.slice")
     await s.quiet()
     return s.heard(since)
 
 
 @probe.habit("refused", "With Subscribe: what is heard of a call that was refused")
 async def refused(s: Stage) -> Answer:
-    await s.client.match()
-    await s.call("Subscribe")
-    since = len(s.client.inbox)
+    since = await s.listen(subscribed=True)
     await s.start("t-a.scope", Nonsense=True)
     await s.quiet()
     return s.heard(since)
@@ -108,8 +97,7 @@ async def refused(s: Stage) -> Answer:
 async def others_hear(s: Stage) -> Answer:
     other = await s.connect()
     await other.match()
-    await s.worker()
-    await s.up("t-a.scope", PIDs=[s.pid()])
+    await s.scope("t-a.scope")
     await s.down("t-a.scope")
     await s.quiet()
     return s.heard(by=other)
@@ -123,7 +111,7 @@ async def others_hear(s: Stage) -> Answer:
 async def caller_left(s: Stage) -> Answer:
     gate = await s.gate()
     await s.worker()
-    await s.client.match()
+    await s.listen()
     async with s.machine.connect() as caller:
         first = s.told(await s.ask_start("t-a.scope", by=caller, PIDs=[s.pid()], After=[gate.unit]))
     await s.quiet()
@@ -159,7 +147,7 @@ async def two_starts(s: Stage) -> Answer:
 async def stop_over_start(s: Stage) -> Answer:
     gate = await s.gate()
     await s.worker()
-    await s.client.match()
+    await s.listen()
     await s.ask_start("t-a.scope", PIDs=[s.pid()], After=[gate.unit])
     since = len(s.client.inbox)
     result = await s.down("t-a.scope")
@@ -179,12 +167,9 @@ async def stop_fail(s: Stage) -> Answer:
     "stop-slice", "A slice with a scope and a slice in it is stopped: what is heard, in which order?", relied_on=LATER
 )
 async def stop_slice(s: Stage) -> Answer:
-    await s.worker()
     await s.up("t-b-c.slice")
-    await s.up("t-a.scope", Slice="t-b.slice", PIDs=[s.pid()])
-    await s.client.match()
-    await s.call("Subscribe")
-    since = len(s.client.inbox)
+    await s.scope("t-a.scope", Slice="t-b.slice")
+    since = await s.listen(subscribed=True)
     await s.down("t-b.slice")
     await s.quiet()
     heard = [word for word in s.heard(since) if word.startswith(("Job", "reply"))]
@@ -197,32 +182,37 @@ async def stop_slice(s: Stage) -> Answer:
     source=DOCUMENT,
 )
 async def job_gone(s: Stage) -> Answer:
-    await s.client.match()
+    await s.listen()
     job = await s.queue("t-a.slice")
     await s.ended(job)
     number = int(job.rpartition("/")[2])
     read = await s.client.get(job, "org.freedesktop.systemd1.Job", "State")
     said = [s.told(read), await s.call("GetJob", "u", number), await s.call("CancelJob", "u", number)]
-    return s.without(said, number)
+    return _without(said, number)
+
+
+def _without(said: Any, number: int) -> Any:
+    """What was said, with a job's number put in words."""
+    if isinstance(said, list):
+        return [_without(one, number) for one in said]
+    if isinstance(said, dict):
+        return {key: _without(one, number) for key, one in said.items()}
+    return re.sub(rf"\b{number}\b", "<number>", said) if isinstance(said, str) else said
 
 
 @probe.contract(
     "cancel", "CancelJob of a queued start job: how does the job end, and what is the unit?", source=DOCUMENT
 )
 async def cancel(s: Stage) -> Answer:
-    gate = await s.gate()
-    await s.worker()
-    await s.client.match()
-    job = await s.queue("t-a.scope", PIDs=[s.pid()], After=[gate.unit])
+    await s.listen()
+    job, _ = await s.queued("t-a.scope")
     said = await s.call("CancelJob", "u", int(job.rpartition("/")[2]))
     return [said, await s.ended(job), await s.state("t-a.scope")]
 
 
 @probe.habit("job-property", "The Job property of a unit, and the job's own properties, while it is queued")
 async def job_property(s: Stage) -> Answer:
-    gate = await s.gate()
-    await s.worker()
-    job = await s.queue("t-a.scope", PIDs=[s.pid()], After=[gate.unit])
+    job, _ = await s.queued("t-a.scope")
     kind = await s.client.get(job, "org.freedesktop.systemd1.Job", "JobType")
     state = await s.client.get(job, "org.freedesktop.systemd1.Job", "State")
     of_unit = await s.get("t-a.scope", "Unit", "Job")
@@ -237,7 +227,6 @@ async def subscribe_twice(s: Stage) -> Answer:
 @probe.contract("active-start", "StartUnit of a slice that is active already: how does that job end?", source=DOCUMENT)
 async def active_start(s: Stage) -> Answer:
     await s.up("t-a.slice")
-    await s.client.match()
-    since = len(s.client.inbox)
+    since = await s.listen()
     answer = await s.client.call("StartUnit", "ss", s.name("t-a.slice"), "replace")
     return await s.ended(answer.body[0], since)

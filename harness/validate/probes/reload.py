@@ -18,8 +18,7 @@ probe = Subject("reload", SOURCE)
 )
 async def order(s: Stage) -> Answer:
     await s.scope("t-a.scope")
-    await s.client.match()
-    await s.call("Subscribe")
+    await s.listen(subscribed=True)
     await s.quiet()
     since = len(s.client.inbox)
     await s.call("Reload")
@@ -48,15 +47,11 @@ async def scope(s: Stage) -> Answer:
     relied_on=WAITING,
 )
 async def job(s: Stage) -> Answer:
-    gate = await s.gate()
-    await s.worker()
-    await s.client.match()
-    job = await s.queue("t-a.scope", PIDs=[s.pid()], After=[gate.unit])
+    await s.listen()
+    job, gate = await s.queued("t-a.scope")
     await s.call("Reload")
     state = await s.state("t-a.scope")
-    since = len(s.client.inbox)
-    await gate.open()
-    return [state, await s.ended(job, since), await s.state("t-a.scope"), s.systemd_says()]
+    return [state, await s.let_go(job, gate), await s.state("t-a.scope"), s.systemd_says()]
 
 
 @probe.habit("failed", "A scope that failed, over a Reload", relied_on=LATER)
@@ -96,9 +91,7 @@ async def quota(s: Stage) -> Answer:
 )
 async def reexec(s: Stage) -> Answer:
     await s.scope("t-a.scope")
-    await s.client.match()
-    await s.call("Subscribe")
-    since = len(s.client.inbox)
+    since = await s.listen(subscribed=True)
     said = await s.call("Reexecute")
     await s.client.until(lambda m: m.member == "NameOwnerChanged" or bool(m.error_name), since)
     async with asyncio.timeout(8):
@@ -108,13 +101,9 @@ async def reexec(s: Stage) -> Answer:
 
 @probe.habit("reexec-job", "A queued job over a Reexecute: is its end told to who made it?", relied_on=WAITING)
 async def reexec_job(s: Stage) -> Answer:
-    gate = await s.gate()
-    await s.worker()
-    await s.client.match()
-    job = await s.queue("t-a.scope", PIDs=[s.pid()], After=[gate.unit])
+    await s.listen()
+    job, gate = await s.queued("t-a.scope")
     await s.call("Reexecute")
     await s.patiently("GetUnit", "s", "t-a.scope")
     state = await s.state("t-a.scope")
-    since = len(s.client.inbox)
-    await gate.open()
-    return [state, await s.ended(job, since), s.systemd_says()]
+    return [state, await s.let_go(job, gate), s.systemd_says()]

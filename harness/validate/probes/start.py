@@ -171,8 +171,7 @@ async def pids_taken(s: Stage) -> Answer:
     "new-slice", "Slice that is not there yet: is it made, and what is it?", source=DOCUMENT, relied_on=EVERY
 )
 async def new_slice(s: Stage) -> Answer:
-    await s.worker()
-    result = await s.up("t-a.scope", Slice="t-b-c.slice", PIDs=[s.pid()])
+    result = await s.scope("t-a.scope", Slice="t-b-c.slice")
     return [result, await s.state("t-b-c.slice"), await s.state("t-b.slice"), s.systemd_says()]
 
 
