@@ -12,3 +12,8 @@ NS_PER_S = 1_000_000_000
 def now_ns() -> int:
     """CLOCK_MONOTONIC in nanoseconds."""
     return time.monotonic_ns()
+
+
+def brief(ns: int) -> str:
+    """A time span for a table, in three digits: "0.312 ms", "120 ms", "1.5 s"."""
+    return f"{ns / NS_PER_S:.3g} s" if ns >= NS_PER_S else f"{ns / NS_PER_MS:.3g} ms"

@@ -17,8 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cgrace.harness import faults as ft
-from cgrace.harness.checkers.text import brief
-from cgrace.harness.clock import NS_PER_MS, NS_PER_S
+from cgrace.harness.clock import NS_PER_MS, NS_PER_S, brief
 from cgrace.harness.errors import UsageError
 from cgrace.harness.points import parse_point
 from cgrace.harness.scenario.model import Scenario, Step

@@ -15,11 +15,6 @@ def duration(ns: int) -> str:
     return f"{ns / NS_PER_S:.2f} s"
 
 
-def brief(ns: int) -> str:
-    """A time span for a table, in three digits: "0.312 ms", "120 ms", "1.5 s"."""
-    return f"{ns / NS_PER_S:.3g} s" if ns >= NS_PER_S else f"{ns / NS_PER_MS:.3g} ms"
-
-
 def seconds(ns: int) -> str:
     """A time span in seconds with two decimals, as proofs give it: "0.13 s"."""
     return f"{ns / NS_PER_S:.2f} s"

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cgrace.harness.checkers.text import brief
+from cgrace.harness.clock import brief
 from cgrace.harness.suite import Case
 from cgrace.harness.sweep import JobLatency, Span, Stretch
 from cgrace.reports.console.matrix import LEGEND

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cgrace.harness import events as ev
-from cgrace.harness.checkers.text import brief
+from cgrace.harness.clock import brief
 from cgrace.harness.suite import CaseResult
 from cgrace.harness.trace import Trace
 from cgrace.harness.verdict import Invariant, Outcome
