@@ -8,7 +8,7 @@ import pytest
 
 from cgrace.harness.commands.select import pick_drivers
 from cgrace.harness.drivers import gobuild, gomod, versions
-from cgrace.harness.drivers.base import OPERATIONS, UNITS
+from cgrace.harness.drivers.base import UNITS
 from cgrace.harness.drivers.build import build
 from cgrace.harness.drivers.catalogue import find, listed
 from cgrace.harness.drivers.recipe import recipe
@@ -81,7 +81,7 @@ def test_every_release_has_a_shim_and_words(spec: object) -> None:
     assert spec.generation in words.GENERATIONS
     assert spec.layouts
     assert set(spec.layouts) <= set(words.LAYOUTS)
-    assert set(spec.operations) <= set(OPERATIONS)
+    assert set(spec.operations) <= set(words.OPERATIONS)
     assert set(spec.units) <= set(UNITS)
     assert find(spec.name) is spec
 

@@ -84,7 +84,8 @@ def _show(specs: Iterable[DriverSpec], marks: dict[str, str], built: dict[str, b
 
 def _abilities(spec: DriverSpec) -> str:
     """What it can be asked for, in short; "all" where nothing is missing."""
-    from cgrace.harness.drivers.base import OPERATIONS, UNITS
+    from cgrace.harness.drivers.base import UNITS
+    from cgrace.harness.scenario.words import OPERATIONS
 
     parts = [] if spec.units == UNITS else [f"{' '.join(spec.units)}s only"]
     if missing := [one for one in OPERATIONS if one not in spec.operations]:

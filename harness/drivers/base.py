@@ -19,7 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-OPERATIONS = ("apply", "exec", "set", "freeze", "thaw", "destroy", "exists", "paths", "pids")
+from cgrace.harness.scenario.words import OPERATIONS
+
 WITHOUT_EXEC = tuple(operation for operation in OPERATIONS if operation != "exec")
 """Most managers can place a process only when they make the unit."""
 UNITS = ("slice", "scope")

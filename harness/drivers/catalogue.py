@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 
 from cgrace.harness.drivers import versions
-from cgrace.harness.drivers.base import OPERATIONS, DriverSpec
+from cgrace.harness.drivers.base import DriverSpec
 from cgrace.harness.drivers.commands import find_command
 from cgrace.harness.drivers.ladder import RELEASED, RUNGS
 from cgrace.harness.drivers.reference import find_reference
 from cgrace.harness.errors import DriverError
+from cgrace.harness.scenario.words import OPERATIONS
 
 RUNC = "github.com/opencontainers/runc"
 CGROUPS = "github.com/opencontainers/cgroups"

@@ -22,13 +22,14 @@ from functools import cache
 from pathlib import Path
 
 from cgrace.harness.drivers import commands_build
-from cgrace.harness.drivers.base import OPERATIONS, BuiltDriver, DriverSpec
+from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
 from cgrace.harness.drivers.cache import content_key
 from cgrace.harness.drivers.gobuild import build_go_program
 from cgrace.harness.drivers.sysmon import sysmon_note
 from cgrace.harness.errors import DriverError
 from cgrace.harness.proc.find import find_program
 from cgrace.harness.proc.run import run
+from cgrace.harness.scenario.words import OPERATIONS
 
 FAMILY = "command"
 PROGRAM = "program"
