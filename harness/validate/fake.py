@@ -18,7 +18,7 @@ from cgrace.harness.targets.fake import FakeTarget
 from cgrace.harness.targets.sandbox import FakeSandbox
 from cgrace.harness.validate.client import Client
 from cgrace.harness.validate.inside import spawn_worker
-from cgrace.harness.validate.machine import WHOLE, Gate, Machine, MachineName, Worker
+from cgrace.harness.validate.machine import START, WHOLE, Gate, Machine, MachineName, Worker
 
 _NS_PER_S = 1_000_000_000
 _TURNS_MAX = 100_000
@@ -170,7 +170,7 @@ class FakeMachine:
         worker = await self.spawn()
         self.manager.stay_queued(unit)
         array = [["PIDs", Variant(signature="au", value=[worker.pid])]]
-        await client.call("StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "replace", array, [])
+        await client.call("StartTransientUnit", START, unit, "replace", array, [])
         return _FakeGate(unit, self, client)
 
 

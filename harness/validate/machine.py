@@ -26,6 +26,7 @@ from cgrace.harness.errors import UsageError
 from cgrace.harness.validate.client import Client
 
 WHOLE: Final = "@"  # in a fake's name, before where it is to believe that it runs
+START: Final = "ssa(sv)a(sa(sv))"  # what StartTransientUnit takes
 LAYOUTS: Final = ("v1", "v2")
 HOME: Final = "/cgrace-home"  # where a new process is on v2: the root must have none, to hand down controllers
 

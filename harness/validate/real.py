@@ -23,7 +23,7 @@ from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.container import ContainerTarget
 from cgrace.harness.validate.client import Client
 from cgrace.harness.validate.inside import Connector, place_at_home, spawn_orphan, spawn_orphans, spawn_worker
-from cgrace.harness.validate.machine import HOME, IGNORE_TERM, Gate, Machine, MachineName, Worker
+from cgrace.harness.validate.machine import HOME, IGNORE_TERM, START, Gate, Machine, MachineName, Worker
 
 Dial = Callable[[], Awaitable[socket.socket]]
 Start = Callable[[bool, bool], Awaitable[Worker]]
@@ -101,7 +101,7 @@ class RealMachine:
             ["ExecStart", Variant(signature="a(sasb)", value=command)],
             ["DefaultDependencies", Variant(signature="b", value=False)],
         ]
-        answer = await client.call("StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "replace", array, [])
+        answer = await client.call("StartTransientUnit", START, unit, "replace", array, [])
         if answer.type is MessageType.ERROR:
             raise TargetError(f"a gate cannot be made: {answer.error_name}: {answer.body}")
         return _RealGate(unit, client)

@@ -18,15 +18,13 @@ from typing import Any, Final
 from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.message import Message, MessageType, Variant
 from cgrace.harness.validate.client import Client
-from cgrace.harness.validate.machine import HOME, Gate, Machine, Worker
+from cgrace.harness.validate.machine import HOME, START, Gate, Machine
+from cgrace.harness.validate.words import TOP, Words
 
 Answer = Any
 """What a probe gives: JSON data."""
 
-TOP: Final = "t"
 GONE_STATE: Final = "not-found inactive/dead"
-INFINITY: Final = 2**64 - 1
-START: Final = "ssa(sv)a(sa(sv))"
 SHORT_S: Final = 1.0  # within which a process is dead that got SIGKILL
 SOON_S: Final = 8.0  # what is to come comes by then
 STOP_S_MAX: Final = 2.0
@@ -54,18 +52,16 @@ class Refused(Exception):
         self.said = said
 
 
-class Stage:
+class Stage(Words):
     """One probe's world on a machine. An async context manager: what the probe made is undone when it ends."""
 
     def __init__(self, machine: Machine, number: int) -> None:
+        super().__init__(f"cgv{os.getpid()}n{number}")
         self.machine = machine
-        self.word = f"cgv{os.getpid()}n{number}"
         self.client: Client
         self._stack = contextlib.AsyncExitStack()
         self._units: dict[str, None] = {}
-        self._workers: dict[str, Worker] = {}
         self._gates: list[Gate] = []
-        self._jobs: dict[str, str] = {}
 
     async def __aenter__(self) -> Stage:
         self.client = await self.connect()
@@ -85,9 +81,9 @@ class Stage:
     async def _clean(self) -> None:
         for gate in self._gates:
             await gate.open()
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             worker.kill(signal.SIGKILL)
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             await worker.gone.wait()  # then no stop has to wait, and no unit stays for its busy cgroup
         if not self.machine.quiet_s:
             await self.machine.settle()
@@ -112,58 +108,38 @@ class Stage:
 
     # ---- names
 
-    def name(self, unit: str) -> str:
-        """The unit's name on the machine: "t-a.scope" becomes "cgv7-a.scope". Other names are nobody's and stay."""
-        if unit != TOP and not unit.startswith((f"{TOP}-", f"{TOP}.")):
-            return unit
-        return self.word + unit.removeprefix(TOP)
-
     def own(self, unit: str) -> str:
-        """The same, and the unit is stopped when the probe ends."""
+        """Its name on the machine, and the unit is stopped when the probe ends."""
         name = self.name(unit)
         if name != unit:
             self._units[name] = None
         return name
 
-    def plain(self, value: Any) -> Any:
-        """A value off the wire as an answer: own names, pids and job paths put in words."""
-        if isinstance(value, Variant):
-            return self.plain(value.value)
-        if isinstance(value, (list, tuple)):
-            return [self.plain(one) for one in value]
-        if isinstance(value, dict):
-            return {key: self.plain(one) for key, one in sorted(value.items())}
-        if isinstance(value, bytes):
-            return f"{len(value)} bytes"
-        if not isinstance(value, str):
-            return "infinity" if value == INFINITY else value
-        if value.startswith(systemd1.JOB_PREFIX):
-            return self._jobs.setdefault(value, f"job {len(self._jobs) + 1}")
-        for name, worker in self._workers.items():
-            value = re.sub(rf"\b{worker.pid}\b", f"<{name}>", value)
-        return _OWN.sub(TOP, value).replace(f"{self.word}_2d", f"{TOP}_2d")
+    def plain_names(self, text: str) -> str:
+        """See Words."""
+        return _OWN.sub(TOP, text).replace(f"{self.word}_2d", f"{TOP}_2d")
 
     # ---- processes
 
     async def worker(self, name: str = "worker", *, stubborn: bool = False, adopted: bool = True) -> int:
         """A process; its pid as systemd sees it. adopted: see `Machine.spawn`."""
         worker = await self.machine.spawn(stubborn=stubborn, adopted=adopted)
-        self._workers[name] = worker
+        self.workers[name] = worker
         return worker.pid
 
     def pid(self, name: str = "worker") -> int:
         """Its pid as systemd sees it."""
-        return self._workers[name].pid
+        return self.workers[name].pid
 
     async def kill(self, name: str = "worker", number: int = signal.SIGKILL) -> None:
         """End a process, and see it gone."""
-        self._workers[name].kill(number)
-        await asyncio.wait_for(self._workers[name].gone.wait(), SOON_S)
+        self.workers[name].kill(number)
+        await asyncio.wait_for(self.workers[name].gone.wait(), SOON_S)
 
     async def ends(self, name: str = "worker", seconds_max: float = SOON_S) -> bool:
         """Whether the process ends by itself or by systemd's doing."""
         try:
-            await asyncio.wait_for(self._workers[name].gone.wait(), seconds_max)
+            await asyncio.wait_for(self.workers[name].gone.wait(), seconds_max)
         except TimeoutError:
             return False
         return True
@@ -376,11 +352,9 @@ class Stage:
 
     def path(self, unit: str, within: str = "") -> str:
         """The unit's cgroup: "t-a.scope" within "t.slice" is /t.slice/t-a.scope; a slice by its own name."""
-        above = within or (unit if unit.endswith(".slice") else "system.slice")
-        parts = _slice_parts(above)
-        if not unit.endswith(".slice"):
-            parts.append(unit)
-        return "".join(f"/{self.name(part)}" for part in parts)
+        if unit.endswith(".slice"):
+            return self.slice_path(within or unit)
+        return f"{self.slice_path(within or 'system.slice')}/{self.name(unit)}"
 
     def made(self, path: str) -> list[str]:
         """The hierarchies in which the cgroup is there."""
@@ -393,7 +367,7 @@ class Stage:
         for one in tree.hierarchies:
             if only and one.name not in only:
                 continue
-            place = tree.locate(one.name, self._workers[name].pid_outer)
+            place = tree.locate(one.name, self.workers[name].pid_outer)
             found[one.name] = "gone" if place is None else "home" if place == HOME else self.plain(place) or "/"
         return found
 
@@ -419,7 +393,7 @@ class Stage:
         """What a driver does by hand: make a cgroup where there is none, and move a process there, in every hierarchy."""
         self.mkdir(path)
         for one in self.machine.tree.hierarchies:
-            self.machine.tree.attach(one.name, path, self._workers[name].pid_outer)
+            self.machine.tree.attach(one.name, path, self.workers[name].pid_outer)
 
     def read(self, controller: str, path: str, file: str) -> str:
         """A control file's text; "no such file" where it is not there."""
@@ -453,9 +427,3 @@ def in_order(words: list[str]) -> list[str]:
     for _, group in itertools.groupby(words, key=lambda word: word.split()[0]):
         out += sorted(group, key=lambda word: word.split()[1:2])
     return out
-
-
-def _slice_parts(unit: str) -> list[str]:
-    stem = unit.removesuffix(".slice")
-    words = stem.split("-")
-    return ["-".join(words[: count + 1]) + ".slice" for count in range(len(words))]

@@ -6,8 +6,9 @@ import re
 from typing import Any
 
 from cgrace.harness.dbus.message import Message
+from cgrace.harness.validate.machine import START
 from cgrace.harness.validate.probe import LATER, WAITING, Subject
-from cgrace.harness.validate.stage import START, Answer, Stage, in_order
+from cgrace.harness.validate.stage import Answer, Stage, in_order
 
 DOCUMENT = "org.freedesktop.systemd1(5), Manager: Subscribe(), JobNew and JobRemoved"
 SOURCE = "dbus-job.c bus_job_send_removed_signal, bus_job_send_change_signal; dbus-unit.c bus_unit_send_change_signal"

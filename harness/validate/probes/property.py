@@ -7,7 +7,8 @@ from typing import Any
 from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.message import Variant
 from cgrace.harness.validate.probe import EVERY, LADDER, LATER, Subject
-from cgrace.harness.validate.stage import INFINITY, Answer, Stage
+from cgrace.harness.validate.stage import Answer, Stage
+from cgrace.harness.validate.words import INFINITY
 
 MAN = "systemd.resource-control(5); org.freedesktop.systemd1(5), Scope and Slice Unit Objects: Properties"
 OLD = "systemd.resource-control(5), deprecated options"

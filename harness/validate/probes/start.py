@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from cgrace.harness.dbus.message import Variant
+from cgrace.harness.validate.machine import START
 from cgrace.harness.validate.probe import EVERY, LADDER, LATER, Subject
-from cgrace.harness.validate.stage import START, Answer, Stage
+from cgrace.harness.validate.stage import Answer, Stage
 
 DOCUMENT = "org.freedesktop.systemd1(5), Manager: StartTransientUnit()"
 SOURCE = "dbus-manager.c method_start_transient_unit, transient_unit_from_message"

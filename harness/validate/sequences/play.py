@@ -20,9 +20,10 @@ from cgrace.harness.dbus.message import Message, MessageType, Variant
 from cgrace.harness.errors import TargetError
 from cgrace.harness.validate.client import Client
 from cgrace.harness.validate.fake import FakeMachine
-from cgrace.harness.validate.machine import HOME, Machine, Worker
+from cgrace.harness.validate.machine import HOME, START, Machine, Worker
 from cgrace.harness.validate.sequences.program import CALLS, DEEDS, Act, Program, is_worker
 from cgrace.harness.validate.stage import in_order, short
+from cgrace.harness.validate.words import TOP, Words
 
 Told = list[dict[str, Any]]
 """What was seen of one sequence: JSON data for each moment."""
@@ -35,11 +36,10 @@ ANSWER_S_MAX: Final = 20.0
 REST_S_MAX: Final = 10.0
 GONE_S_MAX: Final = 20.0
 _LOOKS: Final = 3
-_SERIAL_MAX: Final = 2**32
 _JOB_NUMBER: Final = re.compile(r"\bjob \d+\b")
 _ACCOUNTING: Final = ("MemoryAccounting", "CPUAccounting", "BlockIOAccounting", "TasksAccounting", "IOAccounting")
 _SIGNATURES: Final = {
-    "start": "ssa(sv)a(sa(sv))",
+    "start": START,
     "set": "sba(sv)",
     "start-unit": "ss",
     "stop": "ss",
@@ -49,30 +49,20 @@ _SIGNATURES: Final = {
 }
 
 
-class Part:
+class Part(Words):
     """One sequence on one machine: its names, processes and jobs, and what was told of it."""
 
     def __init__(self, word: str, number: int, program: Program) -> None:
+        super().__init__(f"{word}-{number}")
         self.program = program
-        self.base = f"{word}-{number}"
-        self._word = word
-        self._label = self.base.replace("-", "_2d")
-        self.workers: dict[str, Worker] = {}
-        self._jobs: dict[str, str] = {}
+        self._above = f"{word}.slice"
         self.heard: list[list[Message]] = [[] for _ in range(CONNECTIONS)]
         self.told: Told = []
 
-    def name(self, unit: str) -> str:
-        """A unit's name on the machine."""
-        return self.base + unit[1:] if unit == "t" or unit.startswith(("t-", "t.")) else unit
-
     def path(self, unit: str) -> str:
         """Where the cgroup of a unit is to be expected: a slice at its own place, a scope in system.slice or where it was put."""
-        stem, _, kind = unit.rpartition(".")
-        if kind == "slice":
-            words = stem.split("-")
-            below = "".join(f"/{self.name('-'.join(words[: n + 1]))}.slice" for n in range(len(words)))
-            return f"/{self._word}.slice{below}"
+        if unit.endswith(".slice"):
+            return f"/{self._above}{self.slice_path(unit)}"
         put = [v for act in self.program.acts if act.unit == unit for name, _, v in act.properties if name == "Slice"]
         own = [one for one in put if one.startswith("t-") and one.endswith(".slice")]
         return f"{self.path(own[0]) if own else '/system.slice'}/{self.name(unit)}"
@@ -86,28 +76,16 @@ class Part:
         return self.name(given) if isinstance(given, str) else given
 
     def plain(self, value: Any) -> Any:
-        """A value off the wire in the program's own words."""
-        if isinstance(value, Variant):
-            return self.plain(value.value)
-        if isinstance(value, (list, tuple)):
-            if len(value) == len(("number", "path")) and str(value[1]).startswith(systemd1.JOB_PREFIX):
-                value = value[1:]
-            return [self.plain(one) for one in value]
-        if isinstance(value, dict):
-            return {key: self.plain(one) for key, one in sorted(value.items())}
-        if isinstance(value, bytes):
-            return f"{len(value)} bytes"
-        if not isinstance(value, str):
-            return self._plain_number(value)
-        if value.startswith(systemd1.JOB_PREFIX):
-            return self._jobs.setdefault(value, f"job {len(self._jobs) + 1}")
-        for name, worker in self.workers.items():
-            value = re.sub(rf"\b{worker.pid}\b", f"<{name}>", value)
-        value = re.sub(rf"{re.escape(self.base)}(?=[-.])", "t", value).replace(self.base.replace("-", "/") + "/", "t/")
-        return value.replace(f"{self._word}.slice", "top.slice").replace(self._label + "_", "t_")
+        """See Words; of a job's number and path the path."""
+        match value:
+            case [_, str(path)] if path.startswith(systemd1.JOB_PREFIX):
+                value = [path]
+        return super().plain(value)
 
-    def _plain_number(self, value: Any) -> Any:
-        return "infinity" if value == 2**64 - 1 and not isinstance(value, bool) else value
+    def plain_names(self, text: str) -> str:
+        """See Words."""
+        text = re.sub(rf"{re.escape(self.word)}(?=[-.])", TOP, text).replace(self.word.replace("-", "/") + "/", "t/")
+        return text.replace(self._above, "top.slice").replace(self.word.replace("-", "_2d") + "_", "t_")
 
     def answer(self, message: Message | None) -> Any:
         """An answer in words."""
@@ -162,7 +140,7 @@ class Theatre:
             (f"{self.word}pin.scope", values + pids),
         ]
         for unit, array in pins:
-            answer = await self._watcher.call("StartTransientUnit", _SIGNATURES["start"], unit, "replace", array, [])
+            answer = await self._watcher.call("StartTransientUnit", START, unit, "replace", array, [])
             if answer.type is MessageType.ERROR:
                 raise TargetError(f"{self.machine.name}: {unit} cannot be made: {answer.body}")
         await self._rest()
@@ -298,7 +276,7 @@ class Theatre:
                     key = int(own[1]) if own else -1
                     if key not in parts:
                         continue
-                    if name == f"{parts[key].base}.slice":
+                    if name == f"{parts[key].word}.slice":
                         for below in tree.children(one.name, f"{above}/{name}"):
                             note(one.name, key, f"{above}/{name}/{below}")
                     else:
