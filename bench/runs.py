@@ -42,13 +42,12 @@ def all_cases(rows: Sequence[str] = ()) -> list[Case]:
 
 def expects_hang(case: Case) -> bool:
     """Whether history expects a deadlock."""
-    expected = case.scenario.expected(case.driver.generation, case.setting)
-    return any(invariant is Invariant.NO_DEADLOCK for one in expected for invariant, _ in one.violated)
+    return any(invariant is Invariant.NO_DEADLOCK for one in case.expected for invariant, _ in one.violated)
 
 
 def expects_anything(case: Case) -> bool:
     """Whether history expects anything to go wrong."""
-    return bool(case.scenario.expected(case.driver.generation, case.setting))
+    return bool(case.expected)
 
 
 def found_hang(result: CaseResult) -> bool:

@@ -29,7 +29,7 @@ from cgrace.harness.engine.sink import TraceFile
 from cgrace.harness.errors import CgraceError, StoreError, UnavailableError
 from cgrace.harness.proc.workers import workers
 from cgrace.harness.scenario.data import to_data
-from cgrace.harness.scenario.model import Expect, Scenario, Setting
+from cgrace.harness.scenario.model import Scenario, Setting
 from cgrace.harness.suite import Case, CaseResult
 from cgrace.harness.targets.buses import EMBEDDED, find_bus
 from cgrace.harness.targets.registry import FAKE, TargetName
@@ -98,14 +98,9 @@ async def prepare(
     return await build(drivers, progress=progress)
 
 
-def expected(case: Case) -> tuple[Expect, ...]:
-    """What history says of this driver here."""
-    return case.scenario.expected(case.driver.generation, case.setting, case.driver.release)
-
-
 def judge_trace(trace: Trace, case: Case, *, expect_clean: bool = False) -> Judgement:
     """Findings of a trace against what its scenario expects of this driver here."""
-    expectations = () if expect_clean else expected(case)
+    expectations = () if expect_clean else case.expected
     judged = judge(
         check_all(trace),
         [pair for e in expectations for pair in e.violated],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cgrace.harness.drivers.base import DriverSpec
 from cgrace.harness.errors import CgraceError, UnavailableError
-from cgrace.harness.scenario.model import Scenario, Setting
+from cgrace.harness.scenario.model import Expect, Scenario, Setting
 from cgrace.harness.verdict import Judgement, Outcome
 
 
@@ -31,6 +31,11 @@ class Case:
     def id(self) -> str:
         """How people select it: "runc_1780/late_job[219-rhel7.4:v1]-async"."""
         return f"{self.scenario.name}[{self.setting.profile}:{self.setting.layout}]-{self.driver.name}"
+
+    @property
+    def expected(self) -> tuple[Expect, ...]:
+        """What history says of this driver here."""
+        return self.scenario.expected(self.driver.generation, self.setting, self.driver.release)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

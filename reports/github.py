@@ -81,8 +81,7 @@ def line_of(result: CaseResult) -> int:
     for step, _ in result.judgement.failed:
         if lines.get(step, 0) > 0:
             return lines[step]
-    expected = scenario.expected(result.case.driver.generation, result.case.setting, result.case.driver.release)
-    return next((expect.line for expect in expected if expect.line > 0), 1)
+    return next((expect.line for expect in result.case.expected if expect.line > 0), 1)
 
 
 def summary(run: SuiteRun, headline: str) -> str:

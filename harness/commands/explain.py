@@ -182,7 +182,7 @@ def _expected(scenario: Scenario) -> Iterable[tuple[str, str, str]]:
     for case in runner.plan([scenario], default_drivers()):
         setting = case.setting
         parts: list[str] = []
-        for expect in runner.expected(case):
+        for expect in case.expected:
             parts += _violations(expect) + ([expect.note] if expect.note else [])
         yield f"{setting.profile} {setting.layout}", case.driver.name, "; ".join(parts) or "clean"
 

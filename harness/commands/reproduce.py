@@ -63,9 +63,7 @@ def _record(
 
 def _guilty(cases: Sequence[Case]) -> list[Case]:
     """The cases that history expects something of; of a row in which nobody is guilty, all."""
-    from cgrace.harness.runner import expected
-
-    guilty = [case for case in cases if expected(case)]
+    guilty = [case for case in cases if case.expected]
     rows = {(case.scenario.name, case.setting) for case in guilty}
     return guilty + [case for case in cases if (case.scenario.name, case.setting) not in rows]
 

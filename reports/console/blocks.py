@@ -139,12 +139,8 @@ def _verdict(row: Row, standard: str) -> Text:
     same, otherwise = _SAYS[standard]
     wrong = [r for r in row.results if not r.judgement.outcome.passes and not r.unavailable]
     if not wrong:
-        applied = [
-            e
-            for r in row.results
-            for e in row.scenario.expected(r.case.driver.generation, row.setting, r.case.driver.release)
-        ]
-        told = [e.note for e in applied] if standard == HISTORY else [r.case.note for r in row.results]
+        applied = [e.note for r in row.results for e in r.case.expected]
+        told = applied if standard == HISTORY else [r.case.note for r in row.results]
         notes = "; ".join(dict.fromkeys(note for note in told if note)) if standard in (HISTORY, RECORDED) else ""
         return Text(same + (f" ({notes})" if notes else ""), style="green")
     names = ", ".join(dict.fromkeys(r.case.driver.name for r in wrong))
