@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from cgrace.harness.drivers import cache, gomod, ladder, reference
+from cgrace.harness.drivers import cache, gobuild, gomod, ladder, reference
 from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
 from cgrace.harness.drivers.commands import FAMILIES, build_commands
 from cgrace.harness.drivers.gobuild import BUILD_FLAGS, ENVIRONMENT, build_go_program, go, try_find_go
@@ -62,9 +62,7 @@ def is_built(specs: Iterable[DriverSpec]) -> dict[str, bool]:
 
 
 def _look_up(one: Recipe, tool: GoTool | None) -> BuiltDriver | None:
-    # Without Go: exactly these sources, by whichever Go they were built.
-    exact = f"{one.key}-{tool.version}" if tool is not None else ""
-    entry = cache.look_up(one.binary, exact) if exact else cache.look_up_any(one.binary, f"{one.key}-")
+    entry = gobuild.built(one.binary, one.key, tool)
     return _driver(one, entry, cached=True) if entry is not None else None
 
 
@@ -220,23 +218,25 @@ class _Bench:
         return ["-modfile", str(copy.with_suffix(".mod")), "-mod=mod"]
 
 
-def _copy_runc(source: Path, target: Path) -> None:
-    """The Go files of libcontainer, writable, as a module: the module cache's own files take no overlay, and these releases
-    have no go.mod."""
-    for file in (source / "libcontainer").rglob("*.go"):
+def _copy_module(module: str, files: Iterable[Path], source: Path, target: Path) -> None:
+    """Go files of a release, writable, as a module: the module cache's own files take no overlay, and these releases have no
+    go.mod."""
+    for file in files:
         if not file.name.endswith("_test.go"):
             copy = target / file.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(file.read_bytes())
-    (target / "go.mod").write_text(f"module {_RUNC}\n", encoding="utf-8")
+    (target / "go.mod").write_text(f"module {module}\n", encoding="utf-8")
+
+
+def _copy_runc(source: Path, target: Path) -> None:
+    """libcontainer."""
+    _copy_module(_RUNC, (source / "libcontainer").rglob("*.go"), source, target)
 
 
 def _copy_unlocked(source: Path, target: Path) -> None:
-    """The packages of go-systemd that the ladder links, as a module, with our change of it."""
-    for file in (*(source / "dbus").glob("*.go"), *(source / "util").glob("*.go")):
-        if not file.name.endswith("_test.go"):
-            copy = target / file.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            content = file.read_bytes()
-            copy.write_bytes(ladder.unlock_listener(content) if copy == target / ladder.LISTENER_FILE else content)
-    (target / "go.mod").write_text(f"module {ladder.GO_SYSTEMD}\n", encoding="utf-8")
+    """The packages of go-systemd that the ladder links, with our change of it."""
+    files = (*(source / "dbus").glob("*.go"), *(source / "util").glob("*.go"))
+    _copy_module(ladder.GO_SYSTEMD, files, source, target)
+    listener = target / ladder.LISTENER_FILE
+    listener.write_bytes(ladder.unlock_listener(listener.read_bytes()))

@@ -13,11 +13,11 @@ import platform
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from cgrace.harness.drivers import cache
-from cgrace.harness.drivers.gobuild import BUILD_TIMEOUT_S, ENVIRONMENT, try_find_go
+from cgrace.harness.drivers.gobuild import BUILD_TIMEOUT_S, ENVIRONMENT, built, try_find_go
 from cgrace.harness.errors import DriverError
 from cgrace.harness.proc.gotool import GoTool, find_go
 from cgrace.harness.proc.run import Completed, run
@@ -46,20 +46,17 @@ async def build_runc(version: str, say: Callable[[str], None] = lambda text: Non
     """The binary and its content's key, built unless it is already. DriverError with what is missing, or the compiler's lines."""
     recipe = cache.content_key([("runc", f"{MODULE} {version} cgo no tags".encode())])
     tool = try_find_go()
-    if tool is None:
-        if (known := cache.look_up_any(NAME, f"{recipe}-")) is not None:
-            return known.binary, known.key
-        tool = find_go()
-    key = f"{recipe}-{tool.version}"
-    if (entry := cache.look_up(NAME, key)) is not None:
+    if (entry := built(NAME, recipe, tool)) is not None:
         return entry.binary, entry.key
+    tool = tool or find_go()
+    key = f"{recipe}-{tool.version}"
     compiler = _find_compiler()
     say(f"building the runc {version} command")
     with cache.workshop() as folder:
-        built = await _install(tool, version, folder, compiler)
+        done = await _install(tool, version, folder, compiler)
         target = folder / NAME
         (folder / "bin" / _BINARY).rename(target)
-        note = {"go": tool.version, "module": f"{MODULE} v{version}", "command": built.command_line}
+        note = {"go": tool.version, "module": f"{MODULE} v{version}", "command": done.command_line}
         entry = cache.store(NAME, key, target, note)
     return entry.binary, entry.key
 
@@ -75,7 +72,7 @@ async def _install(tool: GoTool, version: str, folder: Path, compiler: str) -> C
             return done
         if link and not _may_be_libc(done):
             break
-    raise _failure(done, version, environment)
+    raise _failure(done, version)
 
 
 def _may_be_libc(done: Completed) -> bool:
@@ -84,7 +81,7 @@ def _may_be_libc(done: Completed) -> bool:
     return "running" in text and "ld" in text and "cannot find -l" in text
 
 
-def _failure(done: Completed, version: str, environment: Mapping[str, str]) -> DriverError:
+def _failure(done: Completed, version: str) -> DriverError:
     text = done.stderr.decode(errors="replace")
     if any(sign in text for sign in _NO_VERSION):
         return DriverError(

@@ -44,20 +44,23 @@ def try_find_go() -> GoTool | None:
         return None
 
 
+def built(name: str, sources: str, tool: GoTool | None) -> cache.Entry | None:
+    """What is built of exactly these sources (their key) by this Go; where there is none, by whichever Go."""
+    if tool is None:
+        return cache.look_up_any(name, f"{sources}-")
+    return cache.look_up(name, f"{sources}-{tool.version}")
+
+
 async def build_go_program(source_dir: Path, name: str, *, beside: Sequence[Path] = ()) -> Path:
     """The binary of the Go program in `source_dir` (a main package with its go.mod), built unless it is already. beside: folders
     next to it that its go.mod names."""
     shared = [(f"{folder.name}/{file}", text) for folder in beside for file, text in cache.source_files(folder)]
     sources = cache.content_key([("program", name.encode()), *cache.source_files(source_dir), *shared])
     tool = try_find_go()
-    if tool is None:
-        # Without Go the newest build of exactly these sources, by whichever Go, will do.
-        if (known := cache.look_up_any(name, f"{sources}-")) is not None:
-            return known.binary
-        tool = find_go()
-    key = f"{sources}-{tool.version}"
-    if (entry := cache.look_up(name, key)) is not None:
+    if (entry := built(name, sources, tool)) is not None:
         return entry.binary
+    tool = tool or find_go()
+    key = f"{sources}-{tool.version}"
     with cache.workshop() as folder:
         copy = folder / "sources" / source_dir.name
         for each in (source_dir, *beside):
