@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 
 	"cgrace/shim"
@@ -59,23 +60,8 @@ func limits(r *shim.Resources) object {
 	found := object{}
 	group := func(name string, fields object) {
 		for key, value := range fields {
-			switch value := value.(type) {
-			case *int64:
-				if value == nil {
-					delete(fields, key)
-				}
-			case *uint64:
-				if value == nil {
-					delete(fields, key)
-				}
-			case *uint16:
-				if value == nil {
-					delete(fields, key)
-				}
-			case *string:
-				if value == nil {
-					delete(fields, key)
-				}
+			if reflect.ValueOf(value).IsNil() { // each is a pointer, nil where nobody asks for it
+				delete(fields, key)
 			}
 		}
 		if len(fields) > 0 {
