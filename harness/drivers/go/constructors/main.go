@@ -25,7 +25,7 @@ func main() {
 func start() ([]string, error) {
 	said := []string{fmt.Sprintf("cgroup v2: %t", cgroups.IsCgroup2UnifiedMode())}
 	if !systemd.IsRunningSystemd() {
-		return said, errors.New("systemd does not run here: /run/systemd/system is not a directory")
+		return said, shim.ErrNoSystemd
 	}
 	return said, nil
 }

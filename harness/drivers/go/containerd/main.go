@@ -6,7 +6,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 
 	"cgrace/shim"
 )
@@ -14,19 +13,13 @@ import (
 // kind is "cgroup2" or "cgroup1"; the linker sets it (-X main.kind=...).
 var kind = "cgroup2"
 
-var errNoWay = errors.New("this driver has no such operation")
-
 func main() {
 	shim.Main(shim.Driver{Start: start, New: newManager})
 }
 
 // start asks nothing: the module has no test of its own whether systemd runs. Its users look here.
 func start() ([]string, error) {
-	said := []string{"containerd/cgroups, " + kind}
-	if info, err := os.Lstat("/run/systemd/system"); err != nil || !info.IsDir() {
-		return said, errors.New("systemd does not run here: /run/systemd/system is not a directory")
-	}
-	return said, nil
+	return []string{"containerd/cgroups, " + kind}, shim.Booted()
 }
 
 func newManager(unit shim.Unit, _ map[string]string) (shim.Manager, error) {
@@ -47,4 +40,4 @@ func slice(unit shim.Unit) string {
 	return unit.Parent
 }
 
-func unsupported(what string) error { return fmt.Errorf("%s: %w", what, errNoWay) }
+func unsupported(what string) error { return fmt.Errorf("%s: %w", what, shim.ErrNoWay) }

@@ -5,7 +5,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"cgrace/shim"
@@ -25,8 +24,8 @@ func main() {
 
 func start() ([]string, error) {
 	// The kubelet refuses such a machine in words of its own, later than here.
-	if info, err := os.Lstat("/run/systemd/system"); err != nil || !info.IsDir() {
-		return nil, errors.New("systemd does not run here: /run/systemd/system is not a directory")
+	if err := shim.Booted(); err != nil {
+		return nil, err
 	}
 	found, err := cm.GetCgroupSubsystems()
 	if err != nil {
@@ -71,7 +70,7 @@ func (m manager) Destroy() error {
 
 func (m manager) Set(r *shim.Resources) error { return kubelet.Update(klog.Background(), m.config(r)) }
 
-func (m manager) Freeze(bool) error { return errors.New("this driver has no such operation") }
+func (m manager) Freeze(bool) error { return shim.ErrNoWay }
 
 // Paths says where the kubelet looks whether the cgroup is there: below each mount that it knows, by the name that it has for it.
 func (m manager) Paths() map[string]string {

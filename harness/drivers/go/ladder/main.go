@@ -17,8 +17,8 @@ func main() {
 }
 
 func start() ([]string, error) {
-	if info, err := os.Lstat("/run/systemd/system"); err != nil || !info.IsDir() {
-		return nil, errors.New("systemd does not run here: /run/systemd/system is not a directory")
+	if err := shim.Booted(); err != nil {
+		return nil, err
 	}
 	if !systemd.UseSystemd() {
 		return nil, errors.New("UseSystemd said no: the bus could not be reached, or systemd does not know StartTransientUnit")
