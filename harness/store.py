@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from cgrace.harness.errors import CgraceError, UsageError
+from cgrace.harness.whole import write_whole
 
 RUNS_MAX = 20
 BYTES_MAX = 2 * 1024**3
@@ -208,11 +209,7 @@ def _point_last(home: Path, name: str) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(path)
+        write_whole(path, text)
     except OSError as error:
         raise CgraceError(f"the results cannot be written: {error}", hint="--store DIR", file=path) from None
-    finally:
-        fresh.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ FUNCTION_LINES_MAX = 70
 
 # Imports point only downwards: a module may import its own layer and those below (README, architecture).
 LAYERS = {
-    0: {"errors", "clock", "points", "events", "trace", "verdict"},
+    0: {"errors", "clock", "points", "events", "trace", "verdict", "whole"},
     1: {"faults", "orders", "dbus", "scenario", "stacks", "checkers", "diagnose", "canonical", "sweep"},
     2: {"proc"},
     3: {"targets", "drivers", "relay", "witnesses"},

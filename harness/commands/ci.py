@@ -12,6 +12,7 @@ from pathlib import Path
 from cgrace.harness.commands.common import note
 from cgrace.harness.errors import CgraceError, UsageError
 from cgrace.harness.suite import SuiteRun
+from cgrace.harness.whole import write_whole
 
 
 def on_github() -> bool:
@@ -30,14 +31,10 @@ def write_junit(path: Path, run: SuiteRun) -> None:
     """Write the JUnit report, whole or not at all."""
     from cgrace.reports.junit import junit_xml
 
-    fresh = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        fresh.write_text(junit_xml(run), encoding="utf-8")
-        fresh.replace(path)
+        write_whole(path, junit_xml(run))
     except OSError as error:
         raise CgraceError(f"the JUnit report cannot be written: {error.strerror}", file=path) from None
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from cgrace.harness.commands.stored import Stored
 from cgrace.harness.errors import CgraceError, UsageError
 from cgrace.harness.trace import Trace
 from cgrace.harness.verdict import Invariant, Judgement, Outcome, Verdict
+from cgrace.harness.whole import write_whole
 
 OTHERS_MAX = 6
 
@@ -123,12 +124,7 @@ def _write(file: str, data: bytes) -> None:
         if path.exists() and not path.is_file():
             path.write_bytes(data)  # a pipe or a terminal, or a folder, which says so itself
             return
-        fresh = path.with_name(f".{path.name[:100]}-{os.getpid()}")
-        try:
-            fresh.write_bytes(data)
-            fresh.replace(path)
-        finally:
-            fresh.unlink(missing_ok=True)
+        write_whole(path, data)
     except OSError as error:
         raise CgraceError(f"cannot be written: {error.strerror or error}", file=path) from None
 

@@ -12,7 +12,6 @@ A row in which nothing was wrong is there, too, with nothing in it: so it is kno
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from cgrace.harness.errors import CgraceError
 from cgrace.harness.scenario.model import Expect, Scenario
 from cgrace.harness.scenario.words import EVERY_DRIVER
 from cgrace.harness.verdict import Invariant, Judgement
+from cgrace.harness.whole import write_whole
 
 FORMAT: Final = 1
 
@@ -120,9 +120,7 @@ def write(path: Path, recorded: Recorded) -> None:
     text = "{\n" + "\n".join(lines) + f'\n "rows": [\n{rows}\n ]\n}}\n'
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        write_whole(path, text)
     except OSError as error:
         raise CgraceError(f"the baseline cannot be written: {error.strerror}", file=path) from None
 
