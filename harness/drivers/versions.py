@@ -45,7 +45,6 @@ class Product:
     """What a name before the "@" stands for. lines: what is said of each version, whole, oldest first."""
 
     name: str
-    what: str
     kind: str
     units: tuple[str, ...]
     operations: tuple[str, ...]
@@ -86,7 +85,6 @@ def _product(name: str, table: dict[str, Any]) -> Product:
             lines[version] = {key: value for key, value in lines[version].items() if key != "note"}
     return Product(
         name=name,
-        what=said["what"],
         kind=said.get("kind", ""),
         units=tuple(said.get("units", UNITS)),
         operations=tuple(said.get("operations", WITHOUT_EXEC)),
