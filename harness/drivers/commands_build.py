@@ -21,6 +21,7 @@ from cgrace.harness.drivers.gobuild import BUILD_TIMEOUT_S, ENVIRONMENT, built, 
 from cgrace.harness.errors import DriverError
 from cgrace.harness.proc.gotool import GoTool, find_go
 from cgrace.harness.proc.run import Completed, run
+from cgrace.harness.scenario.releases import order
 
 NAME = "runc-cli"
 MODULE = "github.com/opencontainers/runc"
@@ -35,8 +36,7 @@ def check_version(version: str, name: str) -> None:
     """DriverError where this is no version of runc that can be built."""
     if not _VERSION.fullmatch(version):
         raise DriverError(f"{name}: '{version}' is no version of runc", hint=f"{NAME}@1.3.0, or {NAME}@1.0.0-rc95")
-    found = re.fullmatch(r"1\.0\.0-rc([0-9]+)", version)
-    if version.startswith("0.") or (found and int(found[1]) <= 90):
+    if order(version) < order(FIRST):
         raise DriverError(
             f"{name} has no go.mod and cannot be built as it was", hint=f"{NAME}@{FIRST} is the first that can be"
         )
