@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cgrace.harness.diagnose.match import Confidence, Match, matches
 from cgrace.harness.diagnose.observed import Dump, Observed
-from cgrace.harness.diagnose.signatures import Signature, signatures
+from cgrace.harness.diagnose.signatures import signatures
 from cgrace.harness.stacks.wait_graph import Wait
 
 AGAINST_MAX = 4
@@ -35,9 +35,9 @@ class Diagnosis:
         return self.matches[0] if self.matches else None
 
 
-def diagnose(seen: Observed, known: tuple[Signature, ...] | None = None) -> Diagnosis:
+def diagnose(seen: Observed) -> Diagnosis:
     """Hold everything that is known against what was observed."""
-    results = matches(known if known is not None else signatures(), seen)
+    results = matches(signatures(), seen)
     found = [one for one in results if not one.failed]
     superfluous = {name for one in found for name in one.signature.over}
     found = [one for one in found if one.signature.id not in superfluous]
