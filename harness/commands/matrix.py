@@ -13,7 +13,7 @@ from typing import Any
 from cgrace.harness.commands.ci import check_writable
 from cgrace.harness.commands.common import Progress, show, show_json
 from cgrace.harness.commands.select import find_scenarios, pick_drivers, stories
-from cgrace.harness.commands.suite import Collected, check_target, execute, exit_code
+from cgrace.harness.commands.suite import Collected, check_fit, check_target, execute, exit_code
 from cgrace.harness.errors import CgraceError, UsageError
 from cgrace.harness.store import StoredRun, new_run
 from cgrace.harness.suite import CaseResult
@@ -36,8 +36,7 @@ def matrix(args: argparse.Namespace) -> int:
     scenarios = find_scenarios(args.scenarios or [name for name in FOLDERS if name in have])
     drivers = pick_drivers(args.driver or _everybody())
     cases = runner.plan(scenarios, drivers)
-    if not cases:
-        raise UsageError("none of these drivers fits any of these scenarios", hint="cgrace drivers")
+    check_fit(cases)
     stored = new_run(Path(args.store) if args.store else None)
     with Progress(len(cases), quiet=args.json) as progress:
         collected = Collected(progress=progress, repeated=False)

@@ -11,8 +11,7 @@ from cgrace.harness.commands import EXIT_CANNOT, EXIT_OK
 from cgrace.harness.commands.common import Progress, note, show, show_json
 from cgrace.harness.commands.record import as_recorded, check_record, need_baseline, record
 from cgrace.harness.commands.select import pick_drivers, pick_rows, pick_scenarios, story_folder
-from cgrace.harness.commands.suite import Collected, did, execute, exit_code, ground_of, target_of, turns_of
-from cgrace.harness.errors import UsageError
+from cgrace.harness.commands.suite import Collected, check_fit, did, execute, exit_code, ground_of, target_of, turns_of
 from cgrace.harness.store import StoredRun, new_run
 from cgrace.harness.suite import Case, CaseResult
 
@@ -31,8 +30,7 @@ def reproduce(args: argparse.Namespace) -> int:
     cases = runner.plan(scenarios, pick_drivers(args.driver), pick_rows(scenarios, args.row), on=ground)
     if args.repeat > 1 and not args.all_drivers and not args.driver:
         cases = _guilty(cases)
-    if not cases:
-        raise UsageError("none of these drivers fits any of these scenarios", hint="cgrace drivers")
+    check_fit(cases)
     if ground is not None and not args.record and args.expect != "clean":
         need_baseline(cases, ground)
     stored = new_run(Path(args.store) if args.store else None)

@@ -17,7 +17,7 @@ from cgrace.harness.commands import EXIT_CANNOT, EXIT_DIFFERED, EXIT_INTERRUPTED
 from cgrace.harness.commands.common import Progress, note, scenarios_folder, show, show_json
 from cgrace.harness.commands.record import as_recorded, check_record, record
 from cgrace.harness.commands.select import find_scenarios, pick_drivers
-from cgrace.harness.commands.suite import Collected, did, execute, ground_of, target_of, turns_of
+from cgrace.harness.commands.suite import Collected, check_fit, did, execute, ground_of, target_of, turns_of
 from cgrace.harness.errors import CgraceError, UsageError
 from cgrace.harness.store import StoredRun, last_run, new_run
 from cgrace.harness.suite import Case, CaseResult, NotRun, SuiteRun
@@ -98,8 +98,7 @@ def _wish(args: argparse.Namespace, home: Path | None, ground: Ground | None) ->
     names = {spec.name for spec in drivers}
     places = {(c.scenario.name, c.setting) for c in cases if c.driver.name in names}
     cases = [c for c in cases if (c.scenario.name, c.setting) in places]
-    if not cases:
-        raise UsageError("none of these drivers fits any of these scenarios", hint="cgrace drivers")
+    check_fit(cases)
     if shard is not None:
         cases = shard.of(cases, keep_rows=bool(baseline))
     name = baseline[0].name if baseline else ""

@@ -127,6 +127,12 @@ def ground_of(name: TargetName, say: Callable[[str], None]) -> Ground | None:
     return Ground(run_async(describe(name, say)), baselines_folder())
 
 
+def check_fit(cases: Sequence[Case]) -> None:
+    """UsageError where nothing is left to be run."""
+    if not cases:
+        raise UsageError("none of these drivers fits any of these scenarios", hint="cgrace drivers")
+
+
 def exit_code(outcomes: Iterable[Outcome]) -> int:
     """1 where a verdict differs; 2 where something could not run or came to no conclusion."""
     found = set(outcomes)
