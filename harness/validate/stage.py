@@ -24,6 +24,7 @@ from cgrace.harness.validate.words import TOP, Words
 Answer = Any
 """What a probe gives: JSON data."""
 
+GONE: Final = 4_000_000  # a pid beyond pid_max of most machines: no such process
 GONE_STATE: Final = "not-found inactive/dead"
 SHORT_S: Final = 1.0  # within which a process is dead that got SIGKILL
 SOON_S: Final = 8.0  # what is to come comes by then

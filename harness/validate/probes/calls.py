@@ -7,11 +7,10 @@ from typing import Any
 
 from cgrace.harness.dbus import systemd1
 from cgrace.harness.validate.probe import EVERY, LATER, Subject
-from cgrace.harness.validate.stage import Answer, Stage
+from cgrace.harness.validate.stage import GONE, Answer, Stage
 
 SOURCE = "dbus-manager.c method_stop_unit, method_reset_failed_unit, method_kill_unit, method_get_unit and their like"
 DOCUMENT = "org.freedesktop.systemd1(5), The Manager Object: Methods"
-GONE = 4_000_000
 
 probe = Subject("call", DOCUMENT)
 

@@ -7,12 +7,11 @@ from typing import Any
 from cgrace.harness.dbus.message import Variant
 from cgrace.harness.validate.machine import START
 from cgrace.harness.validate.probe import EVERY, LADDER, LATER, Subject
-from cgrace.harness.validate.stage import Answer, Stage
+from cgrace.harness.validate.stage import GONE, Answer, Stage
 
 DOCUMENT = "org.freedesktop.systemd1(5), Manager: StartTransientUnit()"
 SOURCE = "dbus-manager.c method_start_transient_unit, transient_unit_from_message"
 PROPERTY = "dbus-unit.c bus_unit_set_properties; dbus-cgroup.c, dbus-scope.c, dbus-util.c"
-GONE = 4_000_000  # beyond pid_max of most machines: no such process
 
 probe = Subject("start", SOURCE)
 

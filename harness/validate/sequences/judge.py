@@ -19,12 +19,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import cgrace.reports
 from cgrace.harness.errors import UsageError
+from cgrace.harness.validate.baseline import DIFFERENCES, FOLDER
 from cgrace.harness.validate.compare import Difference, differences
 from cgrace.harness.validate.sequences.program import Program
 
-FILE = Path(cgrace.reports.__file__).parent / "baselines" / "differences.toml"
+FILE = FOLDER / DIFFERENCES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
