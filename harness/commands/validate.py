@@ -59,9 +59,10 @@ def validate(args: argparse.Namespace) -> int:
         return _alone(args, new)
     known = baseline.known_differences(old.key) if args.new.startswith("fake:") else None
     found = compare(old, new, probes, _scenarios(), known=known)
-    _write_reports(args, found, probes)
+    document = _document(found)
+    _write_reports(args, document, probes)
     if args.json:
-        show_json(_document(found))
+        show_json(document)
     else:
         show(*_told(found))
     return EXIT_OK if found.safe else EXIT_DIFFERED
@@ -79,12 +80,9 @@ def check_name(text: str) -> None:
 
 
 def _probes(wanted: Sequence[str]) -> tuple[Probe, ...]:
-    import fnmatch
+    from cgrace.harness.validate.probes import matching
 
-    from cgrace.harness.validate.probes import all_probes
-
-    every = all_probes()
-    found = tuple(one for one in every if not wanted or any(fnmatch.fnmatch(one.id, each) for each in wanted))
+    found = matching(wanted)
     if not found:
         raise UsageError(f"no probe is called {wanted[0]!r:.80}", hint="cgrace validate --list")
     return found
@@ -100,10 +98,9 @@ def _have(text: str, probes: Sequence[Probe], args: argparse.Namespace, like: Ba
     from cgrace.harness.validate import baseline
     from cgrace.harness.validate.ask import ask_all
     from cgrace.harness.validate.machine import open_machine, parse_machine
-    from cgrace.harness.validate.outcomes import recorded_outcomes
 
     if (found := baseline.find(text, like)) is not None:
-        return dataclasses.replace(found, outcomes=recorded_outcomes(found.version, found.layout))
+        return _with_outcomes(found)
     if text.startswith(REMOTE):
         return _ask_inside(text, args)
     name = parse_machine(text)
@@ -137,10 +134,16 @@ def _ask_inside(text: str, args: argparse.Namespace) -> Baseline:
 
 def _older(new: Baseline) -> Baseline | None:
     from cgrace.harness.validate import baseline
-    from cgrace.harness.validate.outcomes import recorded_outcomes
 
     old = baseline.nearest_below(new)
-    return old and dataclasses.replace(old, outcomes=recorded_outcomes(old.version, old.layout))
+    return old and _with_outcomes(old)
+
+
+def _with_outcomes(recorded: Baseline) -> Baseline:
+    """The same with how scenarios came out where they were recorded."""
+    from cgrace.harness.validate.outcomes import recorded_outcomes
+
+    return dataclasses.replace(recorded, outcomes=recorded_outcomes(recorded.version, recorded.layout))
 
 
 def _run_scenarios(args: argparse.Namespace) -> dict[str, str]:
@@ -311,15 +314,15 @@ def _document(found: Comparison) -> dict[str, Any]:
     )
 
 
-def _write_reports(args: argparse.Namespace, found: Comparison, probes: Sequence[Probe]) -> None:
+def _write_reports(args: argparse.Namespace, document: dict[str, Any], probes: Sequence[Probe]) -> None:
     """The files that were asked for."""
     from cgrace.reports.validation import html_of, junit_of
 
     texts: dict[str, str] = {}
     if args.junit:
-        texts[args.junit] = junit_of(_document(found), {one.id: one.question for one in probes})
+        texts[args.junit] = junit_of(document, {one.id: one.question for one in probes})
     if args.html:
-        texts[args.html] = html_of(_document(found))
+        texts[args.html] = html_of(document)
     for path, text in texts.items():
         try:
             Path(path).write_text(text, encoding="utf-8")

@@ -6,21 +6,19 @@
 from __future__ import annotations
 
 import asyncio
-import fnmatch
 import sys
 
 from cgrace.harness.errors import CgraceError
 from cgrace.harness.validate.ask import ask_all
 from cgrace.harness.validate.baseline import Baseline, encode
 from cgrace.harness.validate.machine import open_machine, parse_machine
-from cgrace.harness.validate.probes import all_probes
+from cgrace.harness.validate.probes import matching
 
 
 async def answers(patterns: list[str]) -> Baseline:
     """What it says to the probes whose ids match, all of them for no pattern."""
-    probes = [one for one in all_probes() if not patterns or any(fnmatch.fnmatch(one.id, each) for each in patterns)]
     async with open_machine(parse_machine("local")) as machine:
-        return await ask_all(machine, probes)
+        return await ask_all(machine, matching(patterns))
 
 
 def main() -> int:
