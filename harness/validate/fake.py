@@ -50,7 +50,6 @@ class FakeMachine:
         self._soon: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._told_ns = int(self._loop.time() * _NS_PER_S)
-        self._reexecute = False
         self._closed = False
 
     # ---- the bus

@@ -15,7 +15,6 @@ OLD = "systemd.resource-control(5), deprecated options"
 
 probe = Subject("property", MAN)
 
-_BOTH: tuple[str, ...] = ("crun",)
 # (name, signature, a good value, who sends it)
 _SENT: tuple[tuple[str, str, Any, tuple[str, ...]], ...] = (
     ("CPUAccounting", "b", True, EVERY),
@@ -68,8 +67,8 @@ _SENT: tuple[tuple[str, str, Any, tuple[str, ...]], ...] = (
 
 def _sent_probe(name: str, signature: str, value: Any, relied_on: tuple[str, ...]) -> None:
     async def ask(s: Stage) -> Answer:
-        given = {name: [s.name(one) for one in value] if signature == "as" else value}
-        variant = {name: Variant(signature=signature, value=given[name])}
+        given = [s.name(one) for one in value] if signature == "as" else value
+        variant = {name: Variant(signature=signature, value=given)}
         pid = await s.worker()
         found = {
             "scope": await s.up("t-a.scope", PIDs=[pid], **variant),

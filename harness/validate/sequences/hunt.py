@@ -49,12 +49,12 @@ class Pair:
     async def compare(self, programs: Sequence[Program], quiet_s: float = QUIET_S) -> list[Found | None]:
         """Play them on both; where each differs."""
         found: dict[int, Found | None] = {}
+        self._ours.quiet_s = self._real.quiet_s = quiet_s
         for subscribed in (False, True):
             chosen = [(at, one) for at, one in enumerate(programs) if one.subscribed is subscribed]
             for start in range(0, len(chosen), BATCH):
                 some = chosen[start : start + BATCH]
                 played = [one for _, one in some]
-                self._ours.quiet_s = self._real.quiet_s = quiet_s
                 ours, real = await asyncio.gather(self._ours.play(played), self._real.play(played))
                 for (at, program), one, other in zip(some, ours, real, strict=True):
                     found[at] = self.judge.differs(program, one, other)
