@@ -87,11 +87,7 @@ async def spawn_worker(sandbox: Sandbox, tree: KernelTree, *, stubborn: bool, en
 async def spawn_orphan(init_pid: int, tree: KernelTree, stack: contextlib.AsyncExitStack, *, stubborn: bool) -> Worker:
     """A child of the machine's PID 1 that waits, at home. init_pid: that PID 1 as we see it. stack: ends it with the machine."""
     waits = f"{IGNORE_TERM if stubborn else ''} echo $$; exec sleep infinity >/dev/null 2>&1"
-    enter = ["nsenter", "--target", str(init_pid), "--mount", "--pid", "--"]
-    done = await run_ok(
-        [*enter, _SHELL, "-c", 'setsid sh -c "$1" </dev/null &', "sh", waits], what="start a process", error=TargetError
-    )
-    pid = int(done.text)
+    [pid] = await _start(init_pid, "start a process", 'setsid sh -c "$1" </dev/null &', waits)
     outer = outer_pid(pid, init_pid)
     if outer is None:
         raise TargetError(f"process {pid} of the machine ended before it was ready")
@@ -112,14 +108,10 @@ async def spawn_orphans(init_pid: int, stack: contextlib.AsyncExitStack, stubbor
     """The same for many at once; `stubborn` says of each whether it ignores SIGTERM."""
     if not stubborn:
         return []
-    enter = ["nsenter", "--target", str(init_pid), "--mount", "--pid", "--"]
     found: dict[bool, list[int]] = {}
-    for kind in (False, True):
+    for kind in sorted(set(stubborn)):
         traps = [IGNORE_TERM if kind else ""] * stubborn.count(kind)
-        done = await run_ok(
-            [*enter, _SHELL, "-c", _MANY, "sh", HOME, *traps], what="start processes", error=TargetError
-        )
-        found[kind] = [int(word) for word in done.text.split()]
+        found[kind] = await _start(init_pid, "start processes", _MANY, HOME, *traps)
     outer = outer_pids(init_pid)
     workers = []
     for kind in stubborn:
@@ -128,6 +120,13 @@ async def spawn_orphans(init_pid: int, stack: contextlib.AsyncExitStack, stubbor
             raise TargetError(f"process {pid} of the machine ended before it was ready")
         workers.append(_orphan(pid, outer[pid], stack))
     return workers
+
+
+async def _start(init_pid: int, what: str, script: str, *words: str) -> list[int]:
+    """Run a shell's script in the machine of that PID 1; the pids that it prints."""
+    enter = ["nsenter", "--target", str(init_pid), "--mount", "--pid", "--"]
+    done = await run_ok([*enter, _SHELL, "-c", script, "sh", *words], what=what, error=TargetError)
+    return [int(word) for word in done.text.split()]
 
 
 def _orphan(pid: int, outer: int, stack: contextlib.AsyncExitStack) -> Worker:

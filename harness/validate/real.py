@@ -37,7 +37,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 class RealMachine:
     """See `machine.Machine`. dial: makes a connection to its bus; start: a process on it, for a `Worker`; start_many: many at once,
-    where that is quicker; init_pid: its PID 1 as we see it, 0 where that must not be stopped; group: ends with it."""
+    where that is quicker; init_pid: its PID 1 as we see it, 0 where that must not be stopped. It is used inside of `running`."""
 
     quiet_s = QUIET_S
 
@@ -49,9 +49,8 @@ class RealMachine:
         *,
         dial: Dial,
         start: Start,
-        start_many: StartMany | None,
-        init_pid: int,
-        group: asyncio.TaskGroup,
+        start_many: StartMany | None = None,
+        init_pid: int = 0,
     ) -> None:
         self.name = name
         self.layout = layout
@@ -62,7 +61,16 @@ class RealMachine:
         self._start = start
         self._start_many = start_many
         self._init_pid = init_pid
-        self._group = group
+        self._group: asyncio.TaskGroup
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Machine]:
+        """It answers, and has said what it is; what reads for its connections ends with the block."""
+        async with asyncio.TaskGroup() as self._group:
+            async with self.connect() as client:
+                self.version = (await client.get(systemd1.PATH, systemd1.MANAGER, "Version")).body[0].value
+                self.runs_in = (await client.get(systemd1.PATH, systemd1.MANAGER, "Virtualization")).body[0].value
+            yield self
 
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator[Client]:
@@ -157,28 +165,6 @@ async def _read(reader: asyncio.StreamReader, client: Client) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _running(
-    name: str,
-    layout: str,
-    tree: KernelTree,
-    *,
-    dial: Dial,
-    start: Start,
-    start_many: StartMany | None = None,
-    init_pid: int = 0,
-) -> AsyncIterator[Machine]:
-    async with asyncio.TaskGroup() as group:
-        machine = RealMachine(
-            name, layout, tree, dial=dial, start=start, start_many=start_many, init_pid=init_pid, group=group
-        )
-        async with machine.connect() as client:
-            answer = await client.get(systemd1.PATH, systemd1.MANAGER, "Version")
-            machine.version = answer.body[0].value
-            machine.runs_in = (await client.get(systemd1.PATH, systemd1.MANAGER, "Virtualization")).body[0].value
-        yield machine
-
-
-@contextlib.asynccontextmanager
 async def container(name: MachineName, progress: Callable[[str], None]) -> AsyncIterator[Machine]:
     """A suite's own systemd, booted in a container."""
     async with contextlib.AsyncExitStack() as stack:
@@ -198,17 +184,16 @@ async def container(name: MachineName, progress: Callable[[str], None]) -> Async
         async def start_many(stubborn: Sequence[bool]) -> list[Worker]:
             return await spawn_orphans(target.init_pid, stack, stubborn)
 
-        yield await stack.enter_async_context(
-            _running(
-                str(name),
-                name.layout,
-                tree,
-                dial=connector.connect,
-                start=start,
-                start_many=start_many,
-                init_pid=target.init_pid,
-            )
+        machine = RealMachine(
+            str(name),
+            name.layout,
+            tree,
+            dial=connector.connect,
+            start=start,
+            start_many=start_many,
+            init_pid=target.init_pid,
         )
+        yield await stack.enter_async_context(machine.running())
 
 
 @contextlib.asynccontextmanager
@@ -237,7 +222,8 @@ async def local() -> AsyncIterator[Machine]:
             place_at_home(tree, child.pid)
             return worker
 
-        yield await stack.enter_async_context(_running(f"local:{layout}", layout, tree, dial=_dial_here, start=start))
+        machine = RealMachine(f"local:{layout}", layout, tree, dial=_dial_here, start=start)
+        yield await stack.enter_async_context(machine.running())
 
 
 async def _dial_here() -> socket.socket:
