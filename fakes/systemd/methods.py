@@ -201,10 +201,6 @@ def attach_processes(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
         raise core.refuse("attach_not_delegated")
     if not unit.is_active:
         raise core.refuse("attach_inactive")
-    if sub_path and not sub_path.startswith("/"):
-        raise core.refuse("attach_relative", value=sub_path)
-    if "//" in sub_path or {".", ".."} & set(sub_path.split("/")):
-        raise core.refuse("attach_not_normal", value=sub_path)
     for pid in pids:
         outer = core.tree.outer(pid)
         if outer is None:

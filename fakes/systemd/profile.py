@@ -21,7 +21,7 @@ REFUSALS = frozenset(
     path_relative path_not_normalized isolate_not_start
     bad_mode mode_isolate mode_triggering bad_type missing_instance not_transient exists read_only type_mismatch
     setter_invalid delegate_on_slice slice_on_slice bad_slice_name not_a_slice no_pids pid_manager pid_kernel
-    pid_gone bad_choice attach_no_cgroup attach_relative attach_not_normal
+    pid_gone bad_choice attach_no_cgroup
     out_of_range quota_out_of_range device_node device_mode bad_dependency dependency_not_found
     destructive bad_setting load_error stub masked bad_unit_name bad_job_mode stop_not_loaded start_not_found reset_not_loaded
     kill_whom kill_no_main kill_signal kill_nothing set_not_found get_not_loaded not_member no_unit_for_pid
