@@ -126,9 +126,7 @@ class Core:
     def _may_collect(self, unit: Unit) -> bool:
         if self.units.get(unit.name) is not unit or unit.perpetual or unit.phantom:
             return False
-        if not unit.is_down or unit.job is not None or unit.refs or unit.children:
-            return False
-        if self._is_referred(unit, {unit}):
+        if _is_held(unit) or self._is_referred(unit, {unit}):
             return False
         if unit.sub is Sub.FAILED and unit.settings.get("CollectMode") != "inactive-or-failed":
             return False
@@ -142,16 +140,14 @@ class Core:
         for other in unit.referrers:
             if other not in seen:
                 seen.add(other)
-                if not other.is_down or other.job or other.refs or other.children or self._is_referred(other, seen):
+                if _is_held(other) or self._is_referred(other, seen):
                     return True
         return False
 
     def _drop(self, unit: Unit) -> None:
         above = unit.slice
-        for other in self.units:
-            if unit in other.referrers:
-                self.gc[other] = None
-        self.units.drop(unit)
+        for other in self.units.drop(unit):
+            self.gc[other] = None
         self.watched.pop(unit, None)
         if unit.load is Load.LOADED:
             self.observe(ev.UnitChanged(unit=unit.name, state="gone"))
@@ -180,3 +176,8 @@ class Core:
     def take(self) -> list[Message]:
         """The messages so far."""
         return self.out.take()
+
+
+def _is_held(unit: Unit) -> bool:
+    """Whether a unit stays for what it is or has itself."""
+    return not unit.is_down or unit.job is not None or bool(unit.refs or unit.children)

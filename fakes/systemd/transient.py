@@ -100,9 +100,9 @@ def _carry_out(core: Core, sender: str, unit: Unit, change: properties.Change) -
             unit.refs[sender] = unit.refs.get(sender, 0) + 1
             core.out.changed(unit)
         case name if name in properties.DEPENDENCIES:
-            for other in change.value:
-                core.load(other).referrers[unit] = None
-                core.named(core.load(other))
+            for other in map(core.load, change.value):
+                other.referrers[unit] = None
+                core.named(other)
 
 
 def finish_loading(core: Core, unit: Unit) -> None:

@@ -173,15 +173,17 @@ class Units:
         self._joined(slice_)
         forget_masks(unit)
 
-    def drop(self, unit: Unit) -> None:
-        """Forget the unit."""
+    def drop(self, unit: Unit) -> list[Unit]:
+        """Forget the unit. The units that it named as dependencies."""
         if unit.slice is not None:
             unit.slice.children.pop(unit.name, None)
             forget_masks(unit.slice)
             unit.slice = None
         self._units.pop(unit.name, None)
-        for other in self._units.values():
-            other.referrers.pop(unit, None)
+        named = [other for other in self._units.values() if unit in other.referrers]
+        for other in named:
+            del other.referrers[unit]
+        return named
 
     def find_by_cgroup(self, path: str) -> Unit | None:
         """The unit whose cgroup holds this path, the innermost one."""
