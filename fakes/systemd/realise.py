@@ -229,14 +229,11 @@ class Realiser:
     def _update_v1_trim_last(self, unit: Unit, target: frozenset[str]) -> list[str]:
         """247 on: make, migrate where membership changed, then trim (unit_update_cgroup)."""
         made = self._make(unit, target)
-        main = self.main.name if self.main is not None else ""
+        is_new = self.main is not None and self.main.name in made  # and so empty
         unit.enabled_mask = self._enabled(unit)
-        changed = NOTHING
-        if main in made or not unit.realised or not unit.delegate:
-            changed = unit.realised_mask ^ target
+        changed = NOTHING if is_new or (unit.realised and unit.delegate) else unit.realised_mask ^ target
         unit.realised, unit.realised_mask = True, target
-        if self.main is None or self.main.name not in made:  # one that was just made is empty
-            self._migrate(unit, (known for known in self._known if known.controllers & changed))
+        self._migrate(unit, (known for known in self._known if known.controllers & changed))
         for known in self._kept:
             if not known.controllers & target:
                 self._trim(known, unit)
@@ -414,10 +411,8 @@ class Realiser:
     def release(self, unit: Unit) -> None:
         """A unit that is down and whose cgroup was busy: now it is empty, so it goes. On v1 nobody removes it."""
         unit.busy = False
-        if not self.is_v2:
-            return
-        for name in dict.fromkeys([*([self.main.name] if self.main else []), *(known.name for known in self._kept)]):
-            self._tree.rmdir(name, unit.cgroup)
+        if self.is_v2 and self.main is not None:
+            self._tree.rmdir(self.main.name, unit.cgroup)
 
 
 INFINITY = 2**64 - 1
