@@ -160,7 +160,7 @@ class Acts:
             Path(folder).rmdir()
 
     def _move(self, hierarchy: Hierarchy, fault: ft.MoveProcess) -> None:
-        _write(hierarchy.root, fault.path, "cgroup.procs", str(self._run.workloads[fault.process].pid_outer))
+        _write(hierarchy.root, fault.path, "cgroup.procs", str(self._run.crew.workloads[fault.process].pid_outer))
 
     def thaw(self) -> None:
         """Thaw what the scenario froze and left so: nothing frozen can be killed."""
@@ -229,8 +229,8 @@ class Acts:
 
     def _peer(self, fault: ft.Peer) -> None:
         run = self._run
-        known = {name: process.spawned.pid_outer for name, process in run.processes.items()}
-        known |= {name: workload.pid_outer for name, workload in run.workloads.items()}
+        known = {name: process.spawned.pid_outer for name, process in run.crew.processes.items()}
+        known |= {name: workload.pid_outer for name, workload in run.crew.workloads.items()}
         if fault.peer in known:
             number = _SIGNALS.get(fault.do)
             if number is None:
@@ -239,7 +239,7 @@ class Acts:
             if fault.do == "kill":
                 run.looker.parting(fault.peer)
                 self.killed.add(fault.peer)
-            if fault.do == "kill" and fault.peer in run.workloads and fault.peer in self._alive:
+            if fault.do == "kill" and fault.peer in run.crew.workloads and fault.peer in self._alive:
                 self._dying[fault.peer] = fault
             else:
                 self._note_peer(fault)

@@ -130,7 +130,7 @@ class Looker:
     def _look(self, claim: _Claim) -> None:
         # One that the scenario kills is in no cgroup any more, or about to be.
         name = claim.step.workload
-        workload = self._run.workloads.get(name) if name not in self._run.acts.killed else None
+        workload = self._run.crew.workloads.get(name) if name not in self._run.acts.killed else None
         cgroups = process_cgroups(workload.pid_outer) if workload is not None else {}
         roots = {h.name: h for h in self._run.sandbox.hierarchies}
         for name, path in claim.paths:
@@ -203,8 +203,8 @@ class Looker:
     def _strays(self) -> list[str]:
         """Processes of the sandbox that are neither its init nor what we started: children of drivers, or orphans."""
         sandbox = self._run.sandbox
-        ours = {p.spawned.pid_outer: p.name for p in self._run.processes.values()}
-        ours |= {workload.pid_outer: name for name, workload in self._run.workloads.items()}
+        ours = {p.spawned.pid_outer: p.name for p in self._run.crew.processes.values()}
+        ours |= {workload.pid_outer: name for name, workload in self._run.crew.workloads.items()}
         ours |= self._run.systemd.processes()
         found = []
         for pid in descendants(sandbox.init_pid_outer):

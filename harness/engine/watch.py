@@ -106,7 +106,7 @@ class Watch:
         run = self._run
         if run.systemd.busy():  # what is on its way inside us is owed to the driver: its wait is ours, not its own
             return POLL_S_FIRST
-        processes = [p for p in run.processes.values() if not p.gone]
+        processes = [p for p in run.crew.processes.values() if not p.gone]
         rests = [self._look_at(process) for process in processes]
         run.drain()
         if not processes or any(rest is None for rest in rests) or run.over.is_set():
@@ -117,7 +117,7 @@ class Watch:
             run.wire.give_up_swaps()
         if not all(process.ready for process in processes):
             return self._no_hello(processes)
-        if run.out():
+        if run.crew.out():
             return self._decide(processes)
         self._nothing_out(processes)
         return POLL_S_MAX
@@ -206,7 +206,7 @@ class Watch:
             names = ", ".join(f"'{keep.fault.until}'" for keep in closed)
             run.finish(
                 "unmet order",
-                f"{names} cannot come: holds are closed, and nothing else can end the wait of {', '.join(run.out())}",
+                f"{names} cannot come: holds are closed, and nothing else can end the wait of {', '.join(run.crew.out())}",
             )
             return POLL_S_MAX
         self._close_world(out, quiet_ns)
@@ -242,7 +242,7 @@ class Watch:
             rest = self._seen[process.name].rest
             assert rest is not None
             try:
-                world = look(process.spawned.pid_outer, run.ours(process))
+                world = look(process.spawned.pid_outer, run.crew.ours(process))
             except ProcessGone:
                 return
             looks.append(
@@ -259,7 +259,7 @@ class Watch:
                     children=world.children,
                 )
             )
-        for process in run.processes.values():
+        for process in run.crew.processes.values():
             if process.gone:
                 continue
             again = self._watcher(process).look(unread_too=True)
@@ -282,7 +282,7 @@ class Watch:
             text = await process.shim.stacks(STACKS_S_MAX)
             if text:
                 self._run.record(ev.Stacks(process=process.name, text=text))
-        steps = ", ".join(self._run.out())
+        steps = ", ".join(self._run.crew.out())
         limit = "without limit" if bound_ns is None else f"for up to {bound_ns / 1e9:.3f} s"
         if why == "bound":
             limit += ", again and again"
