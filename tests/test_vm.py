@@ -67,11 +67,19 @@ def test_no_targets(text: str) -> None:
         parse_target(text)
 
 
+@pytest.mark.parametrize("text", ["container:bookworm:v3", "vm:sid:v3", "vm:./disk.qcow2:v3", "container:sid:hybrid"])
+def test_no_layouts(text: str) -> None:
+    """A layout that there is not is called one, and not part of the suite's name."""
+    with pytest.raises(UsageError, match="is no cgroup layout of"):
+        parse_target(text)
+
+
 def test_target_names() -> None:
     """A vm may be hybrid, which runs scenarios about v1; ssh hosts may have colons."""
     name = parse_target("vm:bookworm:hybrid")
     assert (name.place, name.layout, name.wanted, name.is_remote) == ("bookworm", "hybrid", "v1", True)
     assert parse_target("ssh:root@[::1]").place == "root@[::1]"
+    assert parse_target("vm:./a:b.img").place == "./a:b.img"
     assert str(parse_remote("vm:sid")) == "vm:sid:v2"
     assert parse_target("host", allow_host=True).is_alone
 

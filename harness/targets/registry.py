@@ -17,6 +17,7 @@ from cgrace.harness.targets.fake import FakeTarget
 from cgrace.harness.targets.host import HostTarget
 from cgrace.harness.targets.images import build_image
 from cgrace.harness.targets.machine import MachineSandbox
+from cgrace.harness.targets.names import split_layout
 from cgrace.harness.targets.pool import ContainerPool
 from cgrace.harness.targets.remote import look_at
 from cgrace.harness.targets.roots import build_root
@@ -115,15 +116,15 @@ def parse_target(text: str, *, allow_host: bool = False) -> TargetName:
     """UsageError for what is no target's name. allow_host: whether this very machine may be one."""
     kind, _, rest = text.partition(":")
     place, layout = rest, ""
-    if rest.rpartition(":")[2] in (*LAYOUTS, *((HYBRID,) if kind == "vm" else ())):
-        place, _, layout = rest.rpartition(":")
     if kind not in KINDS:
         raise UsageError(f"there is no target {text!r}", hint=_HINT)
+    if kind in ("container", "vm"):
+        place, layout = split_layout(kind, rest, (*LAYOUTS, HYBRID) if kind == "vm" else LAYOUTS)
     if kind == "fake" and rest:
         raise UsageError(f"target fake takes no {rest!r}: scenarios say which systemd and layout", hint=_HINT)
-    if kind in ("container", "vm") and not place:
+    if kind in ("container", "vm") and place in ("", *LAYOUTS, HYBRID):
         raise UsageError(f"which {kind}? A Debian suite's name has to follow", hint=_HINT)
-    if kind == "ssh" and (not place or place.startswith("-") or layout):
+    if kind == "ssh" and (not place or place.startswith("-") or rest.endswith((":v1", ":v2"))):
         raise UsageError(
             "which host? Its name as ssh takes it has to follow, and its layout is its own", hint="ssh:HOST"
         )

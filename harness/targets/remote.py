@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from cgrace.harness.errors import TargetError, UsageError
-from cgrace.harness.targets import owner
+from cgrace.harness.targets.folder import runtime_folder
 from cgrace.harness.targets.images import LAYOUTS
+from cgrace.harness.targets.names import split_layout
 from cgrace.harness.targets.remote_machine import Facts, RemoteMachine
 from cgrace.harness.targets.ssh import SshChannel
-from cgrace.harness.targets.sweep import record_owner, sweep
+from cgrace.harness.targets.sweep import sweep
 from cgrace.harness.targets.vm import VmTarget
 
 KINDS: Final = ("vm", "ssh")
@@ -55,8 +52,8 @@ def parse_remote(text: str) -> RemoteName:
     """Read a name; UsageError with what there is."""
     kind, _, which = text.partition(":")
     layout = ""
-    if kind == "vm" and which.rpartition(":")[2] in LAYOUTS:
-        which, _, layout = which.rpartition(":")
+    if kind == "vm":
+        which, layout = split_layout(kind, which, LAYOUTS)
     if kind not in KINDS or not which:
         raise UsageError(
             f"{text!r:.80} is no machine",
@@ -111,20 +108,3 @@ async def _ssh(name: RemoteName, progress: Callable[[str], None]) -> AsyncIterat
             machine = RemoteMachine(str(name), lambda: channel, channel.greeting, lambda: "")
             await machine.prepare(progress)
             yield machine
-
-
-@contextlib.contextmanager
-def runtime_folder() -> Iterator[Path]:
-    """A folder of ours on this machine, named after us; gone afterwards."""
-    folder = Path(tempfile.gettempdir(), owner.machine_name())
-    try:
-        folder.mkdir(mode=0o700)
-    except OSError as error:
-        raise TargetError(f"cannot make the folder {folder}: {error.strerror}", hint="set TMPDIR") from error
-    lock = owner.lock(str(folder))
-    try:
-        record_owner(folder)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)

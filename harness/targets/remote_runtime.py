@@ -13,8 +13,8 @@ import gzip
 import hashlib
 import importlib.util
 import io
+import marshal
 import os
-import py_compile
 import sys
 import sysconfig
 import tarfile
@@ -57,6 +57,7 @@ _LEFT_OUT_DEPENDENCIES: Final = ("pygments/lexers/", "pygments/styles/")
 _FORMAT: Final = 1
 _KEPT: Final = 4  # older archives of each part
 _PACKAGE: Final = ("harness", "fakes", "reports", "scenarios")
+_UNCHECKED_HASH: Final = 1
 _LEVEL: Final = 3  # of compression: the archive is half as large, and made in a second
 _SOURCES_NOT: Final = frozenset(("__pycache__", "node_modules"))
 _START: Final = """#!/bin/sh
@@ -170,7 +171,6 @@ def _part(name: str, members: Sequence[_Member]) -> Part:
 def _write(members: Sequence[_Member], out: IO[bytes]) -> None:
     """A compressed tar, with the byte code of every source: an emulated processor compiles for half a minute."""
     with (
-        tempfile.TemporaryDirectory() as scratch,
         gzip.GzipFile(fileobj=out, mode="wb", compresslevel=_LEVEL, mtime=0, filename="") as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar,
     ):
@@ -187,26 +187,21 @@ def _write(members: Sequence[_Member], out: IO[bytes]) -> None:
             seen.add(member.name)
             content = member.source if isinstance(member.source, bytes) else member.source.read_bytes()
             add(member.name, content, member.mode)
-            if isinstance(member.source, Path) and member.source.suffix == ".py":
-                compiled = _compile(member.source, Path(scratch, "one.pyc"), member.name)
-                if compiled is not None:
-                    place = Path(member.name)
-                    add(f"{place.parent}/__pycache__/{place.stem}.{sys.implementation.cache_tag}.pyc", compiled, 0o644)
+            is_source = isinstance(member.source, Path) and member.source.suffix == ".py"
+            if is_source and (compiled := _compile(content, member.name)) is not None:
+                place = Path(member.name)
+                add(f"{place.parent}/__pycache__/{place.stem}.{sys.implementation.cache_tag}.pyc", compiled, 0o644)
 
 
-def _compile(source: Path, scratch: Path, name: str) -> bytes | None:
-    """Its byte code, which holds whatever the source's time is; None where it is no Python (templates among the library)."""
+def _compile(content: bytes, name: str) -> bytes | None:
+    """Its byte code, which holds whatever the source's time is (PEP 552: unchecked, by hash); None where it is no Python
+    (templates among the library)."""
     try:
-        py_compile.compile(
-            str(source),
-            cfile=str(scratch),
-            dfile=name,
-            doraise=True,
-            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-        )
-    except (py_compile.PyCompileError, OSError, ValueError):
+        code = compile(content, name, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
         return None
-    return scratch.read_bytes()
+    flags = _UNCHECKED_HASH.to_bytes(4, "little")
+    return importlib.util.MAGIC_NUMBER + flags + importlib.util.source_hash(content) + marshal.dumps(code)
 
 
 def _files(folder: Path, leave_out: Callable[[str], bool]) -> Iterator[Path]:

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
@@ -19,11 +16,12 @@ from cgrace.harness.clock import now_ns
 from cgrace.harness.drivers.gobuild import build_go_program
 from cgrace.harness.errors import TargetError, UnavailableError
 from cgrace.harness.proc.run import run
-from cgrace.harness.targets import images, images_initrd, owner
+from cgrace.harness.targets import images, images_initrd
+from cgrace.harness.targets.folder import runtime_folder
 from cgrace.harness.targets.images import Image
 from cgrace.harness.targets.qemu import KVM, TCG, MachineConfig, Qemu, check_program, find_kvm
 from cgrace.harness.targets.ssh import SshChannel
-from cgrace.harness.targets.sweep import record_owner, sweep
+from cgrace.harness.targets.sweep import sweep
 
 BOOT_S_MAX: Final = 240.0  # under TCG on a busy machine; a booting guest that is stuck is told by this alone
 KVM_S_MAX: Final = 15.0  # for a guest under KVM to say its first word
@@ -73,7 +71,7 @@ class VmTarget:
         check_program()
         image = await images.build_image(suite, progress=progress)
         await asyncio.to_thread(sweep)
-        async with _runtime_folder() as folder:
+        with runtime_folder() as folder:
             target = cls(image, layout, folder)
             try:
                 await target._boot(progress)
@@ -243,21 +241,3 @@ def check_layout(suite: str, layout: str) -> None:
         raise TargetError(f"{layout!r:.40} is no cgroup layout", hint=f"one of: {', '.join(images.LAYOUTS)}")
     if suite in images.V2_ONLY and layout != "v2":
         raise UnavailableError(f"{suite}'s systemd knows cgroup v2 alone", hint=f"vm:{suite}:v2")
-
-
-@contextlib.asynccontextmanager
-async def _runtime_folder() -> AsyncIterator[Path]:
-    folder = Path(tempfile.gettempdir(), owner.machine_name())
-    try:
-        folder.mkdir(mode=0o700)  # noqa: ASYNC240 - one system call
-    except OSError as error:
-        raise TargetError(
-            f"cannot make the folder {folder}: {error.strerror}", hint="set TMPDIR to a directory that you may write"
-        ) from error
-    lock = owner.lock(str(folder))
-    try:
-        record_owner(folder)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
