@@ -11,6 +11,7 @@ from cgrace.harness import events as ev
 from cgrace.harness.drivers.shim import Shim
 from cgrace.harness.engine.process import DriverProcess, environment, owner, pipes
 from cgrace.harness.targets.base import Spawned
+from cgrace.harness.targets.machine import MachineSandbox
 from cgrace.harness.witnesses.world import Ours
 
 if TYPE_CHECKING:
@@ -59,19 +60,24 @@ class Crew:
         self._run.acts.started(name)
         self._started(ev.ProcessStarted(process=name, role="workload", pid=spawned.pid, pid_outer=spawned.pid_outer))
 
+    @property
+    def _of_user(self) -> bool:
+        return isinstance(self._run.sandbox, MachineSandbox) and self._run.sandbox.uses_session_bus
+
     async def _start_driver(self, name: str) -> None:
         async with pipes() as (ours, theirs), self._run.opens.supervised(name) as listener:
             inodes = frozenset(os.fstat(fd).st_ino for fd in ours)
             spawned = await self._run.sandbox.spawn(
                 name,
                 [*(self._run.built.argv or (str(self._run.built.binary),)), *self._words()],
-                env=environment(str(self._run.socket), str(self._run.stem.parent)),
+                env=environment(str(self._run.socket), str(self._run.stem.parent), of_user=self._of_user),
                 stdin=theirs[0],
                 stdout=theirs[1],
                 stderr=theirs[2],
                 role="driver",
                 on_exit=lambda status: self._exited(name, status),
                 listener=listener,
+                closes=self._run.plan.wants_closes(),
             )
         shim = Shim(
             *ours,

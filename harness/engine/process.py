@@ -55,13 +55,14 @@ def owner(sandbox: Sandbox, pid_outer: int) -> str:
     return ""
 
 
-def environment(socket: str, folder: str) -> dict[str, str]:
-    """A driver's whole environment: the bus at that socket, and a folder for what it keeps.
+def environment(socket: str, folder: str, *, of_user: bool = False) -> dict[str, str]:
+    """A driver's whole environment: the bus at that socket, and a folder for what it keeps. of_user: it is a user's bus, and there
+    is no other.
 
     No garbage is collected: once Go's scavenger ran, it sleeps on a timer of its own, and a wait without limit seems to have one.
     """
     return {
-        "DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={socket}",
+        f"DBUS_{'SESSION' if of_user else 'SYSTEM'}_BUS_ADDRESS": f"unix:path={socket}",
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "TMPDIR": folder,
         "GOTRACEBACK": "all",

@@ -30,6 +30,7 @@ from cgrace.harness.events import Event
 from cgrace.harness.relay.base import Backend, Handler
 from cgrace.harness.relay.upstream import Upstream
 from cgrace.harness.targets.machine import MachineSandbox
+from cgrace.harness.witnesses.asleep import sleeps
 from cgrace.harness.witnesses.waits import ProcessGone, at_rest
 
 IDLE_S_MAX: Final = 10.0
@@ -269,6 +270,8 @@ class RealSystemd:
             rest = at_rest(pid, alone=True)
         except ProcessGone:
             return True
+        except PermissionError:  # a user's systemd may have a capability that its user's own processes have not
+            return sleeps(pid)
         return rest is not None and not rest.unjudged
 
     async def arrived(self) -> None:
@@ -289,7 +292,8 @@ class RealSystemd:
                     kind = systemd1.SLICE if unit.endswith(".slice") else systemd1.SCOPE
                     with contextlib.suppress(TargetError):
                         path = systemd1.unit_path(unit)
-                        self._cgroups[unit] = str(await self._control.get(path, kind, "ControlGroup"))
+                        said = str(await self._control.get(path, kind, "ControlGroup"))
+                        self._cgroups[unit] = said.removeprefix(self._sandbox.cgroup_prefix)
         await self.arrived()
 
     def processes(self) -> dict[int, str]:

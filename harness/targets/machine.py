@@ -59,7 +59,10 @@ class MachineSandbox:
     other, so what a witness saw below it belongs to this run only from `started_ns` (CLOCK_MONOTONIC) on. run: a name for the
     run's sockets in `runtime_dir`, a private directory that is at the same path inside and outside. init_pid_outer: the process
     whose descendants the run's processes are, orphans too; it is the parent of what `spawn` starts, and not the machine's PID 1.
+    uses_session_bus: whether drivers are to ask a user's systemd, on a user's bus.
     """
+
+    uses_session_bus = False
 
     def __init__(self, machine: Machine, joined: Joined, *, epoch: int, started_ns: int) -> None:
         self.machine = machine

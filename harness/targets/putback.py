@@ -46,7 +46,7 @@ class Look:
 class PutBack:
     """For one machine. bus_path: its system bus's socket; root: its root directory as cgrace can open it; settings: reads those of
     the hierarchies' roots; prefix: on a machine that others use, too, how the names of a run's units begin: nothing else is ever
-    compared or touched."""
+    compared or touched. besides: how those of our own begin that stay; "" for none. folders: see RUNTIME_FOLDERS."""
 
     def __init__(
         self,
@@ -56,9 +56,13 @@ class PutBack:
         settings: Callable[[], dict[str, str]] = dict,
         *,
         prefix: str = "",
+        besides: str = "",
+        folders: tuple[str, str, str] = RUNTIME_FOLDERS,
     ) -> None:
         self._bus_path = bus_path
         self._root = root
+        self._besides = besides
+        self._folders = folders
         self._hierarchies = hierarchies
         self._settings = settings
         self._prefix = prefix
@@ -69,6 +73,10 @@ class PutBack:
         async with BusClient(self._bus_path) as bus:
             units = await _units(bus)
         self._fresh = Look(units=units, files=self._files(), cgroups=self._cgroups(), settings=self._settings())
+
+    def look_at_nothing(self) -> None:
+        """Take for a run's doing whatever is called so: what a killed cgrace left."""
+        self._fresh = Look(units={}, files=frozenset(), cgroups=frozenset(), settings=self._settings())
 
     async def put_back(self) -> str:
         """Undo what a run did; returns what is otherwise than before, "" when the machine is as it was."""
@@ -89,7 +97,7 @@ class PutBack:
         """Stop what was not there, and wait until systemd has forgotten it; the units that there are then."""
         assert self._fresh is not None
         units = await _units(bus)
-        jobs = [number for number, name in await _jobs(bus) if name.startswith(self._prefix)]
+        jobs = [number for number, name in await _jobs(bus) if self._is_a_runs(name)]
         new = self._new(units)
         if not (jobs or reload or new):
             return units
@@ -165,15 +173,16 @@ class PutBack:
 
     def _files(self) -> frozenset[str]:
         found: list[Path] = []
-        for folder in (self._root / name for name in RUNTIME_FOLDERS):
+        for folder in (self._root / name for name in self._folders):
             for top in folder.glob(f"{self._prefix}*"):
-                found += [top, *top.rglob("*")]
+                if self._is_a_runs(top.name):
+                    found += [top, *top.rglob("*")]
         return frozenset(str(path.relative_to(self._root)) for path in found)
 
     def _remove_files(self) -> bool:
         """Remove runtime unit files that were not there; True when there were any but transient ones, which go by themselves."""
         assert self._fresh is not None
-        new = [path for path in self._files() - self._fresh.files if not path.startswith(RUNTIME_FOLDERS[1] + "/")]
+        new = [path for path in self._files() - self._fresh.files if not path.startswith(self._folders[1] + "/")]
         for path in sorted(new, reverse=True):
             whole = self._root / path
             if whole.is_dir() and not whole.is_symlink():
@@ -187,7 +196,11 @@ class PutBack:
         for hierarchy in self._hierarchies:
             root = str(hierarchy.root)
             paths = (path[len(root) :] for path in walk_up(root))
-            found.update(f"{hierarchy.name}{path}" for path in paths if not self._prefix or f"/{self._prefix}" in path)
+            found.update(
+                f"{hierarchy.name}{path}"
+                for path in paths
+                if not self._prefix or any(self._is_a_runs(name) for name in path.split("/"))
+            )
         return frozenset(found)
 
     def _remove_cgroups(self) -> str:
@@ -202,6 +215,9 @@ class PutBack:
             return error.message
         return f"process {min(killed)}, which is not the run's, was in a cgroup of the run" if killed else ""
 
+    def _is_a_runs(self, name: str) -> bool:
+        return name.startswith(self._prefix) and not (self._besides and name.startswith(self._besides))
+
     def _new(self, units: dict[str, str]) -> dict[str, str]:
         """The units that are a run's doing. Those that are there without being active come and go by themselves."""
         assert self._fresh is not None
@@ -209,9 +225,7 @@ class PutBack:
         return {
             name: state
             for name, state in units.items()
-            if name.startswith(self._prefix)
-            and name not in before
-            and (name not in self._fresh.units or state not in _ENDED)
+            if self._is_a_runs(name) and name not in before and (name not in self._fresh.units or state not in _ENDED)
         }
 
     def _unit_difference(self, units: dict[str, str]) -> str:
@@ -219,7 +233,7 @@ class PutBack:
         for name, state in sorted(self._new(units).items()):
             return f"unit {name} is still there ({state})"
         for name, state in sorted(self._fresh.units.items()):
-            if name.startswith(self._prefix) and state not in _ENDED and units.get(name) != state:
+            if self._is_a_runs(name) and state not in _ENDED and units.get(name) != state:
                 return f"unit {name} is {units.get(name, 'gone')}, and was {state}"
         return ""
 

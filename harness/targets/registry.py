@@ -6,6 +6,7 @@ A new kind of target is a name in KINDS, a case in `describe` and one in `open_t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -22,8 +23,9 @@ from cgrace.harness.targets.pool import ContainerPool
 from cgrace.harness.targets.remote import look_at
 from cgrace.harness.targets.roots import build_root
 from cgrace.harness.targets.sandbox import FakeSandbox
+from cgrace.harness.targets.user import UserTarget
 
-KINDS: Final = ("fake", "container", "vm", "ssh", "host")
+KINDS: Final = ("fake", "container", "vm", "ssh", "host", "user")
 REMOTE: Final = ("vm", "ssh")  # cgrace itself runs inside, and there the target is the host (engine/remote.py)
 LAYOUTS: Final = ("v1", "v2")
 HYBRID: Final = "hybrid"  # of a vm: v1 with systemd in a v2 of its own
@@ -51,7 +53,7 @@ class TargetName:
     @property
     def is_alone(self) -> bool:
         """Whether it has one run at a time."""
-        return self.is_remote or self.kind == "host"
+        return self.is_remote or self.kind in ("host", "user")
 
     @property
     def wanted(self) -> str:
@@ -96,10 +98,10 @@ class Target(Protocol):
         ...
 
 
-class _Host:
-    """This machine as a target: runs one after the other, and no more once one of them left what could not be undone."""
+class _Alone:
+    """This machine, or its user's systemd: runs one after the other, and no more once one left what could not be undone."""
 
-    def __init__(self, host: HostTarget) -> None:
+    def __init__(self, host: HostTarget | UserTarget) -> None:
         self._host = host
 
     @contextlib.asynccontextmanager
@@ -128,11 +130,10 @@ def parse_target(text: str, *, allow_host: bool = False) -> TargetName:
         raise UsageError(
             "which host? Its name as ssh takes it has to follow, and its layout is its own", hint="ssh:HOST"
         )
-    if kind == "host":
-        if rest:
-            raise UsageError(f"target host takes no {rest!r}: it is this machine", hint="--target host")
-        if not allow_host:
-            raise UsageError("target host starts units on this very machine", hint="allow it: --allow-host")
+    if kind in ("host", "user") and rest:
+        raise UsageError(f"target {kind} takes no {rest!r}: it is this machine's", hint=f"--target {kind}")
+    if kind == "host" and not allow_host:
+        raise UsageError("target host starts units on this very machine", hint="allow it: --allow-host")
     return TargetName(text=text, kind=kind, place=place, layout=layout)
 
 
@@ -146,6 +147,10 @@ async def describe(name: TargetName, progress: Callable[[str], None] = lambda _:
         case "host":
             async with HostTarget.open(allow_host=True) as host:
                 version, layouts = host.version, (host.layout,)
+        case "user":
+            async with UserTarget.open() as user:
+                version, layouts = user.version, (user.layout,)
+            name = dataclasses.replace(name, shown=name.shown or f"user:{systemd_number(version)}")
         case "vm":
             image = await build_image(name.place, progress=progress)
             version, layouts = str(image.note.get("packages", {}).get("systemd", "")), LAYOUTS
@@ -177,7 +182,10 @@ async def open_target(
             yield pool
     elif name.kind == "host":
         async with HostTarget.open(allow_host=True) as host:
-            yield _Host(host)
+            yield _Alone(host)
+    elif name.kind == "user":
+        async with UserTarget.open() as user:
+            yield _Alone(user)
     else:
         async with FakeTarget.open(layouts) as fake:
             yield fake

@@ -104,6 +104,9 @@ class MachineRuns(ABC):
             raise
         self.epoch += 1
         self.dirty = "its run was not undone"
+        return self._sandbox(joined)
+
+    def _sandbox(self, joined: Joined) -> MachineSandbox:
         return MachineSandbox(self, joined, epoch=self.epoch, started_ns=now_ns())
 
     async def leave(self) -> None:

@@ -14,6 +14,7 @@ const (
 	filterSocket        = 3 // where the listener goes, in the stage "filtered"
 	setModeFilter       = 1 // SECCOMP_SET_MODE_FILTER
 	filterFlagListener  = 8 // SECCOMP_FILTER_FLAG_NEW_LISTENER
+	prSetNoNewPrivs     = 38
 	instructionBytes    = 8 // struct sock_filter
 	instructionsMax     = 4096
 	exitFiltered        = 71 // sysexits: the system would not; the reason went over the socket
@@ -29,7 +30,8 @@ func (f *Filter) argv(path string, argv []string) []string {
 // filtered installs the filter on the thread that will exec, sends its listener to cgrace, and becomes the program.
 //
 // Only this thread is filtered, and only it outlives the exec, so the runtime's other threads need no synchronising. As
-// PID 1's child it has CAP_SYS_ADMIN, so no_new_privs stays as it was: the program's world is not changed. It is not asked
+// PID 1's child it has CAP_SYS_ADMIN, so no_new_privs stays as it was: the program's world is not changed. A user's own process
+// (target user) has not, and the kernel asks for no_new_privs: a driver there gains no privileges anyway. It is not asked
 // to wait killably (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV), in which the kernel shows a held thread as "disk sleep".
 func filtered(call, program string, rest []string) {
 	runtime.LockOSThread()
@@ -46,7 +48,15 @@ func filtered(call, program string, rest []string) {
 		length uint16
 		filter *byte
 	}{uint16(len(code) / instructionBytes), &code[0]}
-	listener, _, errno := syscall.RawSyscall(uintptr(number), setModeFilter, filterFlagListener, uintptr(unsafe.Pointer(&prog)))
+	install := func() (uintptr, syscall.Errno) {
+		fd, _, errno := syscall.RawSyscall(uintptr(number), setModeFilter, filterFlagListener, uintptr(unsafe.Pointer(&prog)))
+		return fd, errno
+	}
+	listener, errno := install()
+	if errno == syscall.EACCES {
+		syscall.RawSyscall6(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0, 0, 0, 0)
+		listener, errno = install()
+	}
 	runtime.KeepAlive(code)
 	if errno != 0 {
 		refuseFilter(fmt.Errorf("seccomp: %w", errno), int(errno))

@@ -40,7 +40,11 @@ func join(config Config) {
 		syscall.CloseOnExec(fd)
 	}
 	// No PR_SET_PDEATHSIG: a joined process that is killed leaves what it started; one whose control socket ends does not.
-	next(config, "joined", &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS})
+	attributes := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	if config.Plain {
+		attributes.Cloneflags = 0
+	}
+	next(config, "joined", attributes)
 }
 
 // joined is the parent of what a run starts on the machine, and of what that leaves behind.
@@ -48,10 +52,14 @@ func joined(config Config) {
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, prSetChildSubreaper, 1, 0); errno != 0 {
 		fail(stage2Control, fmt.Errorf("become a subreaper: %w", errno))
 	}
-	if err := setUp(config); err != nil {
-		fail(stage2Control, err)
+	if !config.Plain {
+		if err := setUp(config); err != nil {
+			fail(stage2Control, err)
+		}
 	}
-	newServer(stage2Control, ownChildren).run()
+	server := newServer(stage2Control, ownChildren)
+	server.wake = config.Wake
+	server.run()
 }
 
 // everybody names all processes but PID 1, which asks: what kill(2) means by it.

@@ -45,6 +45,8 @@ type Config struct {
 	Scope   string      `json:"scope"`      // cgroup (below the root, v2) in which init and its children live, "" for the root
 	Keep    []string    `json:"keep"`       // directories that must stay visible at their path (the run's socket)
 	Spaces  []int       `json:"namespaces"` // join: descriptors of the namespaces to enter
+	Plain   bool        `json:"plain"`      // join: no namespace at all, which takes no privilege (target user)
+	Wake    int         `json:"wake"`       // join: pid of a systemd that a run may have stopped; it goes on when cgrace is gone
 }
 
 func main() {

@@ -47,6 +47,7 @@ type server struct {
 	clearing []int
 	killed   int
 	leaving  bool
+	wake     int // whom to let go on at the end, 0 for nobody
 }
 
 func newServer(control int, victims func() []int) *server {
@@ -88,6 +89,9 @@ func (s *server) run() {
 func (s *server) leave() {
 	if os.Getpid() == 1 {
 		os.Exit(0)
+	}
+	if s.wake > 1 {
+		syscall.Kill(s.wake, syscall.SIGCONT)
 	}
 	s.lock.Lock()
 	s.leaving = true

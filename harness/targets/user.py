@@ -1,0 +1,293 @@
+"""Target `user`: the systemd of the user who runs cgrace. No root, only units with our prefix, and everything undone.
+
+A run's processes are plain children of cgrace: no namespace, no mount, nothing that takes a privilege. They start in a scope of
+ours that the user's systemd delegates to us, so that a driver may move them below that systemd's own cgroup, which belongs to the
+user, and nowhere else. Under cgroup v1 a user's systemd has no controller and may move nothing: there is no such target then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from cgrace.harness.clock import now_ns
+from cgrace.harness.dbus import systemd1
+from cgrace.harness.dbus.address import unix_path
+from cgrace.harness.dbus.message import Variant
+from cgrace.harness.errors import CgraceError, TargetError
+from cgrace.harness.targets import owner
+from cgrace.harness.targets.base import Hierarchy
+from cgrace.harness.targets.bus_client import BusClient
+from cgrace.harness.targets.joined import Joined
+from cgrace.harness.targets.layout import INNER_ROOT, UNIFIED
+from cgrace.harness.targets.machine import MachineSandbox
+from cgrace.harness.targets.putback import PutBack
+from cgrace.harness.targets.removal import processes_in, thaw
+from cgrace.harness.targets.runs import MachineRuns, resume
+from cgrace.harness.targets.sweep import record_owner, sweep
+
+PREFIX: Final = "cgrace"
+ANSWER_S_MAX: Final = 10.0
+FOLDERS: Final = (
+    "systemd/user.control",
+    "systemd/transient",
+    "systemd/user",
+)  # below XDG_RUNTIME_DIR (systemd.unit(5))
+
+
+class UserTarget(MachineRuns):
+    """The user's systemd. Made by `UserTarget.open`; one run at a time, and one cgrace at a time.
+
+    The root of its one hierarchy is that systemd's own cgroup ("user.slice/user-1000.slice/user@1000.service"), so paths of units
+    are as on a whole machine. init_pid: that systemd.
+    """
+
+    def __init__(self, bus_path: str, runtime: Path) -> None:
+        super().__init__("v2", Path(tempfile.gettempdir(), owner.own_name()))
+        self._bus_path = bus_path
+        self._runtime = runtime
+        self._manager_pid = 0
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watched = -1
+        self._lock = -1
+        self._seats = 0
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls) -> AsyncIterator[UserTarget]:
+        """TargetError where the user has no systemd that cgrace could work with, with the reason.
+
+        What an earlier cgrace left there goes first. When the block ends, however it ends, no unit, cgroup or process of ours is
+        left.
+        """
+        why = why_not()
+        if why:
+            raise TargetError(f"target user cannot be had: {why}", hint=hint_for(why))
+        target = cls(bus_of(), runtime_of())
+        with _alone(target._runtime):
+            await asyncio.to_thread(sweep)
+            try:
+                await target._look()
+                await target._set_up()
+                yield target
+            finally:
+                await target._tear_down()
+
+    @property
+    def init_pid(self) -> int:
+        """The user's systemd."""
+        return self._manager_pid
+
+    @property
+    def bus_path(self) -> str:
+        """The user's bus."""
+        return self._bus_path
+
+    @property
+    def ended(self) -> asyncio.Future[None]:
+        """Done when the user's systemd is gone."""
+        return self._ended
+
+    def console_tail(self, lines: int = 20) -> str:
+        """Nothing: it has none."""
+        return ""
+
+    async def prepare(self) -> Joined:
+        """Have the process of ours that starts a run's processes, in a scope of its own."""
+        before = self._joined
+        if before is None or before.control.closed:
+            self._put_back = self._put_back or await self._clean()
+            joined = await super().prepare()
+            await self._seat(joined.pid)
+            return joined
+        return await super().prepare()
+
+    def _sandbox(self, joined: Joined) -> MachineSandbox:
+        return UserSandbox(self, joined, epoch=self.epoch, started_ns=now_ns())
+
+    def _view(self) -> dict[str, Any]:
+        return {"plain": True, "wake": self._manager_pid}
+
+    def _entrance(self) -> tuple[int | None, tuple[Hierarchy, ...]]:
+        return None, ()
+
+    def _comparison(self) -> PutBack:
+        own = owner.own_name()
+        return PutBack(self.bus_path, self._runtime, self.hierarchies, prefix=PREFIX, folders=FOLDERS, besides=own)
+
+    def _wake(self) -> None:
+        for hierarchy in self.hierarchies:
+            for folder, names, _ in os.walk(hierarchy.root):
+                for name in names:
+                    if name.startswith(PREFIX):
+                        thaw(f"{folder}/{name}")
+                        resume(processes_in(f"{folder}/{name}"))
+
+    async def _clean(self) -> PutBack:
+        """End what a killed cgrace left: whatever has our prefix, as we are alone. TargetError for what stays."""
+        comparison = self._comparison()
+        comparison.look_at_nothing()
+        if problem := await comparison.put_back():
+            raise TargetError(f"an earlier cgrace left what cannot be undone: {problem}", hint="cgrace clean")
+        await comparison.look()
+        return comparison
+
+    async def _look(self) -> None:
+        async with asyncio.timeout(ANSWER_S_MAX), BusClient(self.bus_path) as bus:
+            self.version = await bus.get(systemd1.PATH, systemd1.MANAGER, "Version")
+            cgroup = str(await bus.get(systemd1.PATH, systemd1.MANAGER, "ControlGroup"))
+            answer = await bus.call(*systemd1.TO_BUS, "GetConnectionUnixProcessID", "s", systemd1.NAME)
+        self._manager_pid = int(answer.body[0])
+        root = Path(f"{INNER_ROOT}{cgroup}")
+        if not os.access(root, os.W_OK):
+            raise TargetError(f"target user cannot be had: {root}, the cgroup of the user's systemd, cannot be written")
+        controllers = tuple((root / "cgroup.controllers").read_text(encoding="ascii").split())
+        self.cgroup_prefix = cgroup
+        self.hierarchies = (Hierarchy(name=UNIFIED, controllers=controllers, root=root, inner=str(root)),)
+
+    async def _set_up(self) -> None:
+        try:
+            self.runtime_dir.mkdir(mode=0o700)
+        except OSError as error:
+            raise TargetError(
+                f"cannot make the folder {self.runtime_dir}: {error.strerror}",
+                hint="set TMPDIR to a directory that you may write",
+            ) from error
+        self._lock = owner.lock(str(self.runtime_dir))
+        record_owner(self.runtime_dir)
+        try:
+            self._watched = os.pidfd_open(self._manager_pid)
+        except ProcessLookupError:
+            raise TargetError("the user's systemd has just ended") from None
+        asyncio.get_running_loop().add_reader(self._watched, self._gone)
+
+    def _gone(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._watched)
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    async def _seat(self, pid: int) -> None:
+        """Have our process moved into a delegated scope. From a session's own scope only the system's systemd may take it, which
+        the user's asks for that by itself (src/core/cgroup.c, unit_attach_pid_to_cgroup_via_bus)."""
+        self._seats += 1
+        properties = [
+            ("Description", Variant(signature="s", value="cgrace: what runs start from")),
+            ("PIDs", Variant(signature="au", value=[pid])),
+            ("Delegate", Variant(signature="b", value=True)),
+        ]
+        async with asyncio.timeout(ANSWER_S_MAX), BusClient(self.bus_path) as bus:
+            rule = f"type='signal',sender='{systemd1.NAME}',member='JobRemoved'"
+            await bus.call(*systemd1.TO_BUS, "AddMatch", "s", rule)
+            words: tuple[Any, ...] = (f"{owner.own_name()}-s{self._seats}.scope", "fail", properties, [])
+            answer = await bus.call(*systemd1.TO_MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", *words)
+            async for said in bus.signals():
+                if said.member == "JobRemoved" and said.body[1] == answer.body[0]:
+                    break
+        if said.body[3] != "done":
+            raise TargetError(
+                f"the user's systemd cannot take a process of ours: its job ended as '{said.body[3]}'",
+                hint="systemd-run --user --scope true says more; then start cgrace by: systemd-run --user --scope",
+            )
+
+    async def _tear_down(self) -> None:
+        if self._joined is not None:
+            self._joined.let_go()
+        if self._watched >= 0:
+            asyncio.get_running_loop().remove_reader(self._watched)
+            os.close(self._watched)
+        await asyncio.shield(asyncio.to_thread(self._remove_all))
+
+    def _remove_all(self) -> None:
+        if self._joined is not None:
+            self._wake()
+            self._joined.reap()
+        if self._lock >= 0:
+            shutil.rmtree(self.runtime_dir, ignore_errors=True)
+            os.close(self._lock)
+
+
+class UserSandbox(MachineSandbox):
+    """A place beside the user's systemd, in the same pid namespace: a pid is the same inside and outside."""
+
+    uses_session_bus = True
+
+    def outer(self, pid: int) -> int | None:
+        """The same, None when there is no such process."""
+        if (spawned := self._by_inner.get(pid)) is not None:
+            return spawned.pid_outer
+        return pid if Path(f"/proc/{pid}").exists() else None
+
+    def inner(self, pid_outer: int) -> int | None:
+        """The same, of the process of a thread; None when there is no such process."""
+        if (spawned := self._by_outer.get(pid_outer)) is not None:
+            return spawned.pid
+        return _process_of(pid_outer)
+
+
+def runtime_of() -> Path:
+    """The user's runtime directory."""
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}")
+
+
+def bus_of() -> str:
+    """The socket of the user's bus."""
+    address = os.environ.get("DBUS_SESSION_BUS_ADDRESS", "")
+    if address:
+        with contextlib.suppress(CgraceError):
+            return unix_path(address)
+    return str(runtime_of() / "bus")
+
+
+def why_not() -> str:
+    """Why there can be no target user here, "" where it may be tried."""
+    if not Path(INNER_ROOT, "cgroup.controllers").exists():
+        return "cgroup v1 is in use here, and under v1 a user's systemd may use no controller and move no process"
+    if not Path(bus_of()).exists():
+        if (runtime_of() / "systemd" / "private").exists():
+            return f"the user's systemd has no bus ({bus_of()})"
+        return f"this user has no systemd of its own (no {bus_of()})"
+    return ""
+
+
+def hint_for(why: str) -> str:
+    """What would help."""
+    if "v1" in why:
+        return "--target vm:trixie:v2, or boot this machine with systemd.unified_cgroup_hierarchy=1"
+    if "no bus" in why:
+        return "apt install dbus-user-session, and log in again"
+    return "loginctl enable-linger, or log in by a session of its own (ssh, not su)"
+
+
+@contextlib.contextmanager
+def _alone(runtime: Path) -> Iterator[None]:
+    """Hold the user's runtime directory: units of another cgrace bear the same names."""
+    try:
+        descriptor = os.open(runtime, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise TargetError(f"target user cannot be had: {runtime}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise TargetError(
+                "another cgrace works with this user's systemd", hint="one at a time: wait for its end"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _process_of(thread: int) -> int | None:
+    try:
+        text = Path(f"/proc/{thread}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = next((line.split()[1] for line in text.splitlines() if line.startswith("Tgid:")), "")
+    return int(found) if found else None
