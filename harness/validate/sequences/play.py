@@ -123,7 +123,6 @@ class Theatre:
         self._next = 0
         self._subscribed = False
         self._own = re.compile(rf"{self.word}-(\d+)(?=[-.])")
-        self._pins: list[Worker] = []
         v1 = [one.name for one in machine.tree.hierarchies if "freezer" in one.controllers and not one.is_v2]
         self._chill = v1[0] if v1 else ""
 
@@ -132,7 +131,6 @@ class Theatre:
         values = [[name, Variant(signature="b", value=True)] for name in _ACCOUNTING]
         values.append(["DevicePolicy", Variant(signature="s", value="closed")])
         worker = await self.machine.spawn()
-        self._pins = [worker]
         pids = [["PIDs", Variant(signature="au", value=[worker.pid])]]
         pins = [
             (f"{self.word}-pin.slice", values),
@@ -269,19 +267,24 @@ class Theatre:
             for name in tree.children(hierarchy, path):
                 note(hierarchy, key, f"{path}/{name}")
 
-        for one in sorted(tree.hierarchies, key=lambda h: h.name):
-            for above in ("", "/system.slice", f"/{self.word}.slice"):
-                for name in tree.children(one.name, above):
-                    own = self._own.match(name)
-                    key = int(own[1]) if own else -1
-                    if key not in parts:
-                        continue
-                    if name == f"{parts[key].word}.slice":
-                        for below in tree.children(one.name, f"{above}/{name}"):
-                            note(one.name, key, f"{above}/{name}/{below}")
-                    else:
-                        note(one.name, key, f"{above}/{name}")
+        for hierarchy, path, key in self._own_cgroups():
+            if key not in parts:
+                continue
+            if path.endswith(f"/{parts[key].word}.slice"):
+                for below in tree.children(hierarchy, path):
+                    note(hierarchy, key, f"{path}/{below}")
+            else:
+                note(hierarchy, key, path)
         return found
+
+    def _own_cgroups(self) -> Iterator[tuple[str, str, int]]:
+        """What sequences have made where units are: hierarchy, path, and the sequence's number."""
+        tree = self.machine.tree
+        for hierarchy in sorted(one.name for one in tree.hierarchies):
+            for above in ("", "/system.slice", f"/{self.word}.slice"):
+                for name in tree.children(hierarchy, above):
+                    if own := self._own.match(name):
+                        yield hierarchy, f"{above}/{name}", int(own[1])
 
     def _where(self, part: Part, worker: Worker) -> str:
         if worker.gone.is_set():
@@ -300,20 +303,19 @@ class Theatre:
     # ---- rest
 
     async def _rest(self) -> None:
-        """Until nothing was heard for a while and the number of jobs stands still."""
+        """Until nothing was heard for a while and the number of jobs stands still. TargetError when that never comes: what is told
+        of such a moment would be told of half of it."""
         if not self.machine.quiet_s:
             await self.machine.settle()
-        async with asyncio.timeout(None) as limit:
-            limit.reschedule(asyncio.get_running_loop().time() + REST_S_MAX)
-            with contextlib.suppress(TimeoutError):
-                await self._at_rest()
-
-    async def _at_rest(self) -> None:
         calm, before = 0, (-1, -1)
-        while calm < _LOOKS:
-            await asyncio.sleep(self.quiet_s / _LOOKS)
-            now = (sum(len(one.inbox) for one in self._clients), await self._jobs())
-            calm, before = (calm + 1 if now == before else 0), now
+        try:
+            async with asyncio.timeout(REST_S_MAX):
+                while calm < _LOOKS:
+                    await asyncio.sleep(self.quiet_s / _LOOKS)
+                    now = (sum(len(one.inbox) for one in self._clients), await self._jobs())
+                    calm, before = (calm + 1 if now == before else 0), now
+        except TimeoutError:
+            raise TargetError(f"{self.machine.name} does not come to rest within {REST_S_MAX:.0f} s") from None
 
     async def _jobs(self) -> int:
         if not self.machine.quiet_s:
@@ -355,12 +357,8 @@ class Theatre:
         await self._rest()
         await self._watcher.call("ResetFailed")
         await self._rest()
-        tree = self.machine.tree
-        for one in tree.hierarchies:
-            for above in ("", "/system.slice", f"/{self.word}.slice"):
-                for name in tree.children(one.name, above):
-                    if self._own.match(name):
-                        tree.rmdir(one.name, f"{above}/{name}")
+        for hierarchy, path, _ in self._own_cgroups():
+            self.machine.tree.rmdir(hierarchy, path)
         self._forget()
 
 
