@@ -6,26 +6,22 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Final
 
 from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
 from cgrace.harness.engine.gates import refused as refused_faults
-from cgrace.harness.engine.plan import Plan, all_faults
+from cgrace.harness.engine.plan import all_faults
 from cgrace.harness.engine.unprivileged import why_not
 from cgrace.harness.errors import TargetError, UnavailableError
 from cgrace.harness.scenario import releases
 from cgrace.harness.scenario.model import Scenario, Setting
-from cgrace.harness.targets import filters
 from cgrace.harness.targets.buses import EMBEDDED, bus_version
 from cgrace.harness.targets.fake import FakeTarget
 from cgrace.harness.targets.machine import MachineSandbox
-from cgrace.harness.targets.owner import UNIT_PREFIX
 from cgrace.harness.targets.registry import FAKE, Facts, Target, TargetName, describe, open_target
 from cgrace.harness.targets.sandbox import FakeSandbox
 from cgrace.harness.witnesses.inotify import InotifyWitness
 from cgrace.harness.witnesses.tracefs import KernelWitness
 
-INOTIFY_SEES: Final = "inotify: made and removed, not by whom; no moves of processes"
 RunSandbox = FakeSandbox | MachineSandbox
 
 
@@ -60,22 +56,9 @@ class Place:
                 f"{driver.name} has systemd put the process there (AttachProcessesToUnit), which wants to see its caller's pid: "
                 "the relay stands outside of the container"
             )
-        self._check_sight(scenario, driver)
         if self.target is None or layout in self.refused:
             error = self.refused[layout]
             raise UnavailableError(error.message, hint=error.hint)
-
-    def _check_sight(self, scenario: Scenario, driver: DriverSpec) -> None:
-        """UnavailableError for a scenario that needs to see, or to stop, what this kernel does not show."""
-        plan = Plan(scenario, uses_bus=driver.uses_bus)
-        if plan.wants_opens() and (why := filters.available()):
-            raise filters.impossible(why)
-        if isinstance(self.kernel, InotifyWitness) and (point := plan.wants_moves()) is not None:
-            raise UnavailableError(
-                f"'{point}' cannot be seen here: without the kernel's cgroup events (tracefs) inotify watches, and that sees "
-                "cgroups come and go, not processes move",
-                hint="use a kernel with CONFIG_TRACING and cgroup tracepoints (4.13 or newer), as root",
-            )
 
     def sandbox(self, layout: str) -> AbstractAsyncContextManager[RunSandbox]:
         """A place for one run."""
@@ -85,12 +68,8 @@ class Place:
     def versions(self, sandbox: RunSandbox) -> dict[str, str]:
         """What takes part on systemd's side."""
         if isinstance(sandbox, MachineSandbox):
-            return {"bus": "dbus-daemon of the target", "systemd": sandbox.machine.version, **self._witness()}
-        return {"bus": self.bus_version, **self._witness()}
-
-    def _witness(self) -> dict[str, str]:
-        """What the trace says of a witness that sees less than the kernel's own."""
-        return {"cgroup events": INOTIFY_SEES} if isinstance(self.kernel, InotifyWitness) else {}
+            return {"bus": "dbus-daemon of the target", "systemd": sandbox.machine.version}
+        return {"bus": self.bus_version}
 
 
 @contextlib.asynccontextmanager
@@ -105,7 +84,7 @@ async def open_place(
 ) -> AsyncIterator[Place]:
     """Open what runs share; gone when the block ends. machines: of a real target, at most at once for each layout."""
     async with AsyncExitStack() as stack:
-        kernel = _open_witness(name, on_event)
+        kernel = _open_witness(on_event)
         stack.callback(kernel.close)
         if name.is_real:
             facts = await describe(name, on_event)
@@ -138,10 +117,10 @@ async def _open_fake(stack: AsyncExitStack, layouts: Sequence[str]) -> tuple[Fak
     return (await stack.enter_async_context(FakeTarget.open(had)) if had else None), refused
 
 
-def _open_witness(name: TargetName, say: Callable[[str], None]) -> KernelWitness | InotifyWitness:
+def _open_witness(say: Callable[[str], None]) -> KernelWitness | InotifyWitness:
     """The kernel's tracefs; where it cannot be had, inotify, which does not see who did it."""
     try:
-        return KernelWitness.open(UNIT_PREFIX if name.kind == "host" else "")
+        return KernelWitness.open()
     except TargetError as error:
         say(f"{error.message}: falling back to inotify, which does not see who changes the cgroup tree")
         return InotifyWitness()
