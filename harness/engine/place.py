@@ -8,15 +8,18 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 
 from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
+from cgrace.harness.engine import sight
 from cgrace.harness.engine.gates import refused as refused_faults
 from cgrace.harness.engine.plan import all_faults
 from cgrace.harness.engine.unprivileged import why_not
 from cgrace.harness.errors import TargetError, UnavailableError
 from cgrace.harness.scenario import releases
 from cgrace.harness.scenario.model import Scenario, Setting
+from cgrace.harness.targets import filters
 from cgrace.harness.targets.buses import EMBEDDED, bus_version
 from cgrace.harness.targets.fake import FakeTarget
 from cgrace.harness.targets.machine import MachineSandbox
+from cgrace.harness.targets.owner import UNIT_PREFIX
 from cgrace.harness.targets.registry import FAKE, Facts, Target, TargetName, describe, open_target
 from cgrace.harness.targets.sandbox import FakeSandbox
 from cgrace.harness.witnesses.inotify import InotifyWitness
@@ -56,9 +59,17 @@ class Place:
                 f"{driver.name} has systemd put the process there (AttachProcessesToUnit), which wants to see its caller's pid: "
                 "the relay stands outside of the container"
             )
+        self._check_sight(scenario)
         if self.target is None or layout in self.refused:
             error = self.refused[layout]
             raise UnavailableError(error.message, hint=error.hint)
+
+    def _check_sight(self, scenario: Scenario) -> None:
+        """UnavailableError for a scenario that needs to see, or to stop, what this kernel does not show."""
+        if sight.stops_calls(scenario) and (why := filters.available()):
+            raise filters.impossible(why)
+        if isinstance(self.kernel, InotifyWitness):
+            sight.check_inotify(scenario)
 
     def sandbox(self, layout: str) -> AbstractAsyncContextManager[RunSandbox]:
         """A place for one run."""
@@ -68,8 +79,12 @@ class Place:
     def versions(self, sandbox: RunSandbox) -> dict[str, str]:
         """What takes part on systemd's side."""
         if isinstance(sandbox, MachineSandbox):
-            return {"bus": "dbus-daemon of the target", "systemd": sandbox.machine.version}
-        return {"bus": self.bus_version}
+            return {"bus": "dbus-daemon of the target", "systemd": sandbox.machine.version, **self._witness()}
+        return {"bus": self.bus_version, **self._witness()}
+
+    def _witness(self) -> dict[str, str]:
+        """What the trace says of a witness that sees less than the kernel's own."""
+        return {"cgroup events": sight.INOTIFY} if isinstance(self.kernel, InotifyWitness) else {}
 
 
 @contextlib.asynccontextmanager
@@ -84,7 +99,7 @@ async def open_place(
 ) -> AsyncIterator[Place]:
     """Open what runs share; gone when the block ends. machines: of a real target, at most at once for each layout."""
     async with AsyncExitStack() as stack:
-        kernel = _open_witness(on_event)
+        kernel = _open_witness(name, on_event)
         stack.callback(kernel.close)
         if name.is_real:
             facts = await describe(name, on_event)
@@ -117,10 +132,10 @@ async def _open_fake(stack: AsyncExitStack, layouts: Sequence[str]) -> tuple[Fak
     return (await stack.enter_async_context(FakeTarget.open(had)) if had else None), refused
 
 
-def _open_witness(say: Callable[[str], None]) -> KernelWitness | InotifyWitness:
+def _open_witness(name: TargetName, say: Callable[[str], None]) -> KernelWitness | InotifyWitness:
     """The kernel's tracefs; where it cannot be had, inotify, which does not see who did it."""
     try:
-        return KernelWitness.open()
+        return KernelWitness.open(UNIT_PREFIX if name.kind == "host" else "")
     except TargetError as error:
         say(f"{error.message}: falling back to inotify, which does not see who changes the cgroup tree")
         return InotifyWitness()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from cgrace.harness.errors import TargetError
+from cgrace.harness.proc.handle import ProcessHandle
 from cgrace.harness.targets import namespaces
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.control import Control
@@ -165,22 +166,13 @@ class Cell:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call, *arguments)
 
 
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
-
-
 async def wait_gone(pid: int) -> None:
     """Wait until the process (a child of ours, or any) has ended; at once when there is none. Does not reap."""
     try:
-        handle = os.pidfd_open(pid)
+        handle = ProcessHandle(pid)
     except ProcessLookupError:
         return
-    loop = asyncio.get_running_loop()
-    gone: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(handle, _wake, gone)
     try:
-        await gone
+        await handle.ended()
     finally:
-        loop.remove_reader(handle)
-        os.close(handle)
+        handle.close()

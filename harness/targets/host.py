@@ -28,7 +28,7 @@ from cgrace.harness.targets.removal import processes_in, thaw
 from cgrace.harness.targets.runs import MachineRuns, resume
 from cgrace.harness.targets.sweep import record_owner, sweep
 
-PREFIX: Final = "cgrace"
+PREFIX: Final = owner.UNIT_PREFIX
 BUS_SOCKET: Final = "/run/dbus/system_bus_socket"  # unless DBUS_SYSTEM_BUS_ADDRESS says otherwise, as for everybody
 BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)
 

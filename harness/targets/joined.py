@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cgrace.harness.errors import TargetError
+from cgrace.harness.proc.handle import ProcessHandle
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.cell import wait_gone
 from cgrace.harness.targets.control import Control
@@ -43,7 +44,7 @@ class Joined:
         self.died: asyncio.Future[None] = self._loop.create_future()
         self.control: Control
         self._stage1: subprocess.Popen[bytes] | None = None
-        self._pidfd = -1
+        self._handle: ProcessHandle | None = None
         self._reaped = False
 
     @property
@@ -107,9 +108,9 @@ class Joined:
 
     def _watch(self) -> None:
         """Reap it as soon as it dies: in a pid namespace whose PID 1 dies, that waits for everybody to be reaped."""
-        if self._pidfd < 0 and self.control.init_pid is not None:
-            self._pidfd = os.pidfd_open(self.control.init_pid)  # ours to reap, so it is there
-            self._loop.add_reader(self._pidfd, self._gone)
+        if self._handle is None and self.control.init_pid is not None:
+            self._handle = ProcessHandle(self.control.init_pid)  # ours to reap, so it is there
+            self._handle.on_end(self._gone)
 
     def _gone(self) -> None:
         self._unwatch()
@@ -119,10 +120,8 @@ class Joined:
             self.died.set_result(None)
 
     def _unwatch(self) -> None:
-        if self._pidfd >= 0:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
+        if self._handle is not None:
+            self._handle.close()
 
     def _wait(self) -> None:
         if self.control.init_pid is not None and not self._reaped:

@@ -1,4 +1,8 @@
-"""Pids across the border of a pid namespace, read from /proc (NSpid, see proc_pid_status(5))."""
+"""Pids across the border of a pid namespace, read from /proc (NSpid, see proc_pid_status(5)).
+
+Kernels before 4.1 have no NSpid (RHEL 7: 3.10): there a process of our own namespace has the one pid that we see, and of any other
+nothing can be said.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +25,17 @@ def _status(pid: int) -> dict[str, list[str]]:
     return {key: value.split() for key, _, value in (line.partition(":") for line in text.splitlines())}
 
 
+def _pids(pid: int) -> list[str]:
+    """The pids of a process in each namespace from ours down; () for none, and for one that the kernel does not tell."""
+    status = _status(pid)
+    if status and "NSpid" not in status and in_namespace_of(pid, os.getpid()):
+        return status.get("Tgid", [])
+    return status.get("NSpid", [])
+
+
 def levels(pid: int) -> int:
     """In how many pid namespaces, from ours down, the process has a pid (0: there is no such process)."""
-    return len(_status(pid).get("NSpid", ()))
+    return len(_pids(pid))
 
 
 def in_namespace_of(pid: int, init: int) -> bool:
@@ -52,7 +64,7 @@ def inner_pid(pid_outer: int, init: int) -> int | None:
     group = _status(pid_outer).get("Tgid", ())
     if not group or not in_namespace_of(int(group[0]), init):
         return None
-    pids, level = _status(int(group[0])).get("NSpid", ()), levels(init)
+    pids, level = _pids(int(group[0])), levels(init)
     return int(pids[level - 1]) if 0 < level <= len(pids) else None
 
 
@@ -60,7 +72,7 @@ def outer_pid(pid: int, init: int) -> int | None:
     """The pid as we see it of the process that `init`'s namespace calls `pid`."""
     level = levels(init)
     for candidate in descendants(init):
-        pids = _status(candidate).get("NSpid", ())
+        pids = _pids(candidate)
         if 0 < level <= len(pids) and int(pids[level - 1]) == pid:
             return candidate
     return None
@@ -70,7 +82,7 @@ def outer_pids(init: int) -> dict[int, int]:
     """Everybody in `init`'s namespace: the pid as we see it by the pid that it has there."""
     level, found = levels(init), {}
     for candidate in descendants(init):
-        pids = _status(candidate).get("NSpid", ())
+        pids = _pids(candidate)
         if 0 < level <= len(pids):
             found[int(pids[level - 1])] = candidate
     return found

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 OWNED_NAME: Final = re.compile(r"cgrace-([1-9][0-9]{0,9})-([1-9][0-9]{0,19})(?:-c[1-9][0-9]{0,5})?")
+UNIT_PREFIX: Final = "cgrace"  # of every unit and cgroup of a run on a machine that others use, too
 _STATE_FIELD: Final = 0  # counted from behind the command's name, which may contain anything
 _START_FIELD: Final = 19
 _machines: Final = itertools.count(1)

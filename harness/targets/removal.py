@@ -1,6 +1,6 @@
 """Removes cgroup trees that we made, with what runs in them, and nothing else.
 
-The order is: thaw (a frozen process cannot die under v1), kill, wait for the deaths by pidfd, remove bottom-up. Only
+The order is: thaw (a frozen process cannot die under v1), kill, wait for the deaths, remove bottom-up. Only
 processes of our sandboxes are killed; one that somebody else put there is named in the error, never touched.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import signal
 import threading
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from cgrace.harness.errors import TargetError
+from cgrace.harness.proc.handle import ProcessHandle
 
 INIT_NAME: Final = b"cgrace-init"  # argv[0] of both stages (go/init/main.go)
 REMOVE_S_MAX: Final = 5.0
@@ -71,30 +71,22 @@ def thaw(root: str) -> None:
 
 def kill_ours(pids: set[int], deadline: float) -> set[int]:
     """SIGKILL those processes that are ours and wait until they are gone; returns those that were killed."""
-    handles: dict[int, int] = {}
+    handles: list[ProcessHandle] = []
     try:
         for pid in pids:
             with contextlib.suppress(OSError):
-                handle = os.pidfd_open(pid)
-                handles[handle] = pid
+                handle = ProcessHandle(pid)
                 if not is_ours(pid):
-                    os.close(handle)
-                    del handles[handle]
+                    handle.close()
                     continue
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-        killed = set(handles.values())
-        poller = select.poll()
+                handles.append(handle)
+                handle.kill(signal.SIGKILL)
         for handle in handles:
-            poller.register(handle, select.POLLIN)
-        waiting = len(handles)
-        while waiting and (left := deadline - time.monotonic()) > 0:
-            for handle, _ in poller.poll(left * 1000):
-                poller.unregister(handle)
-                waiting -= 1
-        return killed
+            handle.wait(deadline - time.monotonic())
+        return {handle.pid for handle in handles}
     finally:
         for handle in handles:
-            os.close(handle)
+            handle.close()
 
 
 def remove_trees(roots: Sequence[str], *, seconds_max: float = REMOVE_S_MAX) -> set[int]:

@@ -21,6 +21,7 @@ from typing import Final
 
 from cgrace.fakes.systemd.tree import KernelTree
 from cgrace.harness.errors import TargetError
+from cgrace.harness.proc.handle import ProcessHandle
 from cgrace.harness.proc.run import run_ok
 from cgrace.harness.targets.base import Sandbox
 from cgrace.harness.targets.namespaces import outer_pid, outer_pids
@@ -137,27 +138,22 @@ def _orphan(pid: int, outer: int, stack: contextlib.AsyncExitStack) -> Worker:
     def kill(number: int) -> None:
         if not gone.is_set():
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(handle, number)
+                handle.kill(number)
 
     stack.callback(kill, signal.SIGKILL)
     return Worker(pid=pid, pid_outer=outer, kill=kill, gone=gone)
 
 
-def _watch(pid: int, gone: asyncio.Event, stack: contextlib.AsyncExitStack) -> int:
+def _watch(pid: int, gone: asyncio.Event, stack: contextlib.AsyncExitStack) -> ProcessHandle:
     """Set the event when the process has ended. Its handle, open until then."""
-    loop = asyncio.get_running_loop()
-    handle = os.pidfd_open(pid)
-
-    def close() -> None:
-        if loop.remove_reader(handle):
-            os.close(handle)
+    handle = ProcessHandle(pid)
 
     def ended() -> None:
-        close()
+        handle.close()
         gone.set()
 
-    loop.add_reader(handle, ended)
-    stack.callback(close)
+    handle.on_end(ended)
+    stack.callback(handle.close)
     return handle
 
 

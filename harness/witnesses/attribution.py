@@ -20,6 +20,7 @@ from cgrace.harness.events import (
     WitnessLost,
 )
 from cgrace.harness.targets.base import Hierarchy, Sandbox
+from cgrace.harness.targets.owner import OWNED_NAME, UNIT_PREFIX
 
 if TYPE_CHECKING:
     from cgrace.harness.witnesses.tracefs import KernelRecord
@@ -178,6 +179,14 @@ class RunWitness:
                 break
         gone = inner is None and not Path(f"/proc/{tgid}").exists()
         return Actor.DRIVER if inner is not None or (gone and command in self.commands) else Actor.OTHER
+
+
+def of_this_machine(path: str) -> bool:
+    """Whether a cgroup is of a run on the machine's own systemd: it, or one above it, has our units' prefix, and it is in no tree
+    of a cgrace that has one of its own there (targets/owner.py)."""
+    names = path.split("/")
+    ours = any(name.startswith(UNIT_PREFIX) for name in names)
+    return ours and not any(OWNED_NAME.fullmatch(name) for name in names)
 
 
 def status_number(pid: int, key: bytes) -> int:

@@ -3,7 +3,8 @@
 inotify watches directories, not trees: a directory made inside a new one before we watch that is found by looking into it, so
 its making is told, though late; one that was made and removed in between is not seen at all. Nobody is named (`by` is
 OTHER, or whom `acting` says), moves of processes are not seen, and times are those of reading. Every event says `via="inotify"`,
-so that a report can say so.
+so that a report can say so. On a machine whose own systemd is the target only what can hold a run's units is watched (roots and
+slices), and only what bears our prefix is told.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +22,7 @@ from typing import Final
 from cgrace.harness.errors import TargetError
 from cgrace.harness.events import Actor, CgroupMade, CgroupRemoved, Event, ProcessStarted, WitnessLost
 from cgrace.harness.targets.base import Sandbox
+from cgrace.harness.witnesses.attribution import of_this_machine
 
 IN_CREATE: Final = 0x100
 IN_DELETE: Final = 0x200
@@ -88,6 +91,8 @@ class InotifyRun:
         self._record = record
         self._on_close = on_close
         self._actor = Actor.OTHER
+        self._shared = not sandbox.cgroup_prefix
+        self._blind = False
         self._roots = {hierarchy.name: hierarchy.root for hierarchy in sandbox.hierarchies}
         self._watches: dict[int, tuple[str, str]] = {}
         self._known: set[tuple[str, str]] = set()
@@ -158,21 +163,32 @@ class InotifyRun:
             self._watch(hierarchy, path, tell=True)
         elif (hierarchy, path) in self._known:
             self._known.discard((hierarchy, path))
-            self._record(CgroupRemoved(hierarchy=hierarchy, path=path, by=self._actor, via="inotify"), None)
+            if self._is_told(path):
+                self._record(CgroupRemoved(hierarchy=hierarchy, path=path, by=self._actor, via="inotify"), None)
 
     def _watch(self, hierarchy: str, path: str, *, tell: bool, depth: int = 0) -> None:
         """Watch a directory, then look into it: what was made there before the watch is told now, parents first."""
-        if (hierarchy, path) in self._known or depth > DEPTH_MAX:
+        if (hierarchy, path) in self._known or depth > DEPTH_MAX or not self._may_hold(path):
             return
         self._known.add((hierarchy, path))
-        if tell:
+        if tell and self._is_told(path):
             self._record(CgroupMade(hierarchy=hierarchy, path=path, by=self._actor, via="inotify"), None)
         folder = Path(f"{self._roots[hierarchy]}{path}")
         watch = _libc.inotify_add_watch(self._descriptor, os.fsencode(folder), IN_CREATE | IN_DELETE | IN_ONLYDIR)
         if watch < 0:
+            if ctypes.get_errno() == errno.ENOSPC and not self._blind:  # /proc/sys/fs/inotify/max_user_watches
+                self._blind = True
+                self._record(WitnessLost(witness="inotify"), None)
             return  # it was removed meanwhile: its parent's watch tells so
         self._watches[watch] = (hierarchy, path)
         with contextlib.suppress(OSError):
             for child in sorted(folder.iterdir()):
                 if child.is_dir():
                     self._watch(hierarchy, f"{path.rstrip('/')}/{child.name}", tell=tell, depth=depth + 1)
+
+    def _is_told(self, path: str) -> bool:
+        return not self._shared or of_this_machine(path)
+
+    def _may_hold(self, path: str) -> bool:
+        """Whether a run's cgroups can be there or below: on a shared machine not in what is another service's."""
+        return not self._shared or path == "/" or path.endswith(".slice") or of_this_machine(path)

@@ -3,7 +3,8 @@
 One tracefs instance for each cgrace process, in a detached mount that nobody else sees, named as all that we make
 (targets/owner.py). It records events/cgroup/* with the trace clock `mono`, which is the clock of our traces, cut to whole
 microseconds by the kernel's text form. A filter in the kernel drops everything whose path does not carry our name, so the
-host's own cgroup traffic costs nothing and cannot push our events out of the buffer.
+host's own cgroup traffic costs nothing and cannot push our events out of the buffer. On a machine whose own systemd is the
+target, that name is the prefix of our units.
 
 Order. An event is in the buffer before the system call that caused it returns, and `drain` reads until there is nothing
 left. So whoever drains before he records a driver's answer has every cgroup event that the driver caused before it, in front
@@ -32,7 +33,7 @@ from cgrace.harness.events import Actor, Event
 from cgrace.harness.targets.base import Sandbox
 from cgrace.harness.targets.linux import mount_detached
 from cgrace.harness.targets.owner import OWNED_NAME, own_name, process_lives
-from cgrace.harness.witnesses.attribution import RunWitness
+from cgrace.harness.witnesses.attribution import RunWitness, of_this_machine
 
 __all__ = ["KernelRecord", "KernelWitness", "RunWitness", "Subscription", "sweep_instances"]
 
@@ -78,7 +79,7 @@ class KernelRecord(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Subscription:
-    """One run's share: everything at or below `prefix`."""
+    """One run's share: everything at or below `prefix`; "" on a machine whose own systemd is the target."""
 
     prefix: str
     sink: Callable[[KernelRecord], None]
@@ -87,8 +88,9 @@ class Subscription:
 class KernelWitness:
     """The tracefs instance of this process. Make one with `open`, end it with `close` (or use it as a context manager)."""
 
-    def __init__(self, mount: int | None, instance: Path) -> None:
+    def __init__(self, mount: int | None, instance: Path, name: str = "") -> None:
         self._mount = mount
+        self._name = name
         self._instance = instance
         self._made = False
         self._subscriptions: list[Subscription] = []
@@ -102,13 +104,14 @@ class KernelWitness:
     # ---- life
 
     @classmethod
-    def open(cls) -> KernelWitness:
+    def open(cls, name: str = "") -> KernelWitness:
         """Make the instance (about 30 ms, most of it the kernel's wait for the new clock: asyncio.to_thread may call it).
 
-        Raises TargetError where the kernel or our rights do not allow it.
+        name: part of every path that is to be told of, "" for this process's own name. Raises TargetError where the kernel or our
+        rights do not allow it.
         """
         mount, top = _tracefs()
-        witness = cls(mount, top / "instances" / own_name())
+        witness = cls(mount, top / "instances" / own_name(), name or own_name())
         try:
             sweep_instances(top)
             witness._make()
@@ -141,7 +144,7 @@ class KernelWitness:
             self._write("buffer_percent", "0")
         self._write("options/record-tgid", "1")
         for event, field in EVENTS.items():
-            self._write(f"events/cgroup/{event}/filter", f'{field} ~ "*{own_name()}*"')
+            self._write(f"events/cgroup/{event}/filter", f'{field} ~ "*{self._name}*"')
             self._write(f"events/cgroup/{event}/enable", "1")
         self._pipe = os.open(self._instance / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with (self._instance / "trace_marker").open("wb", buffering=0) as marker:
@@ -256,6 +259,8 @@ class KernelWitness:
             for subscription in tuple(self._subscriptions):
                 if record.kind == "lost":
                     subscription.sink(record)
+                    continue
+                if not subscription.prefix and not of_this_machine(record.path):
                     continue
                 at = record.path.find(subscription.prefix)
                 below = record.path[at + len(subscription.prefix) :]

@@ -32,9 +32,11 @@ What this cannot see: alarm(2) and setitimer(2), which /proc does not show.
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -267,12 +269,33 @@ def _look(pid: int, *, count_first: bool, whole: bool = False) -> ProcessSample:
                     threads.append(thread)
                     if thread.wait is None and not whole:
                         break
-                children.extend(int(child) for child in _read(f"{root}/{name}/children").split())
+                if lists_children():
+                    children.extend(int(child) for child in _read(f"{root}/{name}/children").split())
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it ended since the list was read: the other look has another list
     if not threads:
         raise ProcessGone(f"process {pid} ended")
+    if not lists_children():
+        children = list(_children_by_scan(pid))
     return ProcessSample(pid=pid, threads=tuple(threads), children=tuple(sorted(children)))
+
+
+@functools.cache
+def lists_children() -> bool:
+    """Whether this kernel tells a process's children (CONFIG_PROC_CHILDREN; before Linux 4.2, CONFIG_CHECKPOINT_RESTORE)."""
+    return Path(f"/proc/self/task/{os.getpid()}/children").exists()
+
+
+def _children_by_scan(pid: int) -> Iterator[int]:
+    """For kernels that do not: every process is asked for its parent. A sleeping parent makes no more of them meanwhile."""
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if name.isdigit():
+            try:
+                stat = _read(f"/proc/{name}/stat")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(stat[stat.rindex(b")") + 2 :].split(None, 2)[1]) == pid:
+                yield int(name)
 
 
 def _look_at_thread(path: str, tid: int, memory: _Memory, *, count_first: bool) -> ThreadSample | None:

@@ -128,8 +128,6 @@ class _Look:
 
     def family_and_waits(self) -> None:
         """Find the family; note waits and timers that cannot be judged."""
-        if not Path("/proc/thread-self/children").exists():
-            self.unaccounted.append("child processes, which this kernel does not list (CONFIG_PROC_CHILDREN)")
         todo = [self._pid]
         while todo:
             pid = todo.pop()
