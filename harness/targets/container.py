@@ -166,7 +166,9 @@ class ContainerTarget(MachineRuns):
     async def _failed(self, why: str) -> TargetError:
         return TargetError(
             f"{self.root.suite}'s systemd did not boot: {why}",
-            hint=f"rm -rf {self.root.folder}, which builds the root anew",
+            hint=f"rm -rf {self.root.folder}, which builds the root anew"
+            if self.root.over is None
+            else "its console says why; the root alone boots: leave out what is behind the +",
             detail=await asyncio.to_thread(self._boot.last_words),
         )
 
@@ -194,11 +196,11 @@ class ContainerTarget(MachineRuns):
         return {
             **self._view(),
             "entry": str(self.root.folder),
-            "over": str(self.root.over) if self.root.over is not None else "",
+            "over": str(self.root.over.folder) if self.root.over is not None else "",
             "size_mb": WRITABLE_MB,
             "hostname": "cgrace",
             "files": {"/run/systemd/system/cgrace.target": _TARGET},
-            "inits": INITS,
+            "inits": self.root.over.inits if self.root.over is not None else INITS,
             "argv": [*_ARGUMENTS, *(_LEGACY_ARGUMENTS if legacy else ())],
             "env": [
                 "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -18,6 +18,7 @@ from cgrace.harness.drivers.cache import cache_root, content_key
 from cgrace.harness.errors import TargetError
 from cgrace.harness.targets import roots_build, roots_own
 from cgrace.harness.targets.roots_build import APT_OPTIONS, HOOKS, NEVER
+from cgrace.harness.targets.roots_tree import Tree, install_tree
 
 NOTE_FILE: Final = "root.json"
 FORMAT: Final = 1  # of an entry; a change makes every root new
@@ -28,18 +29,31 @@ _FREE_BYTES_MIN: Final = 600_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Root:
-    """A root that can be booted. folder: has root/ and mnt/; suite: its name; note: what root.json says. over: an install tree that
-    is laid over it when it boots, never copied."""
+    """A root that can be booted. folder: has root/ and mnt/; suite: its name; note: what root.json says, with the version of the
+    systemd that it will boot. over: an install tree that is laid over it when it boots, never copied."""
 
     suite: str
     folder: Path
     note: dict[str, Any]
-    over: Path | None = None
+    over: Tree | None = None
 
 
 def roots_folder() -> Path:
     """Where roots are kept."""
     return cache_root() / "roots"
+
+
+def split_over(text: str) -> tuple[str, str]:
+    """A place's name in two: "trixie+DIR" is a root and the install tree over it, "" for none. A path may have a + in it: of those
+    the last is meant before which a root is there."""
+    base, plus, over = text.partition("+")
+    if not plus or not roots_own.is_own(base):
+        return base, over
+    ends = [at for at, letter in enumerate(text) if letter == "+"]
+    for end in [len(text), *reversed(ends)]:
+        if Path(text[:end]).expanduser().exists():
+            return text[:end], text[end + 1 :]
+    return text, ""
 
 
 def look_up(suite: str) -> Root | None:
@@ -54,11 +68,12 @@ async def build_root(suite: str, *, progress: Callable[[str], None] = lambda _: 
 
     Two that want the same root at once: the second waits for the first. Offline once built.
     """
-    base, plus, over = suite.partition("+")
-    if plus:
+    base, over = split_over(suite)
+    if over:
         below = await build_root(base, progress=progress)
-        tree = await asyncio.to_thread(roots_own.install_tree, over, below.folder / "root")
-        return replace(below, suite=suite, over=tree)
+        tree = await asyncio.to_thread(install_tree, over, below.folder / "root", base)
+        note = {**below.note, "suite": suite, "packages": {**below.note["packages"], "systemd": tree.version}}
+        return replace(below, suite=suite, over=tree, note=note)
     if roots_own.is_own(suite):
         return await _own(suite, progress)
     if (root := look_up(suite)) is not None:

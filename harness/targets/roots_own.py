@@ -22,9 +22,9 @@ from typing import Any, Final
 from cgrace.harness.drivers.cache import content_key
 from cgrace.harness.errors import TargetError
 from cgrace.harness.proc.run import run_ok
+from cgrace.harness.targets.roots_tree import INITS, systemd_version
 
 UNPACKER: Final = Path(__file__).with_name("roots_unpack.py")
-SYSTEMDS: Final = ("usr/lib/systemd/systemd", "lib/systemd/systemd")
 BUSES: Final = ("usr/bin/dbus-daemon", "usr/bin/dbus-broker", "bin/dbus-daemon")
 UNPACK_S_MAX: Final = 1800.0
 _FORMAT: Final = 1
@@ -35,29 +35,11 @@ _MANIFESTS: Final = (
 )
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _BLOCK: Final = 1 << 20
-_SAYS_VERSION: Final = re.compile(rb"systemd (2[0-9]{2}[0-9a-z.~+-]*) running in")
 
 
 def is_own(text: str) -> bool:
     """Whether a place's name is a path and not a suite's."""
     return "/" in text or text in (".", "..")
-
-
-def install_tree(text: str, root: Path) -> Path:
-    """The folder of an install tree that can be laid over the root; TargetError where that would give no bootable one."""
-    path = Path(text).expanduser().absolute()
-    if not any((path / place).is_file() for place in ("usr/lib/systemd/systemd", "lib/systemd/systemd")):
-        raise TargetError(
-            f"{text!r:.200} is no install tree with a systemd: it has no usr/lib/systemd/systemd",
-            hint=f"DESTDIR={text:.200} ninja install, in systemd's build folder",
-        )
-    for name in ("bin", "sbin", "lib", "lib64"):
-        if (root / name).is_symlink() and (path / name).is_dir() and not (path / name).is_symlink():
-            raise TargetError(
-                f"{path / name} is a folder, and in the root below it is a link to usr/{name}: it would hide all that is there",
-                hint="configure systemd for a merged /usr: meson -Dsplit-usr=false",
-            )
-    return path
 
 
 def describe(text: str) -> tuple[Path, str, tuple[Path, ...]]:
@@ -99,7 +81,7 @@ async def fill(
 
 def _check(text: str, root: Path) -> str:
     """The version of its systemd; TargetError where it lacks what a boot takes."""
-    if not any(_exists(root, name) for name in SYSTEMDS):
+    if not any(_exists(root, name) for name in INITS):
         raise TargetError(
             f"{text} is a root without systemd", hint="install it there: apt install systemd dbus, dnf install systemd"
         )
@@ -108,15 +90,7 @@ def _check(text: str, root: Path) -> str:
             f"{text} has no D-Bus daemon, which systemd is asked through",
             hint="install it there: apt install dbus, dnf install dbus-broker",
         )
-    for base, name in (("usr/lib", "libsystemd-shared-*.so"), ("usr/lib64", "libsystemd-shared-*.so"), ("lib", "lib*")):
-        for found in sorted((root / base).glob(f"**/systemd/{name}")) if not (root / base).is_symlink() else ():
-            if (match := re.fullmatch(r"libsystemd-shared-(\d.*)\.so", found.name)) is not None:
-                return match[1]
-    for name in SYSTEMDS:
-        binary = root / name
-        if binary.is_file() and (said := _SAYS_VERSION.search(binary.read_bytes())) is not None:
-            return said[1].decode()
-    return ""
+    return systemd_version(root)
 
 
 def _exists(root: Path, name: str) -> bool:

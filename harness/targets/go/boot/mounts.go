@@ -3,9 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"unsafe"
 )
@@ -54,6 +57,9 @@ func makeMachine(config Config) (machine, error) {
 	if err := enterRoot(); err != nil {
 		return made, err
 	}
+	if config.Over != "" {
+		findLibraries()
+	}
 	if err := protectHost(); err != nil {
 		return made, err
 	}
@@ -88,12 +94,88 @@ func layRoot(sizeMB int, over string) error {
 		if err := syscall.Mount(over, laidOver, "", syscall.MS_BIND, ""); err != nil {
 			return fmt.Errorf("bind the install tree %s: %w", over, err)
 		}
+		if err := moveMerged(); err != nil {
+			return fmt.Errorf("lay what is in %s beside /usr over the root: %w", over, err)
+		}
 		lower = laidOver + ":root"
 	}
 	if err := syscall.Mount("overlay", merged, "overlay", 0, "lowerdir="+lower+",upperdir=mnt/upper,workdir=mnt/work"); err != nil {
 		return fmt.Errorf("mount the overlay over the root: %w", err)
 	}
 	return nil
+}
+
+// moveMerged lets a tree that has a /lib of its own be laid over a root where that is a link to usr/lib: the link goes to the
+// uppermost layer, and a copy of what the tree has below /lib to where it leads. The same for the other names of a merged /usr.
+func moveMerged() error {
+	for _, name := range []string{"bin", "sbin", "lib", "lib64"} {
+		target, err := os.Readlink(filepath.Join("root", name))
+		if err != nil {
+			continue // no link
+		}
+		from := filepath.Join(laidOver, name)
+		if info, err := os.Lstat(from); err != nil || !info.IsDir() {
+			continue
+		}
+		if err := os.Symlink(target, filepath.Join("mnt/upper", name)); err != nil {
+			return err
+		}
+		to := filepath.Join("mnt/upper", filepath.Clean("/"+target))
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		if err := copyTree(from, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyTree copies directories, files and links; an install tree holds nothing else that a machine needs.
+func copyTree(from, to string) error {
+	return filepath.WalkDir(from, func(path string, entry os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		place := filepath.Join(to, strings.TrimPrefix(path, from))
+		switch {
+		case entry.IsDir():
+			if err := os.Mkdir(place, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+				return err
+			}
+			return nil
+		case entry.Type()&os.ModeSymlink != 0:
+			target, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			return os.Symlink(target, place)
+		case entry.Type().IsRegular():
+			return copyFile(path, place)
+		}
+		return nil
+	})
+}
+
+func copyFile(from, to string) error {
+	source, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	info, err := source.Stat()
+	if err != nil {
+		return err
+	}
+	target, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_EXCL, info.Mode().Perm())
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(target, source); err != nil {
+		target.Close()
+		return err
+	}
+	return target.Close()
 }
 
 func mountMachine() error {
@@ -230,6 +312,17 @@ func protectHost() error {
 		}
 	}
 	return nil
+}
+
+// findLibraries lets the loader know of libraries that the install tree brought. A root without ldconfig has its loader look
+// for them each time.
+func findLibraries() {
+	for _, path := range []string{"/sbin/ldconfig", "/usr/sbin/ldconfig"} {
+		if _, err := os.Stat(path); err == nil {
+			_ = exec.Command(path).Run()
+			return
+		}
+	}
 }
 
 func writeFiles(files map[string]string) error {
