@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from cgrace.harness.errors import TargetError, UnavailableError, UsageError
 from cgrace.harness.proc.workers import WorkerDied
 from cgrace.harness.targets import images, images_initrd, qemu, remote_runtime
+from cgrace.harness.targets.guest import check_layout
 from cgrace.harness.targets.images_initrd import Member
 from cgrace.harness.targets.registry import parse_target
 from cgrace.harness.targets.remote import RemoteVm, open_machine, parse_remote
 from cgrace.harness.targets.ssh import SshChannel
-from cgrace.harness.targets.vm import check_layout
 
 BOOT = os.environ.get("CGRACE_TEST_VM", "")
 NAMES = st.text("abcdefgh/_.", min_size=1, max_size=40).filter(lambda name: name != "TRAILER!!!")
@@ -87,9 +87,9 @@ def test_target_names() -> None:
 def test_layouts() -> None:
     """A systemd without cgroup v1 is not booted with it."""
     with pytest.raises(UnavailableError, match="v2 alone"):
-        check_layout("sid", "v1")
+        check_layout("sid", "v1", 262)
     with pytest.raises(TargetError, match="no cgroup layout"):
-        check_layout("sid", "v3")
+        check_layout("sid", "v3", 262)
 
 
 def test_forwarded_port() -> None:

@@ -15,10 +15,10 @@ from cgrace.harness.commands import EXIT_OK
 from cgrace.harness.commands.common import show, show_json
 from cgrace.harness.proc.find import find_program
 from cgrace.harness.targets import images, roots
-from cgrace.harness.targets.images import V2_ONLY
 from cgrace.harness.targets.probe import probe
 from cgrace.harness.targets.qemu import PACKAGES, PROGRAM, find_kvm
 from cgrace.harness.targets.roots_build import SUITES
+from cgrace.harness.targets.vms import layouts_of
 
 _SYSTEMD_RUNS: Final = Path("/run/systemd/system")  # sd_booted(3)
 _V2: Final = Path("/sys/fs/cgroup/cgroup.controllers")
@@ -98,7 +98,7 @@ def _rows() -> Iterator[Row]:
 
 
 def _container(suite: str, systemd: str, *, capable: bool, here: tuple[str, ...]) -> Row:
-    known = ("v2",) if suite in V2_ONLY else ("v1", "v2")
+    known = tuple(layout for layout in layouts_of(suite) if layout != "hybrid")
     layouts = tuple(layout for layout in known if layout in here)
     built = roots.look_up(suite) is not None
     missing = [] if built or shutil.which("mmdebstrap") else ["mmdebstrap"]
@@ -131,7 +131,7 @@ def _vm(suite: str, systemd: str) -> Row:
     return Row(
         name=f"vm:{suite}",
         systemd=systemd,
-        layouts=("v2",) if suite in V2_ONLY else images.LAYOUTS,
+        layouts=layouts_of(suite),
         needs="QEMU, ssh; once root, mmdebstrap, mke2fs",
         ready=not missing and (built or os.geteuid() == 0),
         found=f"no {', no '.join(missing)}" if missing else f"{state}; {accelerator}",

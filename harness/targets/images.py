@@ -19,14 +19,13 @@ from cgrace.harness.errors import TargetError
 from cgrace.harness.proc.find import find_program, search_path
 from cgrace.harness.proc.run import run
 from cgrace.harness.targets import images_initrd, roots_build
-from cgrace.harness.targets.roots_build import APT_OPTIONS, HOOKS, NEVER, SUITES
+from cgrace.harness.targets.roots_build import APT_OPTIONS, HOOKS, NEVER
 
 NOTE_FILE: Final = "image.json"
 FORMAT: Final = 1  # of an entry; a change makes every image new
 PACKAGES: Final = ("dbus", "systemd", "systemd-sysv", "udev", "openssh-server", "kmod", "mount", "procps")
 KERNEL: Final = "linux-image-cloud-amd64"
 LAYOUTS: Final = ("v1", "v2", "hybrid")
-V2_ONLY: Final = ("forky", "sid")  # systemd 258 and newer have no cgroup v1
 DISK_MB: Final = 2048  # sparse: what it holds is a tenth of it
 _FREE_BYTES_MIN: Final = 1_500_000_000
 _UUID: Final = "63677261-6365-4000-8000-000000000001"
@@ -81,6 +80,11 @@ class Image:
     suite: str
     folder: Path
     note: dict[str, Any]
+
+    @property
+    def systemd(self) -> str:
+        """Its systemd's version."""
+        return str(self.note.get("packages", {}).get("systemd", ""))
 
     @property
     def disk(self) -> Path:
@@ -169,8 +173,3 @@ async def _lay_onto_disk(root: Path, disk: Path) -> None:
     done = await run(words, env={"PATH": search_path(), "E2FSPROGS_FAKE_TIME": _EPOCH, "SOURCE_DATE_EPOCH": _EPOCH})
     if not done.ok:
         raise TargetError(f"the disk cannot be made: mke2fs {done.how}", hint=done.command_line, detail=done.tail)
-
-
-def known_suites() -> tuple[str, ...]:
-    """The suites that are known to boot."""
-    return tuple(SUITES)

@@ -1,4 +1,4 @@
-"""A target's name taken apart: the place, and behind it the cgroup layout that was asked for."""
+"""A target's name taken apart: the place, and behind it the cgroup layout that was asked for; and a systemd's version."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from cgrace.harness.errors import UsageError
+from cgrace.harness.errors import TargetError, UsageError
 
+V1_ENDS: Final = 258  # the first systemd without cgroup v1 (systemd-behaviour: release notes of 258)
 _LIKE_LAYOUT: Final = re.compile(r"v\d+|hybrid|legacy|unified")  # behind a path, which may hold colons
 
 
@@ -19,3 +20,11 @@ def split_layout(kind: str, rest: str, layouts: Sequence[str]) -> tuple[str, str
     if place and ("/" not in rest or _LIKE_LAYOUT.fullmatch(last)):
         raise UsageError(f"{last!r:.40} is no cgroup layout of {kind}:{place}", hint=f"one of: {', '.join(layouts)}")
     return rest, ""
+
+
+def systemd_number(version: str) -> int:
+    """252 of "252.39-1~deb12u2", "systemd 252" or "v252"; TargetError where there is none."""
+    found = re.search(r"\d+", version)
+    if found is None:
+        raise TargetError(f"which systemd is this? It calls itself {version!r}")
+    return int(found[0])

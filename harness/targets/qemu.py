@@ -30,24 +30,33 @@ KVM: Final = "kvm"
 TCG: Final = "tcg"
 MEMORY_MB: Final = 1024
 CPUS: Final = 2
+OVERLAY: Final = "disk.qcow2"  # in the runtime folder: all that the guest writes
 PID_FILE: Final = "qemu.pid"  # in the runtime folder, for a sweep: pid and start time
 ANSWER_S_MAX: Final = 120.0  # a state that is kept or loaded on a slow disk
 _KVM_GET_API_VERSION: Final = 0xAE00  # linux/kvm.h
 _KVM_CREATE_VM: Final = 0xAE01
 _KVM_API: Final = 12
+_PANIC: Final = "Kernel panic"
+_LAST_S_MAX: Final = 1.0
 _ANSWER_BYTES_MAX: Final = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineConfig:
-    """What is booted. folder: the runtime folder, where the overlay goes; disk: raw, only read; initrd: a file."""
+    """What is booted. folder: the runtime folder, where the overlay goes; disk: only read; kernel, initrd: files, or None for the
+    disk's own boot loader; seed: a folder to be seen as a disk with the label CIDATA; firmware: OEM strings (SMBIOS type 11);
+    may_reboot: whether it may start over before it is ready, else that is its end."""
 
     folder: Path
     disk: Path
     disk_format: str
-    kernel: Path
-    initrd: Path
-    command_line: str
+    kernel: Path | None = None
+    initrd: Path | None = None
+    command_line: str = ""
+    memory_mb: int = MEMORY_MB
+    seed: Path | None = None
+    firmware: tuple[str, ...] = ()
+    may_reboot: bool = False
 
 
 def find_kvm() -> str:
@@ -78,13 +87,14 @@ class Qemu:
     """One running machine. Made by `start`; `kill` and `reap` end it in whatever state it is.
 
     accelerator: KVM or TCG; port: where its port 22 is on 127.0.0.1; stopped: done when it ended, panicked or was stopped by an
-    error of its own, with the reason.
+    error of its own, with the reason; ended: done when the process is gone.
     """
 
     def __init__(self, accelerator: str) -> None:
         self.accelerator = accelerator
         self.port = 0
         self.stopped: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.console: Console | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
@@ -96,7 +106,7 @@ class Qemu:
 
     async def start(self, config: MachineConfig) -> None:
         """Start it and ask for its port; TargetError where QEMU does not come up."""
-        overlay = config.folder / "disk.qcow2"
+        overlay = config.folder / OVERLAY
         overlay.unlink(missing_ok=True)
         made = await run(
             ["qemu-img", "create", "-q", "-f", "qcow2", "-F", config.disk_format, "-b", str(config.disk), str(overlay)]
@@ -126,17 +136,31 @@ class Qemu:
 
     def _words(self, config: MachineConfig, control: int) -> list[str]:
         cpu = "max" if self.accelerator == TCG else "host"
-        return [
+        words = [
             *("setpriv", "--pdeathsig", "KILL", PROGRAM, "-name", config.folder.name),
-            *("-machine", f"q35,accel={self.accelerator}", "-cpu", cpu, "-smp", str(CPUS), "-m", str(MEMORY_MB)),
-            *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
+            *("-machine", f"q35,accel={self.accelerator}", "-cpu", cpu, "-smp", str(CPUS), "-m", str(config.memory_mb)),
+            *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-device", "pvpanic"),
             *("-chardev", f"socket,id=control,fd={control}", "-mon", "chardev=control,mode=control"),
-            *("-kernel", str(config.kernel), "-initrd", str(config.initrd), "-append", config.command_line),
-            *("-drive", f"file={config.folder}/disk.qcow2,if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap"),
+            *(
+                "-drive",
+                f"file={_quoted(config.folder / OVERLAY)},if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap",
+            ),
             *("-device", "virtio-blk-pci,drive=disk", "-device", "virtio-rng-pci"),
             *("-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"),
             *("-device", "virtio-net-pci,netdev=net,romfile="),
         ]
+        if not config.may_reboot:
+            words.append("-no-reboot")
+        if config.kernel is not None:
+            words += ["-kernel", str(config.kernel), "-append", config.command_line]
+        if config.initrd is not None:
+            words += ["-initrd", str(config.initrd)]
+        if config.seed is not None:  # the last device, so that without it no other one moves
+            words += ["-drive", f"driver=vvfat,dir={_quoted(config.seed)},label=CIDATA,read-only=on,if=none,id=seed"]
+            words += ["-device", "virtio-blk-pci,drive=seed"]
+        for text in config.firmware:
+            words += ["-smbios", f"type=11,value={text.replace(',', ',,')}"]
+        return words
 
     def _note(self, folder: Path) -> None:
         assert self._process is not None
@@ -148,6 +172,8 @@ class Qemu:
     def _ended(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         self._stop("qemu ended")
+        if not self.ended.done():
+            self.ended.set_result(None)
 
     def _stop(self, why: str) -> None:
         if not self.stopped.done():
@@ -218,6 +244,21 @@ class Qemu:
         """The last lines of its console and of QEMU itself."""
         return self.console.tail(lines) if self.console is not None else ""
 
+    def why(self) -> str:
+        """Why it is gone, "" while it is there. Blocks for a moment where it has just died."""
+        if self._process is None or self.console is None:
+            return ""
+        if self._process.poll() is not None:
+            self.console.finish(_LAST_S_MAX)
+            self._stop("qemu ended")
+        if not self.stopped.done():
+            return ""
+        return "the guest's kernel panicked" if _PANIC in self.tail(100) else self.stopped.result()
+
+    def last_words(self) -> str:
+        """Why it is gone, if it is, and the last lines of its console."""
+        return "\n".join(line for line in (self.why(), self.tail()) if line)
+
     def kill(self) -> None:
         """SIGKILL, in whatever state it is."""
         if self._process is not None:
@@ -232,14 +273,18 @@ class Qemu:
         if self._writer is not None:
             self._writer.close()
         if self._pidfd >= 0:
-            asyncio.get_running_loop().remove_reader(self._pidfd)
+            self._ended()
             os.close(self._pidfd)
             self._pidfd = -1
         if self._process is not None:
             await asyncio.to_thread(self._process.wait)
         if self.console is not None:
             await asyncio.to_thread(self.console.close)
-        self._stop("qemu was ended")
+
+
+def _quoted(path: Path) -> str:
+    """A path within an option's value, where a comma ends it (qemu(1))."""
+    return str(path).replace(",", ",,")
 
 
 def _forwarded_port(text: str) -> int:

@@ -16,21 +16,20 @@ from typing import Final, Protocol
 from cgrace.harness.errors import TargetError, UnavailableError, UsageError
 from cgrace.harness.targets.fake import FakeTarget
 from cgrace.harness.targets.host import HostTarget
-from cgrace.harness.targets.images import build_image
 from cgrace.harness.targets.machine import MachineSandbox
-from cgrace.harness.targets.names import split_layout
+from cgrace.harness.targets.names import V1_ENDS, split_layout, systemd_number
 from cgrace.harness.targets.pool import ContainerPool
 from cgrace.harness.targets.remote import look_at
 from cgrace.harness.targets.roots import build_root
 from cgrace.harness.targets.sandbox import FakeSandbox
 from cgrace.harness.targets.user import UserTarget
+from cgrace.harness.targets.vms import describe_vm
 
 KINDS: Final = ("fake", "container", "vm", "ssh", "host", "user")
 REMOTE: Final = ("vm", "ssh")  # cgrace itself runs inside, and there the target is the host (engine/remote.py)
 LAYOUTS: Final = ("v1", "v2")
 HYBRID: Final = "hybrid"  # of a vm: v1 with systemd in a v2 of its own
 UNDONE: Final = "the machine is not as it was before the last run"
-V1_ENDS: Final = 258  # the first systemd without cgroup v1 (systemd-behaviour: release notes of 258)
 _HINT: Final = "--target fake, or a booted systemd: --target container:bookworm, container:bookworm:v1"
 
 
@@ -152,8 +151,7 @@ async def describe(name: TargetName, progress: Callable[[str], None] = lambda _:
                 version, layouts = user.version, (user.layout,)
             name = dataclasses.replace(name, shown=name.shown or f"user:{systemd_number(version)}")
         case "vm":
-            image = await build_image(name.place, progress=progress)
-            version, layouts = str(image.note.get("packages", {}).get("systemd", "")), LAYOUTS
+            version, layouts = await describe_vm(name.place, progress)
         case _:
             root = await build_root(name.place, progress=progress)
             version, layouts = str(root.note.get("packages", {}).get("systemd", "")), LAYOUTS
@@ -161,14 +159,6 @@ async def describe(name: TargetName, progress: Callable[[str], None] = lambda _:
     if systemd >= V1_ENDS:
         layouts = ("v2",)
     return Facts(name=name, version=version, systemd=systemd, layouts=layouts)
-
-
-def systemd_number(version: str) -> int:
-    """252 of "252.39-1~deb12u2", "systemd 252" or "v252"; TargetError where there is none."""
-    found = re.search(r"\d+", version)
-    if found is None:
-        raise TargetError(f"which systemd is this? It calls itself {version!r}")
-    return int(found[0])
 
 
 @contextlib.asynccontextmanager

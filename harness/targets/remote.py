@@ -15,6 +15,8 @@ from cgrace.harness.targets.remote_machine import Facts, RemoteMachine
 from cgrace.harness.targets.ssh import SshChannel
 from cgrace.harness.targets.sweep import sweep
 from cgrace.harness.targets.vm import VmTarget
+from cgrace.harness.targets.vm_own import is_disk
+from cgrace.harness.targets.vms import open_vm
 
 KINDS: Final = ("vm", "ssh")
 VM_BASE: Final = "/opt/cgrace"  # of a guest: part of its snapshot
@@ -59,7 +61,7 @@ def parse_remote(text: str) -> RemoteName:
             f"{text!r:.80} is no machine",
             hint="vm:sid:v2, vm:bookworm:v1, vm:bookworm:hybrid, ssh:HOST as ssh takes it",
         )
-    return RemoteName(kind, which, layout or ("v2" if kind == "vm" else ""))
+    return RemoteName(kind, which, layout or ("v2" if kind == "vm" and not is_disk(which) else ""))
 
 
 class RemoteVm(RemoteMachine):
@@ -82,9 +84,14 @@ async def open_machine(text: str, *, progress: Callable[[str], None] = lambda _:
     """
     name = parse_remote(text)
     if name.kind == "vm":
-        async with VmTarget.open(name.which, layout=name.layout, progress=progress) as target:
+        async with open_vm(name.which, name.layout, progress=progress) as target:
             vm = RemoteVm(str(name), target)
             await vm.prepare(progress)
+            if name.layout not in ("", vm.facts.layout):
+                raise TargetError(
+                    f"{name} came up with cgroup {vm.facts.layout}: its systemd or its kernel decided otherwise",
+                    hint=f"vm:{name.which}:{vm.facts.layout}",
+                )
             yield vm
     else:
         async with _ssh(name, progress) as machine:

@@ -1,6 +1,6 @@
-"""Target `vm`: a Debian suite's own kernel and systemd in a virtual machine, booted once, reached by ssh, reset to a snapshot.
+"""Target `vm`: a guest's own kernel and systemd in a virtual machine, booted once, reached by ssh, reset to a snapshot.
 
-The kernel's command line chooses the cgroup layout. Nothing of it is on the host but one QEMU process and a folder with its
+Nothing of it is on the host but one QEMU process and a folder with its
 overlay and keys, both named after us (owner.py); the folder's record tells a sweep of the process.
 """
 
@@ -13,33 +13,18 @@ from pathlib import Path
 from typing import Final
 
 from cgrace.harness.clock import now_ns
-from cgrace.harness.drivers.gobuild import build_go_program
-from cgrace.harness.errors import TargetError, UnavailableError
-from cgrace.harness.proc.run import run
-from cgrace.harness.targets import images, images_initrd
+from cgrace.harness.errors import TargetError
 from cgrace.harness.targets.folder import runtime_folder
-from cgrace.harness.targets.images import Image
-from cgrace.harness.targets.qemu import KVM, TCG, MachineConfig, Qemu, check_program, find_kvm
+from cgrace.harness.targets.guest import Guest
+from cgrace.harness.targets.qemu import KVM, OVERLAY, TCG, MachineConfig, Qemu, check_program, find_kvm
 from cgrace.harness.targets.ssh import SshChannel
 from cgrace.harness.targets.sweep import sweep
 
-BOOT_S_MAX: Final = 240.0  # under TCG on a busy machine; a booting guest that is stuck is told by this alone
+RECONNECT_S_MAX: Final = 120.0  # after a snapshot was loaded
 KVM_S_MAX: Final = 15.0  # for a guest under KVM to say its first word
-INIT_SOURCE: Final = Path(__file__).resolve().parent / "go" / "vminit"
-_FIRST_WORD: Final = "cgrace-vminit"
+POWER_OFF_S_MAX: Final = 120.0
 _KNOCK_S: Final = 0.25
 _CLEAN: Final = "clean"
-# systemd's kernel-command-line(7); 256 and 257 refuse v1 without the last word of those that ask for it.
-_LEGACY: Final = "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"
-_LAYOUTS: Final = {
-    "v1": f"systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1 {_LEGACY}",
-    "hybrid": f"systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=0 {_LEGACY}",
-    "v2": "systemd.unified_cgroup_hierarchy=1",
-}
-_BASE: Final = (
-    "console=ttyS0 net.ifnames=0 quiet loglevel=4 systemd.show_status=0 systemd.unit=cgrace.target panic=-1 "
-    "mitigations=off random.trust_cpu=on rw"
-)
 
 
 class VmTarget:
@@ -48,8 +33,8 @@ class VmTarget:
     channel: ssh to it, as root; boot_ns: from start to the first ssh command; accelerator: "kvm" or "tcg".
     """
 
-    def __init__(self, image: Image, layout: str, folder: Path) -> None:
-        self.image = image
+    def __init__(self, guest: Guest, layout: str, folder: Path) -> None:
+        self.guest = guest
         self.layout = layout
         self.folder = folder
         self.boot_ns = 0
@@ -61,18 +46,16 @@ class VmTarget:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, suite: str, *, layout: str = "v2", progress: Callable[[str], None] = lambda _: None
+        cls, guest: Guest, *, layout: str, progress: Callable[[str], None] = lambda _: None
     ) -> AsyncIterator[VmTarget]:
-        """Build the suite's image if need be, boot it and connect.
+        """Boot it and connect. layout: "" for the guest's own.
 
         TargetError with the console's last lines where it does not boot. However the block ends, nothing is left of it.
         """
-        check_layout(suite, layout)
         check_program()
-        image = await images.build_image(suite, progress=progress)
         await asyncio.to_thread(sweep)
         with runtime_folder() as folder:
-            target = cls(image, layout, folder)
+            target = cls(guest, layout, folder)
             try:
                 await target._boot(progress)
                 yield target
@@ -102,9 +85,19 @@ class VmTarget:
 
     def last_words(self) -> str:
         """Why it is gone, if it is, and the last lines of its console."""
-        qemu = self._qemu
-        why = [qemu.stopped.result()] if qemu is not None and qemu.stopped.done() else []
-        return "\n".join([*why, self.console_tail()])
+        return self._qemu.last_words() if self._qemu is not None else ""
+
+    async def wait_off(self) -> Path:
+        """Wait until it has switched itself off; the overlay with all that was written. TargetError where it does not."""
+        assert self._qemu is not None
+        try:
+            async with asyncio.timeout(POWER_OFF_S_MAX):
+                await self._qemu.ended
+        except TimeoutError:
+            raise TargetError(
+                f"the machine with {self.guest.name} does not switch itself off", detail=self.last_words()
+            ) from None
+        return self.folder / OVERLAY
 
     async def reset(self) -> None:
         """Back to the state that the first call found: processes, memory, disk. The channel is a new one afterwards.
@@ -118,104 +111,68 @@ class VmTarget:
         else:
             await self._qemu.save(_CLEAN)
             self._saved = True
-        await self._connect(BOOT_S_MAX)
+        await self._connect(RECONNECT_S_MAX, "did not come back from its snapshot")
 
     async def _boot(self, progress: Callable[[str], None]) -> None:
         started = now_ns()
-        config = await self._configure()
+        config = await self.guest.configure(self.folder, self.layout)
         for accelerator in (KVM, TCG) if not find_kvm() else (TCG,):
             self._qemu = Qemu(accelerator)
-            progress(f"booting {self.image.suite} ({self.layout}) under {accelerator}")
+            progress(f"booting {self.guest.name}{f' ({self.layout})' if self.layout else ''} under {accelerator}")
             if accelerator == KVM and not await self._wakes(self._qemu, config):
                 await self._stop_qemu()
                 progress("the guest does not live under KVM here; falling back to TCG")
                 continue
             if accelerator == TCG:
                 await self._qemu.start(config)
-            await self._connect(BOOT_S_MAX)
+            await self._connect(self.guest.boot_s_max, "did not boot")
             break
         self.boot_ns = now_ns() - started
 
     async def _wakes(self, qemu: Qemu, config: MachineConfig) -> bool:
         """Whether the guest gets to its first word under KVM: it may be that no instruction of it can be run here."""
+        started = now_ns()
         try:
             async with asyncio.timeout(KVM_S_MAX):
                 await qemu.start(config)
                 while not qemu.stopped.done() and await qemu.run_state() == "running":
-                    if _FIRST_WORD in qemu.tail(50):
+                    if self.guest.lives(qemu.tail(50), (now_ns() - started) / 1e9):
                         return True
                     await asyncio.wait({qemu.stopped}, timeout=_KNOCK_S)
         except (TargetError, TimeoutError):
             pass
         return False
 
-    async def _configure(self) -> MachineConfig:
-        """Keys of this boot, for both ends: the guest's own and ours; the guest finds them in its initial file system."""
-        folder = self.folder
-        for name in ("id", "host"):
-            words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "cgrace", "-f", str(folder / name)]
-            done = await run(words)
-            if not done.ok:
-                raise TargetError(
-                    "a key cannot be made: ssh-keygen", hint="apt install openssh-client", detail=done.tail
-                )
-        public = (folder / "host.pub").read_bytes()
-        (folder / "known_hosts").write_bytes(b"cgrace-vm " + public)
-        init = await build_go_program(INIT_SOURCE, "cgrace-vminit")
-        seed = images_initrd.seed(
-            init.read_bytes(),
-            {
-                "etc/ssh/ssh_host_ed25519_key": ((folder / "host").read_bytes(), 0o600),
-                "etc/ssh/ssh_host_ed25519_key.pub": (public, 0o644),
-                "root/.ssh/authorized_keys": ((folder / "id.pub").read_bytes(), 0o600),
-            },
-        )
-        (folder / "initrd.img").write_bytes(self.image.modules.read_bytes() + seed)
-        return MachineConfig(
-            folder=folder,
-            disk=self.image.disk,
-            disk_format="raw",
-            kernel=self.image.kernel,
-            initrd=folder / "initrd.img",
-            command_line=f"{_BASE} {_LAYOUTS[self.layout]}",
-        )
-
-    async def _connect(self, seconds_max: float) -> None:
-        """Knock until sshd opens; a machine that stops meanwhile is told at once."""
+    async def _connect(self, seconds_max: float, otherwise: str) -> None:
+        """Knock until sshd opens; a machine that stops meanwhile is told at once. otherwise: what it did instead."""
         assert self._qemu is not None
-        options = ["-F", "none", "-p", str(self._qemu.port), "-l", "root", "-i", str(self.folder / "id")]
-        for option in (
-            "IdentitiesOnly=yes",
-            "IdentityAgent=none",
-            "HostKeyAlias=cgrace-vm",
-            "StrictHostKeyChecking=yes",
-            f"UserKnownHostsFile={self.folder}/known_hosts",
-            "GlobalKnownHostsFile=/dev/null",
-            "Compression=no",
-            "LogLevel=ERROR",
-        ):
-            options += ["-o", option]
+        destination, options = self.guest.ssh_words(self.folder, self._qemu.port)
         deadline = now_ns() + int(seconds_max * 1e9)
         while True:
             self._channels = contextlib.AsyncExitStack()
             try:
                 self._channel = await self._channels.enter_async_context(
-                    SshChannel.open("127.0.0.1", folder=self.folder, options=options, last_words=self.last_words)
+                    SshChannel.open(destination, folder=self.folder, options=options, last_words=self.last_words)
                 )
-                self._channel.name = f"the machine with {self.image.suite}"
+                self._channel.name = f"the machine with {self.guest.name}"
                 return
             except TargetError as error:
                 if self._qemu.stopped.done():
-                    raise self._failed(self._qemu.stopped.result()) from None
+                    raise await self._failed(otherwise, "") from None
                 if now_ns() > deadline:
-                    raise self._failed(f"no ssh within {seconds_max:.0f} s: {error.detail}") from None
+                    late = f"no ssh within {seconds_max:.0f} s"
+                    raise await self._failed(otherwise, f"{late}: {error.detail}" if error.detail else late) from None
             await asyncio.wait({self._qemu.stopped}, timeout=_KNOCK_S)
 
-    def _failed(self, why: str) -> TargetError:
+    async def _failed(self, otherwise: str, why: str) -> TargetError:
+        """why: "" where the machine's end says it."""
+        assert self._qemu is not None
+        ended = not why
+        await self._stop_qemu()
         return TargetError(
-            f"the machine with {self.image.suite} did not boot: {why}",
-            hint=f"rm -rf {self.image.folder}, which builds the image anew",
-            detail=self.console_tail(),
+            f"the machine with {self.guest.name} {otherwise}: {self._qemu.why() if ended else why}",
+            hint=self.guest.hint,
+            detail=self._qemu.tail() or "nothing was written on its console",
         )
 
     async def _stop_qemu(self) -> None:
@@ -233,11 +190,3 @@ class VmTarget:
             await self._stop_qemu()
 
         await asyncio.shield(asyncio.ensure_future(end()))
-
-
-def check_layout(suite: str, layout: str) -> None:
-    """TargetError for a layout that there is not; UnavailableError for one that this suite's systemd does not know."""
-    if layout not in images.LAYOUTS:
-        raise TargetError(f"{layout!r:.40} is no cgroup layout", hint=f"one of: {', '.join(images.LAYOUTS)}")
-    if suite in images.V2_ONLY and layout != "v2":
-        raise UnavailableError(f"{suite}'s systemd knows cgroup v2 alone", hint=f"vm:{suite}:v2")
