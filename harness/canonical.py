@@ -131,15 +131,22 @@ class _Canon:
                 self.lanes[f"fault {fault}"].append(
                     "fired" + (f" on {self.messages[number][1]}" if number in self.messages else "")
                 )
-            case ev.DriverOpens(hierarchy=hierarchy, path=path):
+            case ev.DriverAsks():
                 if not self.stopped:
-                    held = f", held by {event.hold}" if event.hold else ""
-                    self.lanes[f"{event.process} opens {hierarchy}{path}"].append(f"{event.file}{held}")
+                    self._asks(event)
             case ev.HoldLetGo(hold=hold, why=why):
                 self.lanes[f"fault {hold}"].append(f"let go: {why}")
             case _:
                 return False
         return True
+
+    def _asks(self, event: ev.DriverAsks) -> None:
+        held = f", held by {event.hold}" if event.hold else ""
+        match event:
+            case ev.DriverOpens(hierarchy=hierarchy, path=path):
+                self.lanes[f"{event.process} opens {hierarchy}{path}"].append(f"{event.file}{held}")
+            case ev.DriverCloses(connection=connection):
+                self.lanes[f"{event.process} closes"].append(f"{connection}{held}")
 
     def _seen(self, message: ev.MessageSeen) -> None:
         if message.probe or self.stopped or message.unit in self.probed:

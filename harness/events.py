@@ -338,19 +338,29 @@ class ProcessMoved(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DriverOpens(Event):
-    """A driver asks the kernel to open a cgroup's `file` ("cgroup.procs" or "tasks") for writing; its thread waits for it.
+class DriverAsks(Event):
+    """A driver's thread asks the kernel, seen where a scenario holds or names that. `hold` keeps it back to its HoldLetGo."""
 
-    Seen only in runs whose scenario holds or names such a moment. `hold` is the fault that keeps the call back, "" for none:
-    then the kernel carries it out now; else at the hold's HoldLetGo.
-    """
+    process: str
+    hold: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverOpens(DriverAsks):
+    """To open a cgroup's `file` ("cgroup.procs" or "tasks") for writing."""
 
     KIND: ClassVar[str] = "driver-opens"
-    process: str
     hierarchy: str
     path: str
     file: str
-    hold: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverCloses(DriverAsks):
+    """To close one of its bus connections, "calls" or "signals"."""
+
+    KIND: ClassVar[str] = "driver-closes"
+    connection: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,10 +394,8 @@ class CgroupSeen(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadWait:
-    """What one thread of a driver waits in.
-
-    `bound_ns` is the wait's own limit (None: without limit). `where` is the system call in words: "futex",
-    "epoll_pwait", "read of an empty pipe" ... `ignored` says why the thread does not count (Go's sysmon), if so.
+    """What one thread of a driver waits in. `bound_ns` is the wait's own limit (None: without limit). `where` is the system call
+    in words: "futex", "epoll_pwait", "read of an empty pipe" ... `ignored` says why the thread does not count (Go's sysmon), if so.
     """
 
     tid: int

@@ -153,17 +153,30 @@ class JobStays(Fault):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HoldOpen(Fault):
-    """cgrace: when a driver opens this cgroup's cgroup.procs or tasks for writing, its call waits until the point.
+class HoldCall(Fault):
+    """cgrace: a driver's call to the kernel waits until the point.
 
     It is what a scheduler may do to any process between two system calls. nth: which such call, from 1. It has no patience:
     a driver that we stopped waits for nothing of its own, and a point that cannot come any more is an unmet order.
     """
 
-    hierarchy: str
-    path: str
     until: Point
     nth: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldOpen(HoldCall):
+    """The call is: open this cgroup's cgroup.procs or tasks for writing."""
+
+    hierarchy: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldClose(HoldCall):
+    """The call is: close this bus connection, "calls" or "signals"."""
+
+    connection: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +252,7 @@ class Order:
 _GRADES: dict[type[Fault], Grade] = {
     JobStays: Grade.NATURAL,
     HoldOpen: Grade.NATURAL,
+    HoldClose: Grade.NATURAL,
     JobEnds: Grade.LEGAL,
     Hold: Grade.LEGAL,
     AnswerError: Grade.LEGAL,

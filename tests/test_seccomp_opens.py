@@ -81,7 +81,7 @@ class Bench:
 
     def open(self, number: int, path: str = f"/sys/fs/cgroup/pids{PROCS}", tid: int = 10) -> None:
         """The driver opens something."""
-        self.opens._opens("driver", Paths(id=number, tid=tid, path=path, directory=-100))
+        self.opens._asks("driver", Paths(id=number, tid=tid, path=path, directory=-100))
 
     def opened(self) -> list[tuple[str, str]]:
         """(hierarchy, hold) of what was recorded."""

@@ -173,3 +173,26 @@ def test_machine_without_it_runs_the_rest(tmp_path: Path, monkeypatch: pytest.Mo
     assert "cannot be held inside a system call here" in held.error
     assert (held.judgement.outcome, held.unavailable) == (Outcome.INCONCLUSIVE, True)
     assert free.judgement.outcome is Outcome.CLEAN
+
+
+def test_stopped_where_it_closes(tmp_path: Path) -> None:
+    """A driver that gave up is held where it closes its connection for calls, and takes a signal on the other one meanwhile."""
+    scenario = load_text(
+        """
+title = "t"
+on = { profile = "257", layout = "v2" }
+bound = "3s"
+drivers = ["containerd@3.0.2"]
+steps = [{ id = "first", do = "apply", unit = "cgrace-a.slice" }]
+faults = [
+  { id = "late", hold = "JobRemoved of cgrace-a.slice", until = "driver closes: calls", patience = "2s" },
+  { id = "closing", hold_close = "calls", until = "JobRemoved of cgrace-a.slice delivered" },
+]
+""",
+        Path("/story/my.toml"),
+    )
+    ((result, trace),) = run(scenario, tmp_path, "containerd@3.0.2")
+    assert result.judgement.outcome is Outcome.CLEAN
+    closes = list(trace.of(ev.DriverCloses))
+    assert [(event.connection, event.hold) for _, event in closes] == [("calls", "closing"), ("signals", "")]
+    assert [event.hold for _, event in trace.of(ev.HoldLetGo) if event.why == "point"] == ["late", "closing"]

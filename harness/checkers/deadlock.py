@@ -100,8 +100,8 @@ def last_progress(run: Run, process: str) -> Entry:
                 return run.steps[step].process == process if step in run.steps else False
             case ev.MessageSeen(message=number) | ev.MessageSent(message=number):
                 return number in run.messages and run.messages[number].process in (process, "")
-            case ev.DriverOpens(process=opener):
-                return opener == process
+            case ev.DriverAsks(process=who):
+                return who == process
             case ev.FaultFired():
                 return True
             case ev.CgroupMade(path=path, by=Actor.DRIVER) | ev.CgroupRemoved(path=path, by=Actor.DRIVER):
@@ -153,9 +153,9 @@ def _held_then(run: Run, world: Entry) -> list[str]:
     """Holds that kept something back at that time, whatever the look itself says; a second witness for `holds`."""
     released = {hold.hold: entry.index for entry, hold in run.trace.of(ev.HoldLetGo)}
     calls = {
-        opens.hold
-        for entry, opens in run.trace.of(ev.DriverOpens)
-        if opens.hold and entry.index < world.index < released.get(opens.hold, world.index + 1)
+        asked.hold
+        for entry, asked in run.trace.of(ev.DriverAsks)
+        if asked.hold and entry.index < world.index < released.get(asked.hold, world.index + 1)
     }
     return sorted(
         calls
@@ -220,6 +220,8 @@ def describe(run: Run, entry: Entry) -> str:
             return f"{what}{message.member}" + (f" of {message.unit}" if message.unit else "") + f" {to}"
         case ev.DriverOpens(hierarchy=hierarchy, path=path):
             return f"it opened {hierarchy}{path}"
+        case ev.DriverCloses(connection=connection):
+            return f"it closed its connection for {connection}"
         case ev.FaultFired(fault=fault):
             return f"the fault {fault} acted"
         case ev.CgroupMade(hierarchy=hierarchy, path=path):

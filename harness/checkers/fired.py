@@ -28,7 +28,7 @@ from cgrace.harness.verdict import Finding, Invariant, Verdict
 INVARIANT = Invariant.EVERY_FAULT_FIRED
 _BUS_FAULTS = (
     ft.Hold, ft.Drop, ft.Duplicate, ft.Reorder, ft.AnswerError, ft.Amend, ft.Forge, ft.Disconnect, ft.StopReading, ft.Garbage,
-    ft.JobStays, ft.JobEnds,
+    ft.JobStays, ft.JobEnds, ft.HoldClose,
 )  # fmt: skip
 _BUS_POINTS = (PointKind.MESSAGE, PointKind.REPLY, PointKind.JOB)
 
@@ -133,8 +133,8 @@ def _when(fault: ft.Fault) -> Point | None:
 
 
 def _needs_bus(fault: ft.Fault) -> bool:
-    when = fault.until if isinstance(fault, ft.HoldOpen) else _when(fault)
-    return isinstance(fault, _BUS_FAULTS) or (when is not None and when.kind in _BUS_POINTS)
+    when = fault.until if isinstance(fault, ft.HoldCall) else _when(fault)
+    return isinstance(fault, _BUS_FAULTS) or (when is not None and when.kind in (*_BUS_POINTS, PointKind.CLOSES))
 
 
 def _had_no_chance(run: Run, fault: ft.Fault) -> bool:
@@ -180,6 +180,8 @@ def _hint(run: Run, fault: ft.Fault) -> str:
         return f"{fault.unit} never had a job" + (f", only {listed(units)}" if units else "")
     if isinstance(fault, ft.HoldOpen):
         return _near_open(run, fault)
+    if isinstance(fault, ft.HoldClose):
+        return f"the driver did not close its connection for {fault.connection} {fault.nth} times"
     if when is not None:
         return f"its point '{when}' was not reached"
     return "nothing matched it"

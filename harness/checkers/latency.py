@@ -269,22 +269,22 @@ def _stopped_spans(run: Run, process: str, end_ns: int) -> list[Span]:
     """When we held a call of the process to the kernel."""
     released = {hold.hold: entry.t_ns for entry, hold in run.of(ev.HoldLetGo)}
     return [
-        (entry.t_ns, released.get(opens.hold, end_ns))
-        for entry, opens in run.of(ev.DriverOpens)
-        if opens.hold and opens.process == process
+        (entry.t_ns, released.get(asked.hold, end_ns))
+        for entry, asked in run.of(ev.DriverAsks)
+        if asked.hold and asked.process == process
     ]
 
 
 def _asking_spans(run: Run, process: str) -> list[Span]:
-    """When a supervised process waited until we took up its call: no earlier than its last act, until DriverOpens."""
-    opens = [entry.t_ns for entry, asked in run.of(ev.DriverOpens) if asked.process == process]
-    if not opens:
+    """When a supervised process waited until we took up its call: no earlier than its last act, until DriverAsks."""
+    asks = [entry.t_ns for entry, asked in run.of(ev.DriverAsks) if asked.process == process]
+    if not asks:
         return []
-    acts = [*opens, *(step.called.t_ns for step in run.steps.values() if step.process == process)]
+    acts = [*asks, *(step.called.t_ns for step in run.steps.values() if step.process == process)]
     acts += [m.seen.t_ns for m in run.messages.values() if m.process == process and not m.to_driver]
     acts += [entry.t_ns for entry, made in run.of(ev.CgroupMade) if made.by is Actor.DRIVER]
     acts += [entry.t_ns for entry, moved in run.of(ev.ProcessMoved) if moved.by is Actor.DRIVER]
-    return [(max((act for act in acts if act < at), default=at), at) for at in opens]
+    return [(max((act for act in acts if act < at), default=at), at) for at in asks]
 
 
 def _paused_spans(run: Run) -> list[Span]:

@@ -77,6 +77,7 @@ class Crew:
                 role="driver",
                 on_exit=lambda status: self._exited(name, status),
                 listener=listener,
+                closes=self._run.plan.wants_closes(),
             )
         shim = Shim(
             *ours,

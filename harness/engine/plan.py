@@ -17,15 +17,15 @@ from cgrace.harness.scenario.model import Scenario, Step
 
 MESSAGE_FAULTS = (ft.Hold, ft.Drop, ft.Duplicate, ft.Reorder, ft.AnswerError, ft.Amend)
 # The manager's and the supervisor's: like those on messages, they wait for what they act on.
-OTHERS_FAULTS = (ft.JobStays, ft.JobEnds, ft.HoldOpen)
-BUS_POINTS = (PointKind.MESSAGE, PointKind.REPLY, PointKind.JOB)
+OTHERS_FAULTS = (ft.JobStays, ft.JobEnds, ft.HoldCall)
+BUS_POINTS = (PointKind.MESSAGE, PointKind.REPLY, PointKind.JOB, PointKind.CLOSES)
 
 
 @dataclass(slots=True)
 class Keep:
     """A hold or job gate: closed while it keeps something back. `open` for good once its point was reached or it gave up."""
 
-    fault: ft.Hold | ft.JobStays | ft.HoldOpen
+    fault: ft.Hold | ft.JobStays | ft.HoldCall
     open: bool = False
     keeps: bool = False
 
@@ -37,7 +37,7 @@ class Keep:
     @property
     def patience_ns(self) -> int | None:
         """How long a wait of the driver's own it outlasts; None: any."""
-        return None if isinstance(self.fault, ft.HoldOpen) else self.fault.patience_ns
+        return None if isinstance(self.fault, ft.HoldCall) else self.fault.patience_ns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +64,8 @@ class Plan:
         faults, more = _compile(scenario)
         self.message_faults = tuple(f for f in faults if isinstance(f, MESSAGE_FAULTS))
         self.job_faults = tuple(f for f in faults if isinstance(f, ft.JobStays | ft.JobEnds))
-        self.open_faults = tuple(f for f in faults if isinstance(f, ft.HoldOpen))
-        self.keeps = {f.id: Keep(f) for f in faults if isinstance(f, ft.Hold | ft.JobStays | ft.HoldOpen)}
+        self.call_faults = tuple(f for f in faults if isinstance(f, ft.HoldCall))
+        self.keeps = {f.id: Keep(f) for f in faults if isinstance(f, ft.Hold | ft.JobStays | ft.HoldCall)}
         self._acts = {f.id: f for f in faults if not isinstance(f, (*MESSAGE_FAULTS, *OTHERS_FAULTS))}
         self.acted: set[str] = set()
         self._counts: dict[str, int] = {}
@@ -98,7 +98,7 @@ class Plan:
                 waiting.points.add(parse_point(f"{before} ended"))  # as if nothing had been said
             self.waived += [(step.id, p) for p in gone]
             last[step.process] = step.id
-        for fault in self.open_faults:  # other keeps of such points have nothing to keep: no message comes, no job
+        for fault in self.call_faults:  # other keeps of such points have nothing to keep: no message comes, no job
             self.keeps[fault.id].open = which(fault.until)
 
     def _needs_bus(self, point: Point) -> bool:
@@ -106,8 +106,8 @@ class Plan:
         if point.kind is not PointKind.FAULT:
             return point.kind in BUS_POINTS
         fault = next((one for one in self.scenario.faults if one.id == point.subject), None)
-        if fault is None or isinstance(fault, ft.HoldOpen):
-            return False
+        if fault is None or isinstance(fault, ft.HoldCall):
+            return isinstance(fault, ft.HoldClose)
         when = getattr(fault, "when", None)
         return when is None or when.kind in BUS_POINTS
 
@@ -115,9 +115,14 @@ class Plan:
         """Whether a driver process has said hello: before that no fault acts on what it does."""
         return process in self._ready
 
-    def wants_opens(self) -> bool:
-        """Whether the run has to know what its drivers open."""
-        return bool(self.open_faults) or any(point.kind is PointKind.OPENS for point in self._points)
+    def wants_calls(self) -> bool:
+        """Whether the run has to know what its drivers ask of the kernel."""
+        return bool(self.call_faults) or any(p.kind in (PointKind.OPENS, PointKind.CLOSES) for p in self._points)
+
+    def wants_closes(self) -> bool:
+        """Whether that is also what they close."""
+        closes = any(isinstance(fault, ft.HoldClose) for fault in self.call_faults)
+        return closes or any(point.kind is PointKind.CLOSES for point in self._points)
 
     def wants_taken(self) -> bool:
         """Whether any point still waited for needs to know that a message was taken (stage "delivered")."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from functools import partial
 from pathlib import Path
 
 from cgrace.harness import events as ev
@@ -20,7 +21,7 @@ from cgrace.harness.engine.acts import Acts
 from cgrace.harness.engine.crew import Crew
 from cgrace.harness.engine.look import Looker
 from cgrace.harness.engine.manager import FakeSystemd
-from cgrace.harness.engine.opens import Opens
+from cgrace.harness.engine.opens import Opens, which_connection
 from cgrace.harness.engine.plan import Due, Keep, Plan
 from cgrace.harness.engine.process import DriverProcess
 from cgrace.harness.engine.real import RealSystemd
@@ -79,6 +80,7 @@ class Run:
         self.stem = Path(sandbox.runtime_dir) / sandbox.run
         self.systemd: Systemd = self._make_systemd(bus)
         self.opens = Opens(self.plan, sandbox.hierarchies, self.record)
+        self.opens.connection = partial(which_connection, self.wire)
         self.acts = Acts(self)
         self.wire.failed = self.acts.failed
         self.wire.passes = self.systemd.passes
@@ -262,7 +264,7 @@ class Run:
             self.record(ev.HoldLetGo(hold=keep.fault.id, why=why, cause=cause))
         if isinstance(keep.fault, ft.JobStays):
             self.systemd.let_go(keep.fault)
-        elif isinstance(keep.fault, ft.HoldOpen):
+        elif isinstance(keep.fault, ft.HoldCall):
             self.opens.let_go(keep)
         else:
             self.wire.let_go(keep)

@@ -139,7 +139,7 @@ def _node(point: Point) -> Node:
             return ("fault", point.subject, "fired") if point.nth == 1 else ("fault", point.subject, "fired", nth)
         case PointKind.READY:
             return ("driver", "ready")
-        case PointKind.CGROUP | PointKind.MOVED | PointKind.OPENS:
+        case PointKind.CGROUP | PointKind.MOVED | PointKind.OPENS | PointKind.CLOSES:
             return (point.kind, point.member, point.subject, point.stage, nth)
 
 

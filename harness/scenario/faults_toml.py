@@ -153,6 +153,14 @@ def _hold_open(section: Section, names: Names, identity: str) -> f.Fault | None:
     return f.HoldOpen(id=identity, line=section.place.line, hierarchy=found[0], path=found[1], until=until, nth=nth)
 
 
+def _hold_close(section: Section, names: Names, identity: str) -> f.Fault | None:
+    until = _point(section, names, "until")
+    if until is None:
+        return None
+    connection, nth = section.get("hold_close"), section.get("nth", 1)
+    return f.HoldClose(id=identity, line=section.place.line, connection=connection, until=until, nth=nth)
+
+
 def _delete(section: Section, names: Names, identity: str) -> f.Fault | None:
     when, found = _point(section, names, "when"), names.cgroup(section.get("delete"), section.at("delete"))
     if found is not None and found[1] == "/":
@@ -217,6 +225,7 @@ _BUILDERS: dict[str, Builder] = {
     "garbage": _garbage,
     "job": _job,
     "hold_open": _hold_open,
+    "hold_close": _hold_close,
     "delete": _delete,
     "move": _move,
     "disable": _disable,

@@ -170,6 +170,23 @@ FAULT = Verbs(
                 ),
             ),
         ),
+        (
+            "hold_close",
+            Table(
+                "a fault 'hold_close'",
+                (
+                    Key(
+                        "hold_close",
+                        Word(words.CONNECTIONS[:2], "a connection"),
+                        "stop a driver where it closes this connection",
+                        required=True,
+                    ),
+                    Key("until", POINT, "the point at which it goes on", required=True),
+                    Key("nth", Number(1), "which such call; 1 (the default) is the first"),
+                    _ID,
+                ),
+            ),
+        ),
         _at_point("delete", Key("delete", CGROUP, "remove this directory and what is below", required=True)),
         _at_point(
             "move",

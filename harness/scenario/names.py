@@ -140,7 +140,7 @@ class Names:
                     return False
                 hierarchy, _, path = point.subject.partition("/")
                 return self._hierarchy(hierarchy, "/" + path, place)
-            case PointKind.READY:
+            case PointKind.READY | PointKind.CLOSES:
                 return True
 
     def _member(self, member: str, reply: bool, place: Place) -> bool:
@@ -165,7 +165,7 @@ class Names:
             "write '<step> called|returned|failed|ended|waits', '<Member> of <unit> seen|sent|delivered', "
             "'reply to <Member> of <unit>', 'job of <unit> queued|blocked|started|ended', "
             "'cgroup made|removed: <hierarchy> of <unit>', 'process moved: <workload> to <hierarchy> of <unit>', "
-            "'driver opens: <hierarchy> of <unit>', 'fault <id> fired' or 'driver ready'"
+            "'driver opens: <hierarchy> of <unit>', 'driver closes: calls|signals', 'fault <id> fired' or 'driver ready'"
         )
 
 

@@ -236,6 +236,7 @@ _FAULTS: dict[type[Fault], Callable[[Any], dict[str, Any]]] = {
     ),
     f.JobEnds: lambda x: {"job": x.unit, "ends": x.result, "type": _type(x.type), "nth": _nth(x.nth)},
     f.HoldOpen: lambda x: {"hold_open": x.hierarchy + x.path, "until": str(x.until), "nth": _nth(x.nth)},
+    f.HoldClose: lambda x: {"hold_close": x.connection, "until": str(x.until), "nth": _nth(x.nth)},
     f.DeleteCgroup: lambda x: {"delete": x.hierarchy + x.path, "when": str(x.when)},
     f.MoveProcess: lambda x: {"move": x.process, "to": x.hierarchy + x.path, "when": str(x.when)},
     f.DisableController: lambda x: {"disable": x.controller, "at": x.path, "when": str(x.when)},

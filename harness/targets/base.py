@@ -55,10 +55,12 @@ class Sandbox(Protocol):
         role: str,
         on_exit: Callable[[int], None],
         listener: int | None = None,
+        closes: bool = False,
     ) -> Spawned:
         """Start a child of the sandbox's init with these descriptors; `on_exit` gets its decoded wait status.
 
-        listener: a socket; the child then runs under the filter of targets/notify.py, whose listener comes there.
+        listener: a socket; the child then runs under the filter of targets/notify.py, whose listener comes there. closes: the
+        filter stops what it closes, too.
         """
         ...
 

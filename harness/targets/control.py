@@ -65,17 +65,19 @@ class Control:
         descriptors: tuple[int, ...],
         on_exit: Callable[[int], None],
         cwd: str = "/",
+        closes: bool = False,
     ) -> tuple[int, int]:
         """Start a child of init: (inner pid, outer pid). `on_exit` is not called before this returned.
 
-        descriptors: its first three; a fourth is the socket for the listener of the filter that it then runs under (notify.py).
+        descriptors: its first three; a fourth is the socket for the listener of the filter that it then runs under (notify.py),
+        which also stops it where it closes.
         """
         answer: asyncio.Future[tuple[int, int]] = self._loop.create_future()
         environment = [f"{key}={value}" for key, value in env.items()]
         request: dict[str, Any] = {"spawn": name, "argv": list(argv), "env": environment, "cwd": cwd}
         if len(descriptors) > 3:
             machine = filters.architecture()
-            request["filter"] = {"call": machine.seccomp, "program": filters.program(machine).hex()}
+            request["filter"] = {"call": machine.seccomp, "program": filters.program(machine, closes=closes).hex()}
         self._send(request, descriptors)
         self._spawning.append((answer, on_exit))
         return await answer

@@ -48,25 +48,29 @@ _OPENAT2: Final = OpenCall(name="openat2", path=1, flags=2, in_memory=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """What seccomp needs to know of one machine: its AUDIT_ARCH number, that of seccomp(2), and its calls that open."""
+    """What seccomp needs to know of one machine: its AUDIT_ARCH number, those of seccomp(2) and close(2), its calls that open."""
 
     audit: int
     seccomp: int
+    close: int
     calls: dict[int, OpenCall]
 
 
 ARCHITECTURES: Final = {
-    "x86_64": Architecture(audit=0xC000003E, seccomp=317, calls={2: _OPEN, 85: _CREAT, 257: _OPENAT, 437: _OPENAT2}),
-    "aarch64": Architecture(audit=0xC00000B7, seccomp=277, calls={56: _OPENAT, 437: _OPENAT2}),
+    "x86_64": Architecture(
+        audit=0xC000003E, seccomp=317, close=3, calls={2: _OPEN, 85: _CREAT, 257: _OPENAT, 437: _OPENAT2}
+    ),
+    "aarch64": Architecture(audit=0xC00000B7, seccomp=277, close=57, calls={56: _OPENAT, 437: _OPENAT2}),
 }
 
 
-def program(architecture: Architecture) -> bytes:
+def program(architecture: Architecture, *, closes: bool = False) -> bytes:
     """The filter: stop at a call that opens for writing (or may: openat2's flags lie in memory), allow all else.
 
-    A call of another architecture (32-bit, x32) is allowed: no driver of ours makes one.
+    closes: stop at close(2), too. A call of another architecture (32-bit, x32) is allowed: no driver of ours makes one.
     """
     always = [number for number, call in architecture.calls.items() if call.flags is None or call.in_memory]
+    always += [architecture.close] if closes else []
     by_flags = {
         number: call.flags
         for number, call in architecture.calls.items()

@@ -95,10 +95,12 @@ class MachineSandbox:
         role: str,
         on_exit: Callable[[int], None],
         listener: int | None = None,
+        closes: bool = False,
     ) -> Spawned:
         """Start a process inside with these descriptors; `on_exit` gets its decoded wait status. As `FakeSandbox.spawn`."""
         descriptors = (stdin, stdout, stderr) if listener is None else (stdin, stdout, stderr, listener)
-        inner, outer = await self._joined.control.spawn(name, argv, env, descriptors=descriptors, on_exit=on_exit)
+        control = self._joined.control
+        inner, outer = await control.spawn(name, argv, env, descriptors=descriptors, on_exit=on_exit, closes=closes)
         spawned = Spawned(name=name, pid=inner, pid_outer=outer)
         self._by_inner[inner] = self._by_outer[outer] = spawned
         return spawned

@@ -1,9 +1,10 @@
 """Holding a process inside a system call: seccomp user notifications (seccomp_unotify(2)).
 
-A supervised process runs under a filter (filters.py) that stops it where it opens a file for writing, and nowhere else: every
-other system call is let through by the kernel itself. Each stop becomes an Opening on our event loop. Until it is let go on, the
-thread sleeps inside its system call; then the kernel carries that out as if nothing had been (SECCOMP_USER_NOTIF_FLAG_CONTINUE,
-Linux 5.5). We look and delay, and never decide: what the process asked for is read from its memory and may since have changed.
+A supervised process runs under a filter (filters.py) that stops it where it opens a file for writing or, if asked for, closes one,
+and nowhere else: every other system call is let through by the kernel itself. Each stop becomes an Opening or a Closing on our
+event loop. Until it is let go on, the thread sleeps inside its system call; then the kernel carries that out as if nothing had
+been (SECCOMP_USER_NOTIF_FLAG_CONTINUE, Linux 5.5). We look and delay, and never decide: what the process asked for is read from
+its memory and may since have changed.
 
 Both ropes hold: a killed process leaves its call by itself (letting it go on then does nothing), and when we die the kernel
 closes the listener and fails the calls with ENOSYS, while init's death kills the process (go/init).
@@ -45,6 +46,7 @@ _IOCTL_ID_VALID: Final = 0x40082102
 _AT_FDCWD: Final = -100
 
 NAMED_FD: Final = re.compile(r"^/proc/(?:self|thread-self|\d+)/fd/(\d+)$")
+_SOCKET: Final = re.compile(r"^socket:\[(\d+)\]$")
 _OWN_PROC: Final = re.compile(r"^/proc/(?:self|thread-self)/")
 
 
@@ -96,20 +98,42 @@ class Opening:
         return f"/proc/{self.tid}/{start}/{self.path}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """A close(2) that waits to go on, of the descriptor `number`; id and tid as of an Opening."""
+
+    id: int
+    tid: int
+    number: int
+
+    @property
+    def path(self) -> str:
+        """What it is about, the same when a signal had it begin anew."""
+        return f"descriptor {self.number}"
+
+    def socket(self) -> int:
+        """The inode of the socket that it is about; 0 where it is none."""
+        try:
+            found = _SOCKET.match(str(Path(f"/proc/{self.tid}/fd/{self.number}").readlink()))
+        except OSError:
+            return 0
+        return int(found[1]) if found else 0
+
+
 class Listener:
     """Our end of one process's filter. Closing lets everything fail that still waits (ENOSYS): only for what is done."""
 
     def __init__(self, handle: int) -> None:
         self._handle = handle
-        self._on_opening: Callable[[Opening], None] = self.go_on
+        self._on_call: Callable[[Opening | Closing], None] = self.go_on
         self._loop = asyncio.get_running_loop()
         self._poll = select.poll()
         self._poll.register(handle, select.POLLIN)
-        self._calls = architecture().calls
+        self._known = architecture()
 
-    def listen(self, on_opening: Callable[[Opening], None]) -> None:
-        """Call this in the event loop for every opening for writing, which then waits until it is let `go_on`."""
-        self._on_opening = on_opening
+    def listen(self, on_call: Callable[[Opening | Closing], None]) -> None:
+        """Call this in the event loop for every call that the filter stops, which then waits until it is let `go_on`."""
+        self._on_call = on_call
         self._loop.add_reader(self._handle, self._readable)
 
     def close(self) -> None:
@@ -123,19 +147,19 @@ class Listener:
         """Whether a call waits that has not been reported yet."""
         return self._handle >= 0 and any(events & select.POLLIN for _, events in self._poll.poll(0))
 
-    def waits(self, opening: Opening) -> bool:
+    def waits(self, call: Opening | Closing) -> bool:
         """Whether the call still waits: a signal may have interrupted it, or its process may be gone."""
         if self._handle < 0:
             return False
         try:
-            fcntl.ioctl(self._handle, _IOCTL_ID_VALID, struct.pack("=Q", opening.id))
+            fcntl.ioctl(self._handle, _IOCTL_ID_VALID, struct.pack("=Q", call.id))
         except OSError:
             return False
         return True
 
-    def go_on(self, opening: Opening) -> None:
+    def go_on(self, call: Opening | Closing) -> None:
         """Let the kernel carry the call out. Nothing happens when it does not wait any more."""
-        self._answer(opening.id)
+        self._answer(call.id)
 
     def _answer(self, number: int) -> None:
         if self._handle < 0:
@@ -168,19 +192,21 @@ class Listener:
                 return
             raise
         number, tid, _, call, _, _, *arguments = _NOTIFICATION.unpack(notification)
-        opening = self._opening(number, tid, call, arguments)
-        if opening is None or not self.waits(opening):  # else what was read is another process's
+        asked = self._asked(number, tid, call, arguments)
+        if asked is None or not self.waits(asked):  # else what was read is another process's
             self._answer(number)
         else:
-            self._on_opening(opening)
+            self._on_call(asked)
 
     def _end_if_over(self) -> None:
         if any(events & ~select.POLLIN for _, events in self._poll.poll(0)):
             self.close()
 
-    def _opening(self, number: int, tid: int, call: int, arguments: list[int]) -> Opening | None:
+    def _asked(self, number: int, tid: int, call: int, arguments: list[int]) -> Opening | Closing | None:
         """What a notification says, None when it opens nothing for writing or cannot be read."""
-        known = self._calls.get(call)
+        if call == self._known.close:
+            return Closing(id=number, tid=tid, number=arguments[0] & 0xFFFFFFFF)
+        known = self._known.calls.get(call)
         if known is None:
             return None
         try:
@@ -246,6 +272,7 @@ class Handover:
                         raise self._failure(text)
                     listener = Listener(handles[0])
                     undo.callback(listener.close)
+                    listener.listen(listener.go_on)  # the stage itself closes what is not the program's
                     # The stage's end of the socket closes as it becomes the program; before that it may still say why not.
                     if text := (await self._packet())[0]:
                         raise self._failure(text)

@@ -49,17 +49,18 @@ class FakeSandbox:
         role: str,
         on_exit: Callable[[int], None],
         listener: int | None = None,
+        closes: bool = False,
     ) -> Spawned:
         """Start a child of the sandbox's init with these descriptors; `on_exit` gets its decoded wait status.
 
         argv ("workload",) is a process that waits until it is killed. Otherwise argv[0] is an absolute path. The child
         leads a session of its own. `role` is the caller's word for it ("driver", "workload"): nothing here depends on it.
-        listener: see `targets.base.Sandbox`.
+        listener, closes: see `targets.base.Sandbox`.
         """
         control = self._cell.control
         assert control is not None
         descriptors = (stdin, stdout, stderr) if listener is None else (stdin, stdout, stderr, listener)
-        inner, outer = await control.spawn(name, argv, env, descriptors=descriptors, on_exit=on_exit)
+        inner, outer = await control.spawn(name, argv, env, descriptors=descriptors, on_exit=on_exit, closes=closes)
         spawned = Spawned(name=name, pid=inner, pid_outer=outer)
         self._by_inner[inner] = self._by_outer[outer] = spawned
         return spawned

@@ -133,6 +133,15 @@ def _tell_wire(event: Event) -> str:
     return ""
 
 
+def _asks(event: ev.DriverAsks) -> str:
+    match event:
+        case ev.DriverOpens():
+            return f"opens {event.hierarchy}{event.path}/{event.file}"
+        case ev.DriverCloses():
+            return f"closes its connection for {event.connection}"
+    return "asks the kernel"
+
+
 def _tell_world(event: Event) -> str:
     match event:
         case ev.JobChanged():
@@ -147,9 +156,8 @@ def _tell_world(event: Event) -> str:
             return f"{event.by} removes {event.hierarchy}{event.path}"
         case ev.ProcessMoved():
             return f"{event.by} moves {event.process or event.pid} to {event.hierarchy}{event.path}"
-        case ev.DriverOpens():
-            held = f", held by {event.hold}" if event.hold else ""
-            return f"{event.process} opens {event.hierarchy}{event.path}/{event.file}{held}"
+        case ev.DriverAsks():
+            return f"{event.process} {_asks(event)}" + (f", held by {event.hold}" if event.hold else "")
         case ev.CgroupSeen(exists=False):
             return f"{event.hierarchy}{event.path}, reported by {event.step}, is not there"
         case ev.CgroupSeen(inside=False):

@@ -54,6 +54,8 @@ def made_to(fault: ft.Fault) -> str:
             return f"keep the job of {fault.unit} queued {f'until {fault.until}' if fault.until else 'for ever'}"
         case ft.HoldOpen():
             return f"stop the driver where it opens {fault.hierarchy}{fault.path} until {fault.until}"
+        case ft.HoldClose():
+            return f"stop the driver where it closes its connection for {fault.connection} until {fault.until}"
         case ft.JobEnds():
             return f"end the job of {fault.unit} as {fault.result}"
     return _unprompted(fault)

@@ -175,6 +175,17 @@ class _Bars:
                     unit=unit_of_path(event.path),
                     cause=self.reached.get(hold, -1),
                 )
+            case ev.DriverCloses(hold=hold, process=process) if hold:
+                self.stops[hold] = Bar(
+                    lane=self.lanes.of_process(process),
+                    kind="hold",
+                    first=index,
+                    label=f"stopped: {hold}",
+                    note=f"{process} is stopped where it closes its connection for {event.connection}, by {hold}: "
+                    + self.words.get(hold, hold),
+                    unit="",
+                    cause=self.reached.get(hold, -1),
+                )
             case ev.HoldLetGo(hold=hold, why=why, cause=cause):
                 self.let_go[hold] = f"{hold} let go: {why}" + (f" ({cause})" if cause else "")
                 if hold in self.stops:

@@ -250,6 +250,8 @@ class _Rows:
                 return Mark(lanes.of_hierarchy(hierarchy), "look", "missing" if bad else "there")
             case ev.DriverOpens(hierarchy=hierarchy):
                 return Mark(lanes.of_hierarchy(hierarchy), "driver", "opens")
+            case ev.DriverCloses(process=process):
+                return Mark(lanes.of_process(process), "driver", "opens")
             case ev.JobChanged() | ev.UnitChanged():
                 return Mark(lanes.systemd, "systemd", event.state)
             case ev.SystemdSaid():
