@@ -15,6 +15,7 @@ import importlib.util
 import io
 import marshal
 import os
+import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -27,6 +28,7 @@ from typing import IO, Final
 
 from cgrace.harness.drivers.cache import cache_root
 from cgrace.harness.errors import TargetError
+from cgrace.harness.proc.find import find_program
 from cgrace.harness.proc.run import run
 
 # Of the standard library, what nothing of ours imports and what is large.
@@ -43,6 +45,9 @@ _LEFT_OUT: Final = frozenset(
             "distutils",
             "venv",
             "pydoc_data",
+            "xmlrpc",
+            "wsgiref",
+            "turtle.py",
         ),
         *("__pycache__", "site-packages", "dist-packages"),
     )
@@ -50,15 +55,18 @@ _LEFT_OUT: Final = frozenset(
 _LEFT_OUT_PREFIXES: Final = (
     *("config-", "_tkinter", "_test", "_ctypes_test", "_xxtestfuzz", "xxlimited", "nis.", "_sqlite3", "readline."),
     *("_curses", "_dbm", "_gdbm", "_ssl", "_hashlib", "ossaudiodev", "audioop", "_crypt"),
+    *("_codecs_", "cjkencodings", "_elementtree", "_lsprof", "_zoneinfo"),
 )
 # What parts of ours import from elsewhere (pyproject.toml); the worker needs nothing of the tests.
 _DEPENDENCIES: Final = ("rich", "markdown_it", "mdurl", "pygments")
 _LEFT_OUT_DEPENDENCIES: Final = ("pygments/lexers/", "pygments/styles/")
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _KEPT: Final = 4  # older archives of each part
 _PACKAGE: Final = ("harness", "fakes", "reports", "scenarios")
 _UNCHECKED_HASH: Final = 1
-_LEVEL: Final = 3  # of compression: the archive is half as large, and made in a second
+_LEVEL: Final = 6  # of compression: made once, and sent again and again
+_STRIP: Final = "strip"  # binutils; symbols are two thirds of a Python that was built at home
+_ELF: Final = b"\x7fELF"
 _SOURCES_NOT: Final = frozenset(("__pycache__", "node_modules"))
 _START: Final = """#!/bin/sh
 here=$(CDPATH= cd -P -- "$(dirname -- "$0")/.." && pwd -P)
@@ -145,7 +153,7 @@ def _package() -> Iterator[_Member]:
 
 def _part(name: str, members: Sequence[_Member]) -> Part:
     """The archive of these, made unless it is there: what files are is told by path, size and time, as make(1) does."""
-    said = [sys.version, str(_FORMAT)]
+    said = [sys.version, str(_FORMAT), str(find_program(_STRIP) is not None)]
     for member in members:
         if isinstance(member.source, bytes):
             said.append(f"{member.name} {member.source!r}")
@@ -171,6 +179,7 @@ def _part(name: str, members: Sequence[_Member]) -> Part:
 def _write(members: Sequence[_Member], out: IO[bytes]) -> None:
     """A compressed tar, with the byte code of every source: an emulated processor compiles for half a minute."""
     with (
+        tempfile.TemporaryDirectory() as scratch,
         gzip.GzipFile(fileobj=out, mode="wb", compresslevel=_LEVEL, mtime=0, filename="") as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar,
     ):
@@ -185,12 +194,24 @@ def _write(members: Sequence[_Member], out: IO[bytes]) -> None:
             if member.name in seen:
                 continue
             seen.add(member.name)
-            content = member.source if isinstance(member.source, bytes) else member.source.read_bytes()
+            content = (
+                member.source if isinstance(member.source, bytes) else _content(member.source, Path(scratch, "elf"))
+            )
             add(member.name, content, member.mode)
             is_source = isinstance(member.source, Path) and member.source.suffix == ".py"
             if is_source and (compiled := _compile(content, member.name)) is not None:
                 place = Path(member.name)
                 add(f"{place.parent}/__pycache__/{place.stem}.{sys.implementation.cache_tag}.pyc", compiled, 0o644)
+
+
+def _content(source: Path, scratch: Path) -> bytes:
+    """The file's content; a program's or library's without the symbols that only debuggers read, where strip(1) is there."""
+    content = source.read_bytes()
+    if not content.startswith(_ELF) or find_program(_STRIP) is None:
+        return content
+    words = [_STRIP, "--strip-unneeded", "-o", str(scratch), str(source)]
+    done = subprocess.run(words, capture_output=True, check=False)
+    return scratch.read_bytes() if done.returncode == 0 else content
 
 
 def _compile(content: bytes, name: str) -> bytes | None:
