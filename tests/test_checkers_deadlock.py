@@ -210,3 +210,21 @@ def test_a_trace_with_a_foreign_scenario_is_unknown() -> None:
     told = trace(scenario(), *start(), (20, ended()))
     spoiled = type(told)(type(told.head)(scenario={}, driver={}, target="", profile="", layout=""), told.entries)
     assert {f.verdict for f in check_all(spoiled)} == {Verdict.UNKNOWN}
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "verdict"), [({}, Verdict.HOLDS), ({"jobs": ("start of late.slice",)}, Verdict.UNKNOWN)]
+)
+def test_a_driver_that_wakes_by_itself_is_in_no_deadlock(spoilt: dict[str, Any], verdict: Verdict) -> None:
+    """It looks again every second and finds nothing; what else could still end that keeps it unknown."""
+    told = trace(
+        scenario(steps={"first": "apply late.slice"}),
+        *start(),
+        (10, called("first")),
+        (12, ev.StepWaits(step="first", bound_ns=999 * MS)),
+        (9000, closed(bound_ns=999 * MS, quiet_ns=1, **spoilt)),
+        (9001, ev.StepNever(step="first", why="bound")),
+        (9001, ended("bound", "again and again")),
+    )
+    (finding,) = deadlock.check(told)
+    assert finding.verdict is verdict

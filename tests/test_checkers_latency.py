@@ -300,3 +300,14 @@ def test_a_slow_answer_is_accounted_for() -> None:
 def test_timers_are_rounded_as_they_were_written(ns: int, text: str) -> None:
     """A timer is read a little after it was set."""
     assert cell(ns) == text
+
+
+def test_timers_that_run_out_one_after_the_other_add_up() -> None:
+    """A driver whose connection is cut looks every second and sees nothing; nobody else sees that it looked."""
+    ticks = [rest(15 + 1010 * n, 999) for n in range(6)]
+    told = trace(scenario(steps=ONE, bound_ns=3 * S), *asked(*ticks), (5100, ended("bound", "again and again")))
+    finding = only(told)
+    assert (finding.verdict, finding.short) == (Verdict.VIOLATED, "SLOW 6s")
+    assert "waited 5s on its own timers, and would wait 0.999 s more" in finding.summary
+    few = trace(scenario(steps=ONE, bound_ns=7 * S), *asked(*ticks), (5100, ended("bound", "again and again")))
+    assert only(few).verdict is Verdict.UNKNOWN

@@ -4,7 +4,8 @@ The proof is a WorldClosed event: every thread of the driver waits without limit
 ours is held or queued, and everything else that could wake it is accounted for. What it leaves unread itself cannot wake it
 any more, as its threads slept on after that had been written (witnesses/waits.py): a stuck reader looks like that. The look
 must come after the last progress of the process, and the process must have been quiet for QUIET_NS_MIN. Whatever is missing
-makes the finding unknown and is named.
+makes the finding unknown and is named. A driver that wakes by its own timer is in no deadlock, however often it finds nothing:
+how long it may do so is bounded latency's to say.
 """
 
 from __future__ import annotations
@@ -57,6 +58,13 @@ def _judge(run: Run, step: StepRun) -> Finding:
                 "bounded latency judges that",
                 events=(progress.index,),
             )
+    if run.ended_why == "bound" and looks and (bound := _only_wakes(looks[-1])) is not None:
+        return _plain(
+            step,
+            Verdict.HOLDS,
+            f"{step.title} was still out, and its driver wakes by itself every {duration(bound)}: bounded latency judges that",
+            events=(progress.index, looks[-1].index),
+        )
     reasons = list(_missing(run, step, progress, looks[-1])) if looks else []
     reasons = reasons or ["nobody looked at what it waits for"]
     if run.ended_why in ("unmet order", "error", "interrupted", "bound", ""):
@@ -67,6 +75,13 @@ def _judge(run: Run, step: StepRun) -> Finding:
         f"{step.title} never returned, and no deadlock is proved: {'; '.join(reasons)}",
         events=tuple(entry.index for entry in looks[-1:]),
     )
+
+
+def _only_wakes(entry: Entry) -> int | None:
+    """After what time its driver wakes by itself, where a look found nothing else that still could wake it; else None."""
+    world = entry.event
+    assert isinstance(world, ev.WorldClosed)
+    return None if world.bytes_in or world.holds or world.jobs or world.unaccounted else world.bound_ns
 
 
 def _text(run: Run) -> str:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from cgrace.harness import events as ev
 from cgrace.harness import faults as ft
@@ -124,12 +125,14 @@ def _line(step: StepRun, wait: OwnWait) -> str:
 def _slow(run: Run, step: StepRun, bound: int, waits: tuple[OwnWait, ...], evidence: list[str]) -> Finding:
     own = sum(wait.least_ns for wait in waits)
     waited_out = all(wait.ended for wait in waits)
+    past = sum(wait.least_ns for wait in waits if wait.ended)
     if waited_out:
         did = f"waited {cell(own)} on its own timer for what could not come"
     else:
-        did = f"the driver would wait {own / 1e9:.3f} s more; not waited out"
+        did = f"waited {cell(past)} on its own timers, and " if past else "the driver "
+        did += f"would wait {(own - past) / 1e9:.3f} s more; not waited out"
         evidence = [*evidence, did]
-    joint = " " if waited_out else ", "
+    joint = " " if waited_out or past else ", "
     return Finding(
         invariant=INVARIANT,
         verdict=Verdict.VIOLATED,
@@ -159,12 +162,25 @@ def _never(run: Run, step: StepRun, bound: int) -> Finding:
     past = own_waits(run, step)
     own = [
         *(w for w in past if w.ended),
+        *_ticks(run, step),
         OwnWait(entry=entry, least_ns=waits.bound_ns, most_ns=waits.bound_ns, ended=False),
     ]
     evidence = [f"the run ended {duration(run.stop_ns - step.called.t_ns)} after the call: {why}{text}"]
     if sum(w.least_ns for w in own) > bound:
         return _slow(run, step, bound, tuple(own), evidence)
     return _plain(step, Verdict.UNKNOWN, f"{step.title} had not returned when the run ended: {why}{text}", evidence)
+
+
+def _ticks(run: Run, step: StepRun) -> Iterator[OwnWait]:
+    """The step's last timers, each of which ran out before it rested anew, though nothing came of it that others could see."""
+    rests = [
+        (entry, waits.bound_ns)
+        for entry, waits in run.of(ev.StepWaits)
+        if waits.step == step.id and waits.bound_ns is not None and _next_act(run, step, entry) is None
+    ]
+    for (entry, bound_ns), (after, _) in pairwise(rests):
+        if after.t_ns - entry.t_ns >= bound_ns and not _held_during(run, step, entry.t_ns, after.t_ns):
+            yield OwnWait(entry=entry, least_ns=bound_ns, most_ns=after.t_ns - entry.t_ns, ended=True)
 
 
 # ---- whose time it was
