@@ -138,6 +138,7 @@ def tear_down(world: World, client: Client) -> None:
         world.manager.let_go(name)
     for name in UNITS:
         client.call("ThawUnit", "s", name, sender=":1.3")
+    client.call("Reload", "", sender=":1.3")  # a unit whose making anew was refused cannot be stopped before that
     world.settle()
     for name in UNITS:
         client.call("ThawUnit", "s", name, sender=":1.3")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from cgrace.fakes.systemd.jobs import Job, Jobs
 from cgrace.fakes.systemd.outbox import Outbox
@@ -12,10 +13,21 @@ from cgrace.fakes.systemd.properties import Change, Checker, apply
 from cgrace.fakes.systemd.readable import describe
 from cgrace.fakes.systemd.realise import Realiser
 from cgrace.fakes.systemd.refusal import Refuse, refuser
+from cgrace.fakes.systemd.transaction import stopped_with
 from cgrace.fakes.systemd.tree import CgroupTree
 from cgrace.fakes.systemd.units import Load, Sub, Unit, Units
 from cgrace.harness import events as ev
 from cgrace.harness.dbus.message import Message
+
+
+class Mark(Enum):
+    """What a look at who refers to a unit has brought (manager.c, GC_OFFSET_...)."""
+
+    IN_PATH = auto()
+    UNSURE = auto()
+    GOOD = auto()
+    BAD = auto()
+
 
 Observe = Callable[[ev.Event], None]
 Kill = Callable[[int, int], None]
@@ -50,7 +62,7 @@ class Core:
 
     def __post_init__(self) -> None:
         self.refuse = refuser(self.profile)
-        self.units = Units(self._loaded, self.named)
+        self.units = Units(self.consider, self._loaded, self.named)
         self.out = Outbox(self.profile.announce_early, lambda unit, job: describe(self, unit, job))
         self.jobs = Jobs(
             self.units,
@@ -59,6 +71,7 @@ class Core:
             self.end_job,
             self.out.queued,
             by_priority=self.profile.version >= 247,
+            failed_pull_stays=self.profile.version < 254,
         )
         self.realiser = Realiser(self.profile, self.tree, self.said)
         self.checker = Checker(self.profile, self.refuse, self.tree.outer, self.load)
@@ -77,16 +90,18 @@ class Core:
     def _loaded(self, unit: Unit) -> None:
         apply(unit, self.controls.get(unit.name, ()))
         self.out.changed(unit)
-        self.gc[unit] = None
+        self.consider(unit)
 
-    def named(self, unit: Unit) -> None:
-        """Another unit is in this slice now, or names this unit as a dependency: later versions announce it (unit.c,
-        unit_add_dependency; seen on 252, not on 247)."""
+    def named(self, unit: Unit, other: Unit) -> None:
+        """The unit is in this slice now, or names that other unit as a dependency: it is announced, by later versions the other
+        one, too (unit.c, unit_add_dependency)."""
+        self.out.changed(unit)
         if self.profile.version >= 249:
-            self.out.changed(unit)
+            self.out.changed(other)
 
     def set_state(self, unit: Unit, sub: Sub) -> None:
-        """Change a unit's state: tell the observer and the bus, remove the cgroup of what went down."""
+        """Change a unit's state: tell the observer and the bus, remove the cgroup of what went down, end its job where that was
+        what the job was for (unit.c, unit_notify)."""
         before = unit.active_state
         if unit.sub is sub:
             return
@@ -94,39 +109,95 @@ class Core:
         self.out.changed(unit)
         if unit.active_state != before:
             self.observe(ev.UnitChanged(unit=unit.name, state=unit.active_state))
+        self.jobs.dirty = True
         if unit.is_down:
-            self.jobs.dirty = True
             unit.deadline_ns = None
             self.watched.pop(unit, None)
             self.realiser.prune(unit)
             if unit.busy and not self.profile.collects_populated:
                 self.watched[unit] = None
-            self.gc[unit] = None
+        self._process_job(unit)
+        if unit.is_down:
+            self.consider(unit)
+
+    def _process_job(self, unit: Unit) -> None:
+        """unit_process_job."""
+        job = unit.job
+        if job is None or job.forced:
+            return
+        if job.kind == "stop":
+            if unit.is_down:
+                self.end_job(job, "done")
+        elif unit.is_active:
+            self.end_job(job, "done")
+        elif job.running and unit.is_down:
+            self.end_job(job, "failed" if unit.sub is Sub.FAILED else "done")
 
     def end_job(self, job: Job, result: str) -> None:
-        """A job is over: JobRemoved, and its unit may go."""
+        """A job is over: JobRemoved, and its unit may go; what cannot start without it does not (job_finish_and_invalidate)."""
         self.out.job_removed(job, result)
         self.jobs.remove(job)
+        self.consider(job.unit)
         self.out.changed(job.unit)
-        self.gc[job.unit] = None
         self.observe(ev.JobChanged(job=job.path, unit=job.unit.name, type=job.kind, state="ended", result=result))
+        if job.kind == "start" and result not in ("done", "canceled"):
+            for other in tuple(stopped_with(job.unit)):
+                if other.job is not None and other.job.kind == "start":
+                    self.end_job(other.job, "dependency")
+
+    # ---- collection
+
+    def consider(self, unit: Unit) -> None:
+        """Look at the unit when units are collected next, if nothing of its own speaks against that now (unit_add_to_gc_queue)."""
+        if unit not in self.gc and self._may_collect(unit):
+            self.gc[unit] = None
 
     def collect(self) -> None:
-        """One pass over the units that may have become unneeded (unit_may_gc)."""
-        gone = []
+        """One pass over the units that may have become unneeded: both queues are stacks (manager_dispatch_gc_unit_queue,
+        manager_dispatch_cleanup_queue)."""
+        marks: dict[Unit, Mark] = {}
+        gone: dict[Unit, None] = {}
         while self.gc:
-            unit = next(iter(self.gc))
-            del self.gc[unit]
-            if self._may_collect(unit):
-                self._drop(unit)
-                gone.append(unit)
-        for unit in reversed(gone) if self.profile.announce_early else gone:  # the cleanup queue is a stack
-            self.out.unit_removed(unit)
+            unit = next(reversed(self.gc))
+            self._sweep(unit, marks)
+            self.gc.pop(unit)
+            if marks.get(unit) in (Mark.BAD, Mark.UNSURE):
+                marks[unit] = Mark.BAD
+            gone.update((one, None) for one, mark in marks.items() if mark is Mark.BAD and one not in gone)
+        for unit in reversed(gone) if self.profile.announce_early else gone:
+            self._drop(unit)
+
+    def _sweep(self, unit: Unit, marks: dict[Unit, Mark]) -> None:
+        """unit_gc_sweep: nothing that stays may refer to it; in a ring nobody is sure."""
+        if unit in marks:
+            return
+        if not self._may_collect(unit):
+            self._mark_good(unit, marks)
+            return
+        marks[unit] = Mark.IN_PATH
+        verdict = Mark.BAD
+        for other in (*unit.referrers, *unit.children.values()):
+            self._sweep(other, marks)
+            if marks[other] is Mark.GOOD:
+                self._mark_good(unit, marks)
+                return
+            if marks[other] is not Mark.BAD:
+                verdict = Mark.UNSURE
+        marks[unit] = verdict
+        if verdict is Mark.UNSURE:
+            self.gc.setdefault(unit)
+
+    def _mark_good(self, unit: Unit, marks: dict[Unit, Mark]) -> None:
+        marks[unit] = Mark.GOOD
+        for other, mark in marks.items():
+            if mark is Mark.UNSURE and (unit in other.referrers or unit.slice is other):
+                self._mark_good(other, marks)
 
     def _may_collect(self, unit: Unit) -> bool:
+        """Whether nothing of its own keeps the unit (unit_may_gc)."""
         if self.units.get(unit.name) is not unit or unit.perpetual or unit.phantom:
             return False
-        if _is_held(unit) or self._is_referred(unit, {unit}):
+        if not unit.is_down or unit.job is not None or unit.refs:
             return False
         if unit.sub is Sub.FAILED and unit.settings.get("CollectMode") != "inactive-or-failed":
             return False
@@ -135,25 +206,18 @@ class Core:
         # 247 and 252 collect first: a unit that comes and goes is then announced at its end, both at once.
         return not self.out.is_waiting(unit) or 240 <= self.profile.version < 253
 
-    def _is_referred(self, unit: Unit, seen: set[Unit]) -> bool:
-        """Whether a unit that stays names this one: a ring of units that nothing else holds goes (unit_gc_sweep)."""
-        for other in unit.referrers:
-            if other not in seen:
-                seen.add(other)
-                if _is_held(other) or self._is_referred(other, seen):
-                    return True
-        return False
-
     def _drop(self, unit: Unit) -> None:
+        """unit_free."""
+        self.out.unit_removed(unit)
         above = unit.slice
-        for other in self.units.drop(unit):
-            self.gc[other] = None
         self.watched.pop(unit, None)
+        for other in self.units.drop(unit):
+            self.consider(other)
         if unit.load is Load.LOADED:
             self.observe(ev.UnitChanged(unit=unit.name, state="gone"))
         if above is not None:
-            self.gc[above] = None
-            if self.profile.family_on_free and unit.load is Load.LOADED:
+            self.consider(above)
+            if self.profile.family_on_free:
                 self.realiser.queue_family(above)
 
     @property
@@ -171,13 +235,9 @@ class Core:
                 self.realiser.run_queue()
             if self.out.units or self.out.jobs:
                 for unit in self.out.flush():
-                    self.gc[unit] = None
+                    if not 240 <= self.profile.version < 253:
+                        self.consider(unit)
 
     def take(self) -> list[Message]:
         """The messages so far."""
         return self.out.take()
-
-
-def _is_held(unit: Unit) -> bool:
-    """Whether a unit stays for what it is or has itself."""
-    return not unit.is_down or unit.job is not None or bool(unit.refs or unit.children)

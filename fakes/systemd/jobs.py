@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cgrace.fakes.systemd.refusal import Refuse
+from cgrace.fakes.systemd.transaction import Planned, Transaction, after, before
 from cgrace.fakes.systemd.units import Unit, Units
 from cgrace.harness import events as ev
 from cgrace.harness.dbus import systemd1
@@ -25,9 +26,9 @@ class Job:
     id: int
     unit: Unit
     kind: str
-    mode: str = "replace"
     clients: set[str] = field(default_factory=set)
     irreversible: bool = False
+    ignores_order: bool = False
     announced: bool = False
     running: bool = False
     held: bool = False
@@ -37,11 +38,6 @@ class Job:
     def path(self) -> str:
         """Its object path."""
         return systemd1.job_path(self.id)
-
-
-def _required_by(unit: Unit) -> set[str]:
-    """Whose stop is a stop of this unit, too (unit-dependency-atom.c, UNIT_ATOM_PROPAGATE_STOP of the inverse)."""
-    return {name for kind in ("Requires", "Requisite", "BindsTo", "PartOf") for name in unit.settings.get(kind, ())}
 
 
 def _priority(job: Job) -> tuple[bool, int, str]:
@@ -61,8 +57,10 @@ class Jobs:
         queued: Callable[[Job], None],
         *,
         by_priority: bool,
+        failed_pull_stays: bool,
     ) -> None:
         self._sorted = by_priority
+        self._failed_pull_stays = failed_pull_stays
         self._units = units
         self._refuse = refuse
         self._observe = observe
@@ -103,16 +101,15 @@ class Jobs:
     def enqueue(self, unit: Unit, kind: str, mode: str, client: str, ids: int = 0) -> Job:
         """A transaction: the job, those that it pulls in, and the end of those that it replaces. `ids`: how many it uses up."""
         self.check_mode(kind, mode)
-        alone = mode in ("ignore-dependencies", "ignore-requirements")
-        wanted = [unit] if alone else self._starting(unit) if kind == "start" else self._stopping(unit)
-        for each in wanted:
-            self._check_conflict(each, unit, kind, mode)
+        transaction = Transaction(self._units, self._refuse, kind, mode, failed_pull_stays=self._failed_pull_stays)
+        planned = transaction.plan(unit)
         first_id = self._last_id
-        job = self._add(unit, kind, mode)
+        for each in planned:
+            self._install(each, kind, mode)
+        job = unit.job
+        assert job is not None
         if client:
             job.clients.add(client)
-        for each in wanted[1:]:
-            self._add(each, kind, mode)
         # One id goes to every job that was considered, the redundant ones too (transaction_add_job_and_dependencies).
         while self._last_id - first_id < ids:
             self._next_id()
@@ -126,63 +123,29 @@ class Jobs:
         if mode == "triggering" and kind != "stop":
             raise self._refuse("mode_triggering", mode=mode)
 
-    def _starting(self, unit: Unit) -> list[Unit]:
-        """The unit and what it pulls in that is not up: the slices above, Requires=, Wants=; also what those pull in that are
-        up, whose own jobs are redundant (transaction_add_job_and_dependencies, transaction_drop_redundant)."""
-        wanted, todo, seen = [unit], [unit], {unit}
-        while todo:
-            at = todo.pop(0)
-            pulled = [at.slice] if at.slice is not None else []
-            for name in [*at.settings.get("Requires", ()), *at.settings.get("BindsTo", ())]:
-                pulled.append(self._required(name))
-            for name in at.settings.get("Wants", ()):
-                other = self._units.load(name)
-                if other.load == "loaded":
-                    pulled.append(other)
-            for each in pulled:
-                if each in seen or each.type not in ("slice", "scope"):
-                    continue
-                seen.add(each)
-                todo.append(each)
-                if not each.is_active or each.job is not None:
-                    wanted.append(each)
-        return wanted
-
-    def _required(self, name: str) -> Unit:
-        other = self._units.load(name)
-        if other.load == "not-found":
-            raise self._refuse("dependency_not_found", unit=name)
-        return other
-
-    def _stopping(self, unit: Unit) -> list[Unit]:
-        """The unit, all that is not down in a slice, and what requires it."""
-        wanted, todo = {unit: None}, [unit]
-        while todo:
-            at = todo.pop(0)
-            requiring = [one for one in at.referrers if at.name in _required_by(one)]
-            for each in [*at.children.values(), *requiring]:
-                if (not each.is_down or each.job is not None) and not each.phantom and each not in wanted:
-                    wanted[each] = None
-                    todo.append(each)
-        return list(wanted)
-
-    def _check_conflict(self, unit: Unit, anchor: Unit, kind: str, mode: str) -> None:
-        job = unit.job
-        if job is not None and job.kind != kind and (mode == "fail" or job.irreversible):
-            raise self._refuse("destructive", unit=anchor.name, kind=kind, other=unit.name, have=job.kind)
-
-    def _add(self, unit: Unit, kind: str, mode: str) -> Job:
-        if unit.job is not None:
-            if unit.job.kind == kind:
-                return unit.job
-            self._finish(unit.job, "canceled")
-        job = Job(id=self._next_id(), unit=unit, kind=kind, mode=mode, irreversible=mode == "replace-irreversibly")
+    def _install(self, planned: Planned, kind: str, mode: str) -> None:
+        """Put it into the queue; one of its kind that is there takes it in (job_install)."""
+        unit, irreversible = planned.unit, mode == "replace-irreversibly"
+        have = unit.job
+        if have is not None and have.kind == kind:
+            have.irreversible |= irreversible
+            have.ignores_order |= planned.ignores_order
+            self._queued(have)
+            return
+        if have is not None:
+            self._finish(have, "canceled")
+        job = Job(
+            id=self._next_id(),
+            unit=unit,
+            kind=kind,
+            irreversible=irreversible,
+            ignores_order=planned.ignores_order,
+        )
         unit.job = job
         self.by_id[job.id] = job
         self._queued(job)
         self._observe(ev.JobChanged(job=job.path, unit=unit.name, type=kind, state="queued"))
         self._arm(job)
-        return job
 
     def _arm(self, job: Job) -> None:
         which = job.unit.name, job.kind
@@ -217,18 +180,20 @@ class Jobs:
         return found
 
     def _may_run(self, job: Job) -> bool:
-        """A start comes after that of its slice and of After=; a slice's stop after those of all in it."""
+        """Whether no job stands before it in order (job_is_runnable), and its unit is not on its way down."""
         unit = job.unit
-        if job.mode == "ignore-dependencies":
-            return job.kind == "stop" or unit.active_state != "deactivating"
-        if job.kind == "stop":
-            return not any(child.job is not None for child in unit.children.values())
-        if unit.active_state == "deactivating":
+        if job.kind == "start" and unit.active_state == "deactivating":
             return False
-        if unit.slice is not None and unit.slice.job is not None:
+        if job.ignores_order:
+            return True
+        # Stops go first, the later unit's first of all (job_compare).
+        if job.kind == "start" and any(_in_order(other.job) for other in after(self._units, unit)):
             return False
-        for name in unit.settings.get("After", ()):
-            other = self._units.get(name)
-            if other is not None and other.job is not None and other is not unit:
-                return False
-        return True
+        return not any(
+            other.job is not None and other.job.kind == "stop" and _in_order(other.job)
+            for other in before(self._units, unit)
+        )
+
+
+def _in_order(job: Job | None) -> bool:
+    return job is not None and not job.ignores_order

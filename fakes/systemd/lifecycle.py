@@ -26,7 +26,7 @@ def run_job(core: Core, job: Job) -> None:
     job.running = True
     _announce_run(core, job)
     result = _start(core, job.unit) if job.kind == "start" else _stop(core, job.unit)
-    if result:
+    if result and core.jobs.by_id.get(job.id) is job:
         core.end_job(job, result)
 
 
@@ -44,9 +44,6 @@ def _start(core: Core, unit: Unit) -> str:
     above = unit.slice
     if core.profile.frozen_jobs_fail and (unit.frozen or (above is not None and above.frozen)):
         return "frozen"
-    alone = unit.job is not None and unit.job.mode.startswith("ignore-")
-    if above is not None and not above.is_active and not alone:
-        return "dependency"
     if unit.type == "scope" and unit.was_active and core.profile.once:
         return "once"
     core.starts += 1
@@ -74,7 +71,7 @@ def _start_scope(core: Core, unit: Unit) -> str:
             fail(core, unit, "resources")
         else:
             core.realiser.prune(unit)
-            core.gc[unit] = None
+            core.consider(unit)
         return "failed"
     unit.was_active = True
     unit.living = set(unit.pids)
@@ -169,7 +166,7 @@ def _release(core: Core, unit: Unit) -> None:
     if not core.realiser.is_populated(unit):
         del core.watched[unit]
         core.realiser.release(unit)
-        core.gc[unit] = None
+        core.consider(unit)
 
 
 def process_ended(core: Core, pid: int, *, late: bool = False) -> None:
@@ -190,8 +187,6 @@ def process_ended(core: Core, pid: int, *, late: bool = False) -> None:
 
 def _ran_empty(core: Core, unit: Unit) -> None:
     core.set_state(unit, _down(unit))
-    if unit.job is not None and unit.job.running:
-        core.end_job(unit.job, "done")
 
 
 def check_deadlines(core: Core) -> None:
@@ -213,5 +208,3 @@ def check_deadlines(core: Core) -> None:
             continue
         core.said("still around after SIGKILL. Ignoring.", unit.name)
         fail(core, unit, "timeout")
-        if unit.job is not None and unit.job.running:
-            core.end_job(unit.job, "done")

@@ -152,7 +152,7 @@ class Manager:
             job.clients.discard(sender)
         for unit in core.units:
             if unit.refs.pop(sender, None):
-                core.gc[unit] = None
+                core.consider(unit)
         return core.take()
 
     # ---- turns of the main loop

@@ -43,7 +43,7 @@ def _check_member(core: Core, name: str) -> None:
 def _check_loaded(core: Core, unit: Unit) -> None:
     """Refuse what was found and is not right (bus_unit_validate_load_state)."""
     if unit.load is not Load.LOADED:
-        reason = {Load.ERROR: "load_error", Load.STUB: "stub"}.get(unit.load, "bad_setting")
+        reason = {Load.ERROR: unit.load_error, Load.STUB: "stub"}.get(unit.load, "bad_setting")
         raise core.refuse(reason, unit=unit.name)
 
 
@@ -66,10 +66,6 @@ def start_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     name, mode = body
     unit = _named(core, name)
     transient.check_mode(core, mode, "bad_job_mode")
-    core.jobs.check_mode("start", mode)
-    if unit.load is Load.NOT_FOUND:
-        raise core.refuse("start_not_found", unit=name)
-    _check_loaded(core, unit)
     return _job_answer(core, core.jobs.enqueue(unit, "start", mode, sender))
 
 
@@ -78,7 +74,7 @@ def stop_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     name, mode = body
     unit = _named(core, name)
     transient.check_mode(core, mode, "bad_job_mode")
-    if unit.load in (Load.NOT_FOUND, Load.BAD_SETTING, Load.ERROR) and unit.is_down:
+    if unit.load in (Load.NOT_FOUND, Load.BAD_SETTING, Load.ERROR) and unit.sub is Sub.DEAD:
         raise core.refuse("stop_not_loaded", unit=name)
     return _job_answer(core, core.jobs.enqueue(unit, "stop", mode, sender))
 
@@ -255,7 +251,7 @@ def unref_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     unit.refs[sender] -= 1
     if not unit.refs[sender]:
         del unit.refs[sender]
-    core.gc[unit] = None
+    core.consider(unit)
     return "", ()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cgrace.fakes.systemd.jobs import Job
-from cgrace.fakes.systemd.units import Unit
+from cgrace.fakes.systemd.units import Load, Unit
 from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.message import Message, MessageFlag, MessageType
 
@@ -96,16 +96,18 @@ class Outbox:
         )
 
     def changed(self, unit: Unit) -> None:
-        """Something that a unit announces has changed."""
+        """Something that a unit announces has changed. Of one that is being loaded nothing is said (unit_add_to_dbus_queue)."""
+        if unit.load is Load.STUB:
+            return
         if self.subscribers or unit.refs:
             self.units[unit] = None
         else:
             unit.announced = True
 
     def queued(self, job: Job) -> None:
-        """A job was made. From 240 on its unit is announced with it (job.c, job_install)."""
+        """A job was made, or took another one in. From 240 on the unit of a new one is announced with it (job.c, job_install)."""
         self.jobs[job] = None
-        if self._early:
+        if self._early and not job.announced:
             self.changed(job.unit)
 
     def is_waiting(self, unit: Unit) -> bool:
@@ -133,6 +135,8 @@ class Outbox:
         del self.jobs[job]
         if self._early and job.unit in self.units:
             self._flush_unit(job.unit, job)
+        if job.announced:
+            return
         job.announced = True
         if self.subscribers or job.clients:
             self.signal("JobNew", "uos", (job.id, job.path, job.unit.name))

@@ -23,7 +23,7 @@ REFUSALS = frozenset(
     setter_invalid delegate_on_slice slice_on_slice bad_slice_name not_a_slice no_pids pid_manager pid_kernel
     pid_gone bad_choice attach_no_cgroup
     out_of_range quota_out_of_range device_node device_mode bad_dependency dependency_not_found
-    destructive bad_setting load_error stub masked bad_unit_name bad_job_mode stop_not_loaded start_not_found reset_not_loaded
+    destructive bad_setting load_error stub stub_job cyclic masked bad_unit_name bad_job_mode stop_not_loaded reset_not_loaded
     kill_whom kill_no_main kill_signal kill_nothing set_not_found get_not_loaded not_member no_unit_for_pid
     cgroup_relative cgroup_no_unit already_subscribed not_subscribed attach_not_loaded attach_not_delegated
     attach_inactive attach_gone freeze_unsupported freeze_busy freeze_inactive ref_not_found not_referenced no_job
@@ -58,8 +58,8 @@ class Profile:
     trim: when unneeded directories go, before or after the migration. migrate: "flatten" (undelegated units but slices, every
     controller, each time) or "changed" (all units, only controllers whose membership changed).
     attach: where PIDs= go at first: "everywhere" (the path, else its next ancestor that exists) or "realised".
-    family_on_free: when a unit is freed, its slice's family is realised again. forgets_busy: a cgroup that cannot be removed
-    at stop is no longer counted as realised. stop_waits_v1: whether a stop job waits until the cgroup is empty.
+    family_on_free: when a unit is freed, its slice's family is realised again.
+    stop_waits_v1: whether a stop job waits until the cgroup is empty.
     cpuacct_joined: cpuacct is taken for mounted together with cpu: where it is not, processes are moved in it all the same, but
     its directories are neither made nor removed.
     collects_populated: a unit is collected although a process is in its cgroup. bfq_scaled: a blkio weight is scaled to bfq's
@@ -92,7 +92,6 @@ class Profile:
     migrate: str
     attach: str
     family_on_free: bool
-    forgets_busy: bool
     stop_waits_v1: str
     collects_populated: bool
     cpuacct_joined: bool

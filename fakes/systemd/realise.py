@@ -402,10 +402,11 @@ class Realiser:
         if self.main is not None:
             self._tree.rmdir(self.main.name, unit.cgroup)
             gone = not self._tree.exists(self.main.name, unit.cgroup)
-        unit.busy = not gone
-        for known in self._kept:
-            self._tree.rmdir(known.name, unit.cgroup)
-        if gone or self._profile.forgets_busy:
+        unit.busy = not gone and self.is_populated(unit)
+        if gone:  # else the others are left as they are (cgroup-setup.c, cg_trim_everywhere)
+            for known in self._kept:
+                self._tree.rmdir(known.name, unit.cgroup)
+        if not unit.busy:
             unit.realised, unit.realised_mask, unit.enabled_mask, unit.invalid = False, NOTHING, NOTHING, True
 
     def release(self, unit: Unit) -> None:

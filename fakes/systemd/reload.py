@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cgrace.fakes.systemd.core import Core
 from cgrace.fakes.systemd.properties import INFINITY
-from cgrace.fakes.systemd.units import NOTHING
+from cgrace.fakes.systemd.units import NOTHING, Load
 
 
 def reload(core: Core) -> None:
@@ -16,6 +16,7 @@ def reload(core: Core) -> None:
             core.out.signal("UnitRemoved", "so", (unit.name, unit.path))
         for unit in core.units:
             core.out.signal("UnitNew", "so", (unit.name, unit.path))
+    _load_again(core)
     _lose_pids(core)
     _round_quotas(core)
     _void_realisation(core, core.profile.reload)
@@ -29,9 +30,18 @@ def reexec(core: Core) -> None:
         core.out.signal("Reloading", "b", (True,))
         for unit in core.units:
             core.out.signal("UnitRemoved", "so", (unit.name, unit.path))
+    _load_again(core)
     _lose_pids(core)
     _round_quotas(core)
     _void_realisation(core, "attributes" if core.profile.reload == "nothing" else core.profile.reload)
+
+
+def _load_again(core: Core) -> None:
+    """What was refused half-way has a file by now, with what was good of it."""
+    for unit in core.units:
+        if unit.load is Load.STUB and unit.type == "slice":
+            unit.load = Load.LOADED
+            core.out.changed(unit)
 
 
 def _lose_pids(core: Core) -> None:

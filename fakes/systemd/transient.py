@@ -71,10 +71,9 @@ def make(core: Core, sender: str, name: str, array: Iterable[Any]) -> Unit:
     unit = core.load(name)
     if exists(core, unit):
         raise core.refuse("exists", unit=name)
-    core.gc[unit] = None
     # From here on it is a stub, and stays one when the rest is refused: also a slice that is up (unit.c, unit_make_transient).
     unit.load, unit.transient = Load.STUB, True
-    core.out.changed(unit)
+    core.consider(unit)
     changes = core.checker.check(unit, array, creating=True)
     unit.at_boot = False
     # From 230 on a transient unit has a file; before, one drop-in for each property.
@@ -86,32 +85,37 @@ def make(core: Core, sender: str, name: str, array: Iterable[Any]) -> Unit:
         unit.invalid = True
         core.realiser.queue[unit] = None  # for one that is up (cgroup.c, unit_invalidate_cgroup)
     for change in changes:
-        _carry_out(core, sender, unit, change)
+        _carry_out(core, unit, change)
+    if [change.value for change in changes if change.name == "AddRef"][-1:] == [True]:
+        unit.refs[sender] = unit.refs.get(sender, 0) + 1
     return unit
 
 
-def _carry_out(core: Core, sender: str, unit: Unit, change: properties.Change) -> None:
+def _carry_out(core: Core, unit: Unit, change: properties.Change) -> None:
     match change.name:
         case "PIDs":
             unit.pids += change.value
         case "Slice":
             core.units.put_in_slice(unit, core.load(change.value))
-        case "AddRef" if change.value:
-            unit.refs[sender] = unit.refs.get(sender, 0) + 1
-            core.out.changed(unit)
         case name if name in properties.DEPENDENCIES:
             for other in map(core.load, change.value):
-                other.referrers[unit] = None
-                core.named(other)
+                if other is not unit:
+                    other.referrers[unit] = None
+                    core.named(unit, other)
 
 
 def finish_loading(core: Core, unit: Unit) -> None:
     """unit_load: a scope needs processes, a unit a slice; types that are not made here have a bad setting."""
-    if unit.type == "scope" and not unit.pids:
-        raise core.refuse("no_pids", unit=unit.name)
-    if unit.type not in ("scope", "slice"):
-        raise core.refuse("bad_setting", unit=unit.name)
+    at_call = core.profile.load_at_call
     unit.load = Load.LOADED
+    if unit.type == "scope" and not unit.pids:
+        if at_call:
+            raise core.refuse("no_pids", unit=unit.name)
+        unit.load, unit.load_error = Load.ERROR, "no_pids"
+    if unit.type not in ("scope", "slice"):
+        if at_call:
+            raise core.refuse("bad_setting", unit=unit.name)
+        unit.load = Load.BAD_SETTING
     if unit.slice is None and unit.name != names.ROOT_SLICE:
         above = SYSTEM_SLICE if unit.type == "scope" else names.parent_slice(unit.name)
         core.units.put_in_slice(unit, core.load(above))

@@ -56,6 +56,7 @@ class Unit:
 
     realised_mask: controllers whose cgroup systemd believes to have made; enabled_mask: its subtree_control (v2) as systemd
     remembers it. refs: how often each bus client holds it. deadline_ns: when its stop times out.
+    load_error: with which refusal it is said that it could not be loaded.
     living: of pids those that have not ended, as far as systemd heard. busy: its cgroup could not be removed when it went down.
     delegates: the controllers that it delegates, None for all that its version delegates; referrers: units that name this one as a
     dependency. own_mask, members_mask: caches, None when not valid; family_mask: what a slice's members were last realised for.
@@ -74,6 +75,7 @@ class Unit:
     perpetual: bool = False
     phantom: bool = False
     at_boot: bool = False
+    load_error: str = "load_error"
     needs: frozenset[str] = NOTHING
     pids: list[int] = field(default_factory=list)
     living: set[int] = field(default_factory=set)
@@ -124,10 +126,14 @@ class Unit:
 
 
 class Units:
-    """All loaded units by name. `loaded` is told of each new one, `joined` of each slice that got a member."""
+    """All loaded units by name. `made` is told of each new one, `loaded` when it is known what it is, `joined` of each member
+    that a slice got."""
 
-    def __init__(self, loaded: Callable[[Unit], None], joined: Callable[[Unit], None]) -> None:
+    def __init__(
+        self, made: Callable[[Unit], None], loaded: Callable[[Unit], None], joined: Callable[[Unit, Unit], None]
+    ) -> None:
         self._units: dict[str, Unit] = {}
+        self._made = made
         self._loaded = loaded
         self._joined = joined
 
@@ -148,19 +154,24 @@ class Units:
             return unit
         unit = Unit(name=name, type=names.unit_type(name))
         self._units[name] = unit
-        self._loaded(unit)
-        if unit.type != "slice":
+        self._made(unit)
+        if unit.type == "slice":
+            self._load_slice(unit)
+        else:
             unit.load = Load.NOT_FOUND
-            return unit
+        self._loaded(unit)
+        return unit
+
+    def _load_slice(self, unit: Unit) -> None:
         try:
-            above = names.parent_slice(name)
+            above = names.parent_slice(unit.name)
         except ValueError:
             unit.load = Load.ERROR
-            return unit
+            return
+        slice_ = self.load(above) if above else None
         unit.load = Load.LOADED
-        if above:
-            self.put_in_slice(unit, self.load(above))
-        return unit
+        if slice_ is not None:
+            self.put_in_slice(unit, slice_)
 
     def put_in_slice(self, unit: Unit, slice_: Unit) -> None:
         """Make the unit a member of the slice; its cgroup path follows."""
@@ -170,7 +181,7 @@ class Units:
         unit.slice = slice_
         slice_.children[unit.name] = unit
         unit.cgroup = f"{slice_.cgroup}/{unit.name}"
-        self._joined(slice_)
+        self._joined(unit, slice_)
         forget_masks(unit)
 
     def drop(self, unit: Unit) -> list[Unit]:
