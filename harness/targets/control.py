@@ -153,7 +153,7 @@ class Control:
             case {"spawned": _, "pid": int(inner)}:
                 waiter, on_exit = self._spawning.popleft()
                 self._on_exit[inner] = on_exit
-                _resolve(waiter, (inner, pid))
+                _resolve(waiter, (inner, inner if answer.get("same") else pid))
             case {"refused": name, "error": why}:
                 waiter, _ = self._spawning.popleft()
                 _refuse(waiter, TargetError(f"cannot start {name!r} in the sandbox: {why}"))

@@ -74,7 +74,13 @@ class UserTarget(MachineRuns):
         with _alone(target._runtime):
             await asyncio.to_thread(sweep)
             try:
-                await target._look()
+                try:
+                    await target._look()
+                except TimeoutError:
+                    raise TargetError(
+                        f"target user cannot be had: the user's systemd does not answer on {target.bus_path}",
+                        hint="systemctl --user status says more",
+                    ) from None
                 await target._set_up()
                 yield target
             finally:

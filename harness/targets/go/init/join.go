@@ -58,7 +58,7 @@ func joined(config Config) {
 		}
 	}
 	server := newServer(stage2Control, ownChildren)
-	server.wake = config.Wake
+	server.wake, server.plain = config.Wake, config.Plain
 	server.run()
 }
 

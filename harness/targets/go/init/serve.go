@@ -16,6 +16,7 @@ const requestBytesMax = 1 << 18 // one packet; cgrace refuses larger requests be
 //
 //	{"spawn": name, "argv": [...], "env": ["K=V", ...], "cwd": "/", "filter": {"call": n, "program": hex}}
 //	                                          -> {"spawned": name, "pid": n} or {"refused": name, "error": ...}
+//	                                             "same": true where n is its pid for cgrace, too
 //	{"signal": pid, "number": n}                                     no answer
 //	{"clear": token}     kill everything but init                    -> {"cleared": token, "killed": n}
 //
@@ -47,7 +48,8 @@ type server struct {
 	clearing []int
 	killed   int
 	leaving  bool
-	wake     int // whom to let go on at the end, 0 for nobody
+	wake     int  // whom to let go on at the end, 0 for nobody
+	plain    bool // in cgrace's own pid namespace
 }
 
 func newServer(control int, victims func() []int) *server {
@@ -162,6 +164,10 @@ func (s *server) spawn(request Request, fds []int) {
 		return
 	}
 	s.children[pid] = true
+	if s.plain { // another process's pid in credentials takes a privilege, and here it is the same for cgrace
+		s.tell(0, map[string]any{"spawned": *request.Spawn, "pid": pid, "same": true})
+		return
+	}
 	s.tell(pid, map[string]any{"spawned": *request.Spawn, "pid": pid})
 }
 
