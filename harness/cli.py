@@ -167,13 +167,22 @@ def _add_validate(validate: argparse.ArgumentParser) -> None:
         nargs="?",
         default="",
         metavar="NEW",
-        help="container:SUITE, vm:SUITE, ssh:HOST, fake:PROFILE, local, or a recorded baseline",
+        help="container:SUITE, container:SUITE+DIR with the install tree in DIR laid over it, vm:SUITE, ssh:HOST, "
+        "fake:PROFILE, local, or a recorded baseline",
     )
     validate.add_argument("--against", metavar="OLD", help="compare with this; the nearest older baseline if none")
     validate.add_argument("--probe", action="append", default=[], metavar="PATTERN", help="only these; also exists.*")
     validate.add_argument("--record", action="store_true", help="write NEW's answers into reports/baselines")
+    validate.add_argument("--save", metavar="FILE.json", help="write NEW's answers there, for --against FILE.json")
     validate.add_argument(
-        "--scenarios", action="store_true", help="also run all scenarios on NEW, and compare how they come out"
+        "--scenarios",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="also run all scenarios on all drivers that fit, and compare how they come out: done by itself on a container, "
+        "unless --probe, --save or --bisect is given",
+    )
+    validate.add_argument(
+        "--bisect", action="store_true", help="a step of git bisect run: 125, which skips it, where NEW cannot be asked"
     )
     validate.add_argument("--list", action="store_true", help="the probes: what is asked, and where that is written")
     validate.add_argument("--junit", metavar="FILE", help="also write a JUnit report")

@@ -1,38 +1,40 @@
-"""`cgrace validate`: is a systemd safe for the drivers? What it answers beside what another one answered."""
+"""`cgrace validate`: is a systemd safe for the drivers? What it answers beside what another one answered.
+
+With --bisect it is a step of `git bisect run`: 0 where nothing changed that a driver relies on, 1 where something did, and 125,
+git's "skip this one", where it could not be asked: a tree that does not boot, a library that is missing.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cgrace.harness.commands import EXIT_DIFFERED, EXIT_OK
+from cgrace.harness.commands import EXIT_DIFFERED, EXIT_OK, EXIT_SKIP
 from cgrace.harness.commands.ci import check_writable
-from cgrace.harness.commands.common import Progress, note, run_async, scenarios_folder, show, show_json
-from cgrace.harness.errors import UsageError
+from cgrace.harness.commands.common import Progress, note, run_async, show, show_json
+from cgrace.harness.commands.validate_text import document_of, identity, told
+from cgrace.harness.errors import CgraceError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from typing import Any
 
+    from cgrace.harness.scenario.model import Scenario
+    from cgrace.harness.suite import Case
     from cgrace.harness.validate.baseline import Baseline
-    from cgrace.harness.validate.compare import Change, Comparison
     from cgrace.harness.validate.probe import Probe
 
 REMOTE = ("vm:", "ssh:")  # machines that are asked from inside
-VALUE_MAX = 300
+BOOTED = ("container:", *REMOTE)  # those on which scenarios can be run
+TURNS_OF_DOUBTED = 3  # of a case that came out otherwise
 INSIDE_S_MAX = 1800.0  # all probes, in a machine that is emulated
-WORDS_MAX = 100  # a list that is longer is told word by word
 
 
 def validate(args: argparse.Namespace) -> int:
     """Exit 0 where nothing changed that a driver relies on, 1 where something did."""
-    from cgrace.harness.validate import baseline
-    from cgrace.harness.validate.compare import compare
-
     if args.differential is not None or args.seconds is not None:
         from cgrace.harness.commands.differential import differential
 
@@ -40,32 +42,61 @@ def validate(args: argparse.Namespace) -> int:
     probes = _probes(args.probe)
     if args.list:
         return _list(args, probes)
-    if not args.new:
-        raise UsageError("which systemd?", hint="cgrace validate container:trixie, or --list for the probes")
-    if args.record and args.probe:
-        raise UsageError("a baseline has every probe", hint="leave --probe out of --record")
-    for path in filter(None, (args.junit, args.html)):
-        check_writable(Path(path))
-    if args.against and not (args.against.endswith(".json") or args.against[0].isdigit()):
-        check_name(args.against)  # what there is not is said before the first is asked
+    if not args.bisect:
+        return _validate(args, probes)
+    if not args.against:
+        raise UsageError("a bisection needs something to compare with", hint="--against a baseline that --save wrote")
+    try:
+        return _validate(args, probes)
+    except CgraceError as error:
+        show(str(error), "cgrace validate: cannot tell, so git may skip this one")
+        return EXIT_SKIP
+
+
+def _validate(args: argparse.Namespace, probes: Sequence[Probe]) -> int:
+    from cgrace.harness.validate import baseline
+    from cgrace.harness.validate.compare import compare
+
+    _check(args)
     new = _have(args.new, probes, args)
-    if args.scenarios:
-        new = dataclasses.replace(new, outcomes=_run_scenarios(args))
-    if args.record:
-        show(f"recorded {baseline.save(new)}")
-        return EXIT_OK
+    if args.record or args.save:
+        new = _with_scenarios(new, None, args)
+        place = baseline.save(new) if args.record else baseline.write(new, Path(args.save))
+        show(f"recorded {place}")
+        if args.record or not args.against:
+            return EXIT_OK
     old = _have(args.against, probes, args, like=new) if args.against else _older(new)
     if old is None:
         return _alone(args, new)
+    old, new = _with_scenarios(old, None, args), _with_scenarios(new, old, args)
     known = baseline.known_differences(old.key) if args.new.startswith("fake:") else None
-    found = compare(old, new, probes, _scenarios(), known=known)
-    document = _document(found)
+    names = [one.name for one in _scenarios() if new.layout in {setting.layout for setting in one.settings}]
+    found = compare(old, new, probes, names, known=known)
+    document = document_of(found)
     _write_reports(args, document, probes)
     if args.json:
         show_json(document)
     else:
-        show(*_told(found))
+        show(*told(found))
     return EXIT_OK if found.safe else EXIT_DIFFERED
+
+
+def _check(args: argparse.Namespace) -> None:
+    """UsageError for what does not go together, before anything is asked."""
+    if not args.new:
+        raise UsageError("which systemd?", hint="cgrace validate container:trixie, or --list for the probes")
+    if args.record and args.probe:
+        raise UsageError("a baseline has every probe", hint="leave --probe out of --record")
+    if args.record and ("+" in args.new or "/" in args.new):
+        raise UsageError("what a version of systemd says is not recorded from a build", hint="--save FILE")
+    for path in filter(None, (args.junit, args.html, args.save)):
+        check_writable(Path(path))
+    if args.against and not _is_recorded(args.against):
+        check_name(args.against)  # what there is not is said before the first is asked
+
+
+def _is_recorded(text: str) -> bool:
+    return text.endswith(".json") or text[:1].isdigit()
 
 
 def check_name(text: str) -> None:
@@ -88,9 +119,14 @@ def _probes(wanted: Sequence[str]) -> tuple[Probe, ...]:
     return found
 
 
-def _scenarios() -> list[str]:
-    folder = scenarios_folder()
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.toml"))
+def _scenarios() -> list[Scenario]:
+    """All that come with cgrace."""
+    from cgrace.harness.commands.select import pick_scenarios, stories
+
+    return pick_scenarios(list(stories().values()))
+
+
+# ---- what is compared
 
 
 def _have(text: str, probes: Sequence[Probe], args: argparse.Namespace, like: Baseline | None = None) -> Baseline:
@@ -140,29 +176,79 @@ def _older(new: Baseline) -> Baseline | None:
 
 
 def _with_outcomes(recorded: Baseline) -> Baseline:
-    """The same with how scenarios came out where they were recorded."""
+    """The same with how scenarios came out where they were recorded, unless it says so itself."""
     from cgrace.harness.validate.outcomes import recorded_outcomes
 
+    if recorded.outcomes:
+        return recorded
     return dataclasses.replace(recorded, outcomes=recorded_outcomes(recorded.version, recorded.layout))
 
 
-def _run_scenarios(args: argparse.Namespace) -> dict[str, str]:
-    """All scenarios on all drivers that fit, on NEW: how they came out."""
+# ---- scenarios
+
+
+def _with_scenarios(one: Baseline, old: Baseline | None, args: argparse.Namespace) -> Baseline:
+    """The same with how scenarios come out there, if they are to be run; where they were recorded, nothing is run.
+
+    old: what it will be compared with: cases that are not known of it need not be run.
+    """
+    wanted = args.scenarios
+    if wanted is None:  # what takes minutes is left out of a bisection, and where particular probes are asked
+        wanted = not (args.probe or args.record or args.bisect or args.save) and one.name.startswith("container:")
+    if one.outcomes or not wanted:
+        return one
+    if not one.name.startswith(BOOTED):
+        if old is None:
+            return one  # of what is recorded nothing can be run, and nothing has to
+        raise UsageError(
+            f"scenarios are run on {', '.join(BOOTED)}, not on {one.name}", hint="cgrace validate container:trixie"
+        )
+    return dataclasses.replace(one, outcomes=_run_scenarios(one.name, one.layout, old, args))
+
+
+def _run_scenarios(target: str, layout: str, old: Baseline | None, args: argparse.Namespace) -> dict[str, str]:
+    """How all scenarios on all drivers that fit come out there; what differs from OLD is run again before that is believed."""
     from cgrace.harness import runner
-    from cgrace.harness.commands.select import pick_drivers, pick_scenarios, stories
-    from cgrace.harness.commands.suite import Collected, execute, ground_of
+    from cgrace.harness.commands.record import as_recorded
+    from cgrace.harness.commands.select import pick_drivers
+    from cgrace.harness.commands.suite import Collected, execute, ground_of, turns_of
     from cgrace.harness.store import new_run
     from cgrace.harness.targets.registry import parse_target
-    from cgrace.harness.validate.outcomes import run_outcomes
+    from cgrace.harness.validate.outcomes import key_of, run_outcomes
 
-    if not args.new.startswith("container:"):
-        raise UsageError("--scenarios runs them on a container", hint="cgrace validate container:trixie --scenarios")
-    run = argparse.Namespace(target=args.new, bus="embedded", jobs=None, allow_host=False)
-    ground = ground_of(parse_target(args.new), note)
-    cases = runner.plan(pick_scenarios(list(stories().values())), pick_drivers([]), on=ground)
-    with Progress(len(cases), quiet=args.json) as progress:
-        collected = Collected(progress=progress, repeated=False, judged=False)
-        return run_outcomes(execute(cases, collected, new_run(None), run, expect_clean=True))
+    run = argparse.Namespace(target=target, bus="embedded", jobs=None, allow_host=False)
+    cases = runner.plan(_scenarios(), pick_drivers([]), on=ground_of(parse_target(target), note))
+    cases = [case for case in cases if case.setting.layout == layout]
+    if old is not None:
+        cases = [case for case in cases if key_of(case) in old.outcomes]
+    if not cases:
+        note("no scenario was recorded of the other one: --against container:SUITE runs them on both")
+        return {}
+
+    def ran(cases: Sequence[Case], repeat: int) -> tuple[dict[str, str], dict[str, str]]:
+        turns = turns_of(cases, repeat)
+        with Progress(len(turns), quiet=args.json) as progress:
+            collected = Collected(progress=progress, repeated=repeat > 1, judged=False)
+            judged, cannot = as_recorded(execute(turns, collected, new_run(None), run, expect_clean=True))
+        return run_outcomes([one for one in judged if one.case.id not in cannot]), cannot
+
+    if not args.json:
+        note(f"running {len(cases)} cases of scenarios on {target}")
+    outcomes, cannot = ran(cases, 1)
+    doubted = [
+        case
+        for case in cases
+        if old is not None and outcomes.get(key_of(case)) not in (None, old.outcomes[key_of(case)])
+    ]
+    if doubted:
+        again, more = ran(doubted, TURNS_OF_DOUBTED)
+        cannot |= more
+        for case in doubted:
+            del outcomes[key_of(case)]
+        outcomes |= again
+    for name, why in cannot.items():
+        note(f"not compared: {name}: {why}")
+    return outcomes
 
 
 def _alone(args: argparse.Namespace, new: Baseline) -> int:
@@ -170,86 +256,14 @@ def _alone(args: argparse.Namespace, new: Baseline) -> int:
     if args.json:
         from cgrace.reports.machine import document
 
-        show_json(document("validate", passed=True, new=_identity(new), old=None, answers=dict(new.answers)))
+        show_json(document("validate", passed=True, new=identity(new), old=None, answers=dict(new.answers)))
     else:
         show(f"systemd {new.systemd} ({new.layout}): no older baseline is recorded to compare it with")
         show(*(f"{key}: {json.dumps(value)}" for key, value in new.answers.items()))
     return EXIT_OK
 
 
-# ---- for people
-
-
-def _told(found: Comparison) -> list[RenderableType]:
-    from rich.text import Text
-
-    from cgrace.harness.validate.compare import How
-
-    old, new = found.old, found.new
-    lines: list[RenderableType] = [
-        f"from {old.name}: systemd {old.systemd}, cgroup {old.layout}",
-        f"to   {new.name}: systemd {new.systemd}, cgroup {new.layout}",
-    ]
-    if old.runs_in != new.runs_in:
-        where = [one.runs_in or "on bare metal" for one in (old, new)]
-        lines.append(
-            f"note: one runs in {where[0]}, the other in {where[1]}: how a scope ends on v1 depends on that, too"
-        )
-    styles = {How.BROKEN: "bold red", How.HABIT: "yellow", How.EXTENDED: "green", How.WORDING: "dim"}
-    for change in found.changes:
-        head = (str(change.how), styles[change.how])
-        lines += ["", Text.assemble(head, f"  {change.probe.id}: {change.probe.question}")]
-        lines += _change_lines(change)
-    for outcome in found.outcomes:
-        lines += [
-            "",
-            Text.assemble(("outcome changed", "bold red"), f"  {outcome.case}: {outcome.old} -> {outcome.new}"),
-        ]
-    lines += [Text(f"known difference: {probe}: {why}", style="dim") for probe, why in found.excused.items()]
-    for probe, why in found.apart.items():
-        lines.append(Text(f"not compared: {probe}: {why}", style="dim"))
-    if shared := found.old.outcomes.keys() & found.new.outcomes.keys():
-        lines += ["", f"{len(shared)} scenarios on drivers were compared, {len(found.outcomes)} came out otherwise"]
-    counts = [f"{sum(one.how is how for one in found.changes)} {how.replace(' ', 's ', 1)}" for how in How]
-    lines += ["", f"{found.same} answers are the same, {', '.join(counts)}".replace("wordings", "texts")]
-    verdict = ("nothing changed that a driver relies on", "bold green") if found.safe else _verdict(found)
-    return [*lines, Text(*verdict)]
-
-
-def _verdict(found: Comparison) -> tuple[str, str]:
-    drivers = sorted({driver for change in found.changes for driver in change.drivers})
-    said = [f"drivers that rely on what changed: {', '.join(drivers)}"] if drivers else []
-    said += ["scenarios came out otherwise"] if found.outcomes else []
-    return "; ".join(said), "bold red"
-
-
-def _change_lines(change: Change) -> list[str]:
-    lines = []
-    for one in change.differences:
-        at = f"{one.place}: " if one.place else ""
-        if isinstance(one.old, list) and isinstance(one.new, list) and len(_short(one.old)) > WORDS_MAX:
-            lines += _in_words(at, one.old, one.new)
-            continue
-        lines += [f"  was  {at}{_short(one.old)}", f"  now  {at}{_short(one.new)}"]
-    if not change.drivers and not change.scenarios:
-        return lines
-    lines.append(f"  source: {change.probe.cites}")
-    lines.append(f"  drivers: {', '.join(change.drivers) or 'none relies on it'}")
-    if change.scenarios:
-        lines.append(f"  scenarios: {', '.join(change.scenarios)}")
-    return lines
-
-
-def _in_words(at: str, old: list[Any], new: list[Any]) -> list[str]:
-    """Two long lists, word by word: what both have, what only one has."""
-    words = [[item if isinstance(item, str) else json.dumps(item) for item in one] for one in (old, new)]
-    marks = {"- ": "  was  ", "+ ": "  now  ", "  ": "  both "}
-    return [f"{marks[line[:2]]}{at}{line[2:]}" for line in difflib.ndiff(words[0], words[1]) if line[:2] in marks]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= VALUE_MAX else text[:VALUE_MAX] + "..."
+# ---- reports
 
 
 def _list(args: argparse.Namespace, probes: Sequence[Probe]) -> int:
@@ -275,43 +289,6 @@ def _list(args: argparse.Namespace, probes: Sequence[Probe]) -> int:
         show(f"{one.id} ({one.kind}): {one.question}\n  {one.cites}")
     show(f"{len(probes)} probes")
     return EXIT_OK
-
-
-# ---- for programs
-
-
-def _identity(one: Baseline) -> dict[str, Any]:
-    return {key: getattr(one, key) for key in ("name", "systemd", "version", "layout", "runs_in")}
-
-
-def _document(found: Comparison) -> dict[str, Any]:
-    from cgrace.reports.machine import document
-
-    changes = [
-        {
-            "probe": one.probe.id,
-            "how": str(one.how),
-            "kind": str(one.probe.kind),
-            "question": one.probe.question,
-            "cites": one.probe.cites,
-            "differences": [{"place": each.place, "old": each.old, "new": each.new} for each in one.differences],
-            "drivers": list(one.drivers),
-            "scenarios": list(one.scenarios),
-        }
-        for one in found.changes
-    ]
-    return document(
-        "validate",
-        passed=found.safe,
-        old=_identity(found.old),
-        new=_identity(found.new),
-        changes=changes,
-        outcomes=[{"case": one.case, "old": one.old, "new": one.new} for one in found.outcomes],
-        same=found.same,
-        not_compared=dict(found.apart),
-        known_differences=dict(found.excused),
-        answers=dict(found.new.answers),
-    )
 
 
 def _write_reports(args: argparse.Namespace, document: dict[str, Any], probes: Sequence[Probe]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from cgrace.harness.errors import UsageError
 from cgrace.harness.validate.stage import Answer
+from cgrace.harness.whole import write_whole
 
 FORMAT: Final = 1
 FOLDER: Final = Path(__file__).resolve().parents[2] / "reports" / "baselines"
@@ -106,10 +107,14 @@ def encode(baseline: Baseline) -> str:
 
 def save(baseline: Baseline, folder: Path = FOLDER) -> Path:
     """Write it under its key; what was there is replaced."""
-    path = folder / f"{baseline.key}.json"
+    return write(baseline, folder / f"{baseline.key}.json")
+
+
+def write(baseline: Baseline, path: Path) -> Path:
+    """Write it into a file of its own; where it is."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(encode(baseline), encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, encode(baseline))
     except OSError as error:
         raise UsageError(f"the baseline cannot be written: {error.strerror}", file=path) from None
     return path

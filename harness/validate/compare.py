@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from cgrace.harness.validate.baseline import Baseline
-from cgrace.harness.validate.probe import Kind, Probe
+from cgrace.harness.validate.probe import Kind, Probe, driving
 
 _UNKNOWN: Final = ("D:PropertyReadOnly", "D:UnknownMethod", "D:UnknownProperty")  # how what is not there is refused
 WORDING: Final = "text"  # a key of an answer: how an error is worded, which no driver reads
@@ -23,6 +23,9 @@ class How(StrEnum):
     HABIT = "habit changed"
     EXTENDED = "contract extended"  # what was refused as unknown is known now
     WORDING = "wording changed"  # of errors, which no driver reads
+
+
+HARMLESS: Final = (How.EXTENDED, How.WORDING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +50,19 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A probe whose answer changed. drivers: those that rely on it, by generation; scenarios: those that it touches."""
+    """A probe whose answer changed. drivers: those that rely on it and drive the new one's cgroups, by generation; scenarios: those
+    that it touches."""
 
     probe: Probe
     how: How
     differences: tuple[Difference, ...]
     drivers: tuple[str, ...]
     scenarios: tuple[str, ...]
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether it is of a kind that no driver can be hit by."""
+        return self.how in HARMLESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +118,7 @@ def compare(
         elif known and probe.id in known and old.answers[probe.id] != new.answers[probe.id]:
             excused[probe.id] = known[probe.id]
         elif found := tuple(differences(old.answers[probe.id], new.answers[probe.id])):
-            changes.append(_change(probe, found, names))
+            changes.append(_change(probe, found, names, new.layout))
         else:
             same += 1
     order = list(How)
@@ -125,14 +134,14 @@ def compare(
     )
 
 
-def _change(probe: Probe, found: tuple[Difference, ...], names: list[str]) -> Change:
+def _change(probe: Probe, found: tuple[Difference, ...], names: list[str], layout: str) -> Change:
     how = _how(probe, found)
-    harmless = how in (How.WORDING, How.EXTENDED)
+    harmless = how in HARMLESS
     return Change(
         probe=probe,
         how=how,
         differences=found,
-        drivers=() if harmless else probe.relied_on,
+        drivers=() if harmless else driving(probe.relied_on, layout),
         scenarios=() if harmless else touched(probe, names),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cgrace.harness.scenario.recorded import Row, read
-from cgrace.harness.suite import CaseResult
+from cgrace.harness.suite import Case, CaseResult
 from cgrace.harness.validate.baseline import FOLDER, leading_number
 
 CLEAN = "nothing wrong"
@@ -22,10 +22,15 @@ def recorded_outcomes(version: int, layout: str, folder: Path = FOLDER) -> dict[
     return found
 
 
+def key_of(case: Case) -> str:
+    """By what a case is found again on another systemd."""
+    return f"{case.scenario.name} {case.driver.name}"
+
+
 def run_outcomes(results: Iterable[CaseResult]) -> dict[str, str]:
     """The same of what was run now; cases that could not run say nothing."""
     return {
-        f"{result.case.scenario.name} {result.case.driver.name}": in_words(Row.of(result.judgement))
+        key_of(result.case): in_words(Row.of(result.judgement))
         for result in results
         if not result.error and not result.unavailable
     }

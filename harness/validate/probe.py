@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -17,6 +17,11 @@ LADDER: Final = ("rc4", "async", "wait-forever", "timeout", "err-nil", "err-nil-
 WAITING: Final = LADDER[2:]
 LATER: Final = ("today", "containerd", "crun")
 EVERY: Final = LADDER + LATER
+
+
+def driving(drivers: Iterable[str], layout: str) -> tuple[str, ...]:
+    """Those of the drivers that drive cgroups of that layout: the ladder is older than cgroup v2's systemd driver."""
+    return tuple(one for one in drivers if layout != "v2" or one not in LADDER)
 
 
 class Kind(StrEnum):
