@@ -79,10 +79,25 @@ class KernelRecord(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Subscription:
-    """One run's share: everything at or below `prefix`; "" on a machine whose own systemd is the target."""
+    """One run's share: everything at or below `prefix`, or, on a machine whose own systemd is the target, what is called like a
+    unit of ours below `homes`: by hierarchy id, the path at which the kernel sees the root that we see."""
 
     prefix: str
     sink: Callable[[KernelRecord], None]
+    homes: Mapping[int, str] | None = None
+
+    def share(self, record: KernelRecord) -> KernelRecord | None:
+        """The record with its path as this run knows it; None when it is not for it."""
+        if record.kind == "lost":
+            return record
+        if self.homes is not None:
+            home = self.homes.get(record.root, "")
+            below = record.path.removeprefix(home)
+            told = record.path.startswith(home) and of_this_machine(below)
+            return record._replace(path=below) if told else None
+        at = record.path.find(self.prefix)
+        below = record.path[at + len(self.prefix) :]
+        return record._replace(path=below or "/") if at >= 0 and (not below or below[0] == "/") else None
 
 
 class KernelWitness:
@@ -96,6 +111,8 @@ class KernelWitness:
         self._subscriptions: list[Subscription] = []
         self._waiting: deque[KernelRecord] = deque()
         self._rest = ""
+        self._asked: set[Path] = set()
+        self._known_homes: dict[int, str] = {}
         self._ids_are_ours = True
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pipe = -1
@@ -190,10 +207,12 @@ class KernelWitness:
 
     # ---- subscribers
 
-    def subscribe(self, prefix: str, sink: Callable[[KernelRecord], None]) -> Subscription:
-        """Tell `sink` of everything that happens at or below the cgroup path `prefix` from now on, in order."""
+    def subscribe(
+        self, prefix: str, sink: Callable[[KernelRecord], None], homes: Mapping[int, str] | None = None
+    ) -> Subscription:
+        """Tell `sink` of everything that happens at or below the cgroup path `prefix` from now on, in order; homes: see there."""
         self.drain()
-        subscription = Subscription(prefix, sink)
+        subscription = Subscription(prefix, sink, homes)
         self._subscriptions.append(subscription)
         return subscription
 
@@ -215,10 +234,30 @@ class KernelWitness:
         """
         self.start()
         witness = RunWitness(sandbox.cgroup_prefix, sandbox, record, known=known)
-        subscription = self.subscribe(sandbox.cgroup_prefix, witness.take)
+        homes = None if sandbox.cgroup_prefix else self._homes(sandbox)
+        subscription = self.subscribe(sandbox.cgroup_prefix, witness.take, homes)
         witness.on_close = lambda: self.unsubscribe(subscription)
         witness.on_drain = self.drain
         return witness
+
+    def _homes(self, sandbox: Sandbox) -> dict[int, str]:
+        """Where the kernel sees the roots that we see: in a cgroup namespace (a container that ssh leads to) only a cgroup that is
+        made, and seen, tells. Asked once of each."""
+        for hierarchy in sandbox.hierarchies:
+            if hierarchy.root in self._asked:
+                continue
+            self._asked.add(hierarchy.root)
+            seen: list[KernelRecord] = []
+            asking = self.subscribe("", seen.append)
+            with contextlib.suppress(OSError):
+                probe = hierarchy.root / own_name()
+                probe.mkdir()
+                probe.rmdir()
+            self.drain()
+            self.unsubscribe(asking)
+            name = f"/{own_name()}"
+            self._known_homes |= {one.root: one.path.removesuffix(name) for one in seen if one.path.endswith(name)}
+        return self._known_homes
 
     # ---- reading
 
@@ -257,15 +296,8 @@ class KernelWitness:
         while self._waiting:
             record = self._waiting.popleft()
             for subscription in tuple(self._subscriptions):
-                if record.kind == "lost":
-                    subscription.sink(record)
-                    continue
-                if not subscription.prefix and not of_this_machine(record.path):
-                    continue
-                at = record.path.find(subscription.prefix)
-                below = record.path[at + len(subscription.prefix) :]
-                if at >= 0 and (not below or below[0] == "/"):
-                    subscription.sink(record._replace(path=below or "/"))
+                if (share := subscription.share(record)) is not None:
+                    subscription.sink(share)
 
     def _parse(self, line: str) -> KernelRecord | None:
         """A record, or None for a line that says nothing to us."""
