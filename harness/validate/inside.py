@@ -1,8 +1,8 @@
 """Processes inside a machine: workers for probes, and one that connects to the bus, as who connects from outside has no pid there.
 
-On a booted machine workers are orphans, so children of its PID 1. On v1 in a container no release agent tells systemd that a cgroup
-ran empty; of its own children's end it hears by SIGCHLD, and looks (scope.c, scope_sigchld_event). Else a scope would end or
-stay by how fast its process dies.
+On a booted machine workers are orphans, so children of its PID 1, also in a guest that is asked from inside. On v1 in a
+container no release agent tells systemd that a cgroup ran empty; of its own children's end it hears by SIGCHLD, and looks
+(scope.c, scope_sigchld_event). Else a scope would end or stay by how fast its process dies.
 
 systemd reads of a caller what the kernel tells of the pid at the other end of its socket (sd-bus, bus-creds.c); a process of
 another pid namespace has none, and half of the calls are then refused with EREMOTE.
@@ -125,7 +125,7 @@ async def spawn_orphans(init_pid: int, stack: contextlib.AsyncExitStack, stubbor
 
 async def _start(init_pid: int, what: str, script: str, *words: str) -> list[int]:
     """Run a shell's script in the machine of that PID 1; the pids that it prints."""
-    enter = ["nsenter", "--target", str(init_pid), "--mount", "--pid", "--"]
+    enter = [] if init_pid == 1 else ["nsenter", "--target", str(init_pid), "--mount", "--pid", "--"]
     done = await run_ok([*enter, _SHELL, "-c", script, "sh", *words], what=what, error=TargetError)
     return [int(word) for word in done.text.split()]
 

@@ -33,6 +33,7 @@ QUIET_S = 0.2
 SYSTEM_BUS = "/run/dbus/system_bus_socket"
 _READ_BYTES = 1 << 16
 _CGROUPS = Path("/sys/fs/cgroup")
+_OWN_INIT = 1  # of the machine that this runs on
 
 
 class RealMachine:
@@ -209,7 +210,9 @@ async def local() -> AsyncIterator[Machine]:
         if layout == "v2":
             stack.callback(tree.rmdir, hierarchies[0].name, HOME)
 
-        async def start(stubborn: bool, _adopted: bool) -> Worker:
+        async def start(stubborn: bool, adopted: bool) -> Worker:
+            if adopted:
+                return await spawn_orphan(_OWN_INIT, tree, stack, stubborn=stubborn)
             command = f"{IGNORE_TERM if stubborn else ''} echo; exec cat"  # cat ends with us, as its stdin does
             child = await stack.enter_async_context(held(["/bin/sh", "-c", command]))
             worker = Worker(pid=child.pid, pid_outer=child.pid, kill=child.kill)
@@ -222,7 +225,10 @@ async def local() -> AsyncIterator[Machine]:
             place_at_home(tree, child.pid)
             return worker
 
-        machine = RealMachine(f"local:{layout}", layout, tree, dial=_dial_here, start=start)
+        async def start_many(stubborn: Sequence[bool]) -> list[Worker]:
+            return await spawn_orphans(_OWN_INIT, stack, stubborn)
+
+        machine = RealMachine(f"local:{layout}", layout, tree, dial=_dial_here, start=start, start_many=start_many)
         yield await stack.enter_async_context(machine.running())
 
 
