@@ -116,9 +116,11 @@ class VmTarget:
     async def _boot(self, progress: Callable[[str], None]) -> None:
         started = now_ns()
         config = await self.guest.configure(self.folder, self.layout)
-        for accelerator in (KVM, TCG) if not find_kvm() else (TCG,):
+        no_kvm = find_kvm()
+        for accelerator in (TCG,) if no_kvm else (KVM, TCG):
             self._qemu = Qemu(accelerator)
-            progress(f"booting {self.guest.name}{f' ({self.layout})' if self.layout else ''} under {accelerator}")
+            layout = f" ({self.layout})" if self.layout else ""
+            progress(f"booting {self.guest.name}{layout} under {accelerator}{f' ({no_kvm})' if no_kvm else ''}")
             if accelerator == KVM and not await self._wakes(self._qemu, config):
                 await self._stop_qemu()
                 progress("the guest does not live under KVM here; falling back to TCG")
