@@ -7,7 +7,7 @@ import dataclasses
 import os
 
 from cgrace.harness.commands import EXIT_CANNOT, EXIT_OK
-from cgrace.harness.commands.common import show, show_json
+from cgrace.harness.commands.common import run_async, show, show_json
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -35,6 +35,8 @@ def doctor(args: argparse.Namespace) -> int:
     show(table)
     if lacking:
         show(Text(f"reproduce cannot run here: no {', no '.join(check.name for check in lacking)}", style="bold red"))
+        if any(check.ok for check in checks if check.name == "user's systemd"):
+            show(Text("what takes no root can: cgrace run core --target user", style="bold green"))
     else:
         show(Text("reproduce can run here", style="bold green"))
     return EXIT_CANNOT if lacking else EXIT_OK
@@ -43,9 +45,10 @@ def doctor(args: argparse.Namespace) -> int:
 def clean(args: argparse.Namespace) -> int:
     """Remove what killed runs left on this machine; never what a living one uses, nor what cgrace did not make."""
     from cgrace.harness.targets.sweep import sweep
+    from cgrace.harness.targets.user import UserTarget
     from cgrace.reports.machine import document
 
-    swept = sweep()
+    swept = [*sweep(), *run_async(UserTarget.clean())]
     stuck = [one for one in swept if one.problem]
     if args.json:
         show_json(document("clean", passed=not stuck, swept=[dataclasses.asdict(one) for one in swept]))

@@ -14,7 +14,7 @@ from typing import Final
 from cgrace.harness.commands import EXIT_OK
 from cgrace.harness.commands.common import show, show_json
 from cgrace.harness.proc.find import find_program
-from cgrace.harness.targets import images, roots
+from cgrace.harness.targets import images, roots, user
 from cgrace.harness.targets.probe import probe
 from cgrace.harness.targets.qemu import PACKAGES, PROGRAM, find_kvm
 from cgrace.harness.targets.roots_build import SUITES
@@ -166,16 +166,15 @@ def _host() -> Row:
 
 
 def _user() -> Row:
-    bus = Path(f"/run/user/{os.geteuid()}/bus")
-    ok = _V2.exists() and bus.exists()
+    why = user.why_not()
     return Row(
         name="user",
         systemd="the user's instance",
         layouts=("v2",),
-        needs="cgroup v2, a session with systemd --user",
-        ready=ok,
-        found=str(bus) if ok else "no cgroup v2 on this host" if not _V2.exists() else f"no {bus}",
-        how="" if ok else "loginctl enable-linger, on a host with cgroup v2",
+        needs="cgroup v2 alone, a session with systemd --user and its bus; no root",
+        ready=not why,
+        found=why or f"systemd of uid {os.geteuid()}, at {user.bus_of()}",
+        how=user.hint_for(why) if why else "",
     )
 
 

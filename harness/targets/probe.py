@@ -11,7 +11,7 @@ from typing import Final
 
 from cgrace.harness.drivers.gobuild import try_find_go
 from cgrace.harness.proc.find import find_program
-from cgrace.harness.targets import filters
+from cgrace.harness.targets import filters, user
 from cgrace.harness.targets.layout import HostHierarchy, host_hierarchies, v1_controllers_free
 from cgrace.harness.targets.linux import mount_detached
 
@@ -47,6 +47,7 @@ def probe() -> tuple[Check, ...]:
         _v1_hierarchies(),
         _v2_controllers(),
         _trace_events(),
+        _users_systemd(),
         _held_calls(),
         _go(),
         _kvm(),
@@ -139,6 +140,17 @@ def _trace_events() -> Check:
 
     how = "root and a kernel with CONFIG_TRACING and tracepoints; without it inotify watches, and names no culprit"
     return _check("kernel events", "who made, removed or emptied which cgroup", how, look)
+
+
+def _users_systemd() -> Check:
+    why = user.why_not()
+    return Check(
+        name="user's systemd",
+        ok=not why,
+        found=why or user.bus_of(),
+        needed_for="target user, which takes no root",
+        how=user.hint_for(why) if why else "",
+    )
 
 
 def _held_calls() -> Check:

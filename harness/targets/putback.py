@@ -23,7 +23,6 @@ from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.bus_client import BusClient
 from cgrace.harness.targets.removal import remove_trees, walk_up
 
-PUT_BACK_S_MAX: Final = 3.0
 _GONE_S_MAX: Final = 1.0
 # Where unit files and drop-ins can be that are gone with a reboot (systemd.unit(5)); SetUnitProperties and
 # StartTransientUnit write below the first two, the job gate's drop-ins are in the third.
@@ -78,15 +77,20 @@ class PutBack:
         """Take for a run's doing whatever is called so: what a killed cgrace left."""
         self._fresh = Look(units={}, files=frozenset(), cgroups=frozenset(), settings=self._settings())
 
-    async def put_back(self) -> str:
+    async def left(self) -> list[str]:
+        """The units that are there and were not."""
+        async with BusClient(self._bus_path) as bus:
+            return sorted(self._new(await _units(bus)))
+
+    async def put_back(self, seconds_max: float = 3.0) -> str:
         """Undo what a run did; returns what is otherwise than before, "" when the machine is as it was."""
         assert self._fresh is not None
         try:
-            async with asyncio.timeout(PUT_BACK_S_MAX), BusClient(self._bus_path) as bus:
+            async with asyncio.timeout(seconds_max), BusClient(self._bus_path) as bus:
                 removed = self._remove_files()
                 units = await self._end_units(bus, reload=removed)
         except TimeoutError:
-            return f"its systemd did not end the run's units within {PUT_BACK_S_MAX:g} s"
+            return f"its systemd did not end the run's units within {seconds_max:g} s"
         except CgraceError as error:
             return error.message
         return self._unit_difference(units) or self._remove_cgroups() or self._setting_difference()

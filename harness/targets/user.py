@@ -31,7 +31,7 @@ from cgrace.harness.targets.machine import MachineSandbox
 from cgrace.harness.targets.putback import PutBack
 from cgrace.harness.targets.removal import processes_in, thaw
 from cgrace.harness.targets.runs import MachineRuns, resume
-from cgrace.harness.targets.sweep import record_owner, sweep
+from cgrace.harness.targets.sweep import Swept, record_owner, sweep
 
 PREFIX: Final = "cgrace"
 ANSWER_S_MAX: Final = 10.0
@@ -74,17 +74,28 @@ class UserTarget(MachineRuns):
         with _alone(target._runtime):
             await asyncio.to_thread(sweep)
             try:
-                try:
-                    await target._look()
-                except TimeoutError:
-                    raise TargetError(
-                        f"target user cannot be had: the user's systemd does not answer on {target.bus_path}",
-                        hint="systemctl --user status says more",
-                    ) from None
+                await target._look()
                 await target._set_up()
                 yield target
             finally:
                 await target._tear_down()
+
+    @classmethod
+    async def clean(cls) -> list[Swept]:
+        """Remove what a killed cgrace left with the user's systemd; nothing where there is none, or where a living one works."""
+        if why_not():
+            return []
+        target = cls(bus_of(), runtime_of())
+        try:
+            with _alone(target._runtime):
+                await target._look()
+                comparison = target._comparison()
+                comparison.look_at_nothing()
+                left = await comparison.left()
+                problem = await comparison.put_back() if left else ""
+        except TargetError:
+            return []
+        return [Swept(kind="unit", name=name, problem=problem) for name in left]
 
     @property
     def init_pid(self) -> int:
@@ -146,10 +157,16 @@ class UserTarget(MachineRuns):
         return comparison
 
     async def _look(self) -> None:
-        async with asyncio.timeout(ANSWER_S_MAX), BusClient(self.bus_path) as bus:
-            self.version = await bus.get(systemd1.PATH, systemd1.MANAGER, "Version")
-            cgroup = str(await bus.get(systemd1.PATH, systemd1.MANAGER, "ControlGroup"))
-            answer = await bus.call(*systemd1.TO_BUS, "GetConnectionUnixProcessID", "s", systemd1.NAME)
+        try:
+            async with asyncio.timeout(ANSWER_S_MAX), BusClient(self.bus_path) as bus:
+                self.version = await bus.get(systemd1.PATH, systemd1.MANAGER, "Version")
+                cgroup = str(await bus.get(systemd1.PATH, systemd1.MANAGER, "ControlGroup"))
+                answer = await bus.call(*systemd1.TO_BUS, "GetConnectionUnixProcessID", "s", systemd1.NAME)
+        except TimeoutError:
+            raise TargetError(
+                f"target user cannot be had: the user's systemd does not answer on {self.bus_path}",
+                hint="systemctl --user status says more",
+            ) from None
         self._manager_pid = int(answer.body[0])
         root = Path(f"{INNER_ROOT}{cgroup}")
         if not os.access(root, os.W_OK):
