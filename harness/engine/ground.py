@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from cgrace.harness.drivers.base import DriverSpec
 from cgrace.harness.scenario.model import Scenario, Setting
@@ -12,6 +13,9 @@ from cgrace.harness.scenario.recorded import Recorded, Row, file_of, read, story
 from cgrace.harness.scenario.rules import Rule, read_rules, why
 from cgrace.harness.suite import Case
 from cgrace.harness.targets.registry import Facts
+from cgrace.harness.targets.roots_build import SUITES
+
+_OWN_MACHINES: Final = ("ssh", "host")
 
 
 @dataclass(slots=True)
@@ -33,6 +37,11 @@ class Ground:
         """Those of the target, or the one that was asked for."""
         asked = self.facts.name.wanted
         return (asked,) if asked else self.facts.layouts
+
+    @property
+    def is_users_own(self) -> bool:
+        """Whether it is a machine of the user's, which may have any systemd."""
+        return self.facts.name.kind in _OWN_MACHINES
 
     def case(self, scenario: Scenario, setting: Setting, driver: DriverSpec) -> Case:
         """One driver there, held against what was recorded of it, or where nothing was against the scenario's own words."""
@@ -65,8 +74,15 @@ class Ground:
             return None
         key = (story, layout)
         if key not in self._read:
-            self._read[key] = read(self.file(story, layout))
+            self._read[key] = read(self.file(story, layout)) or self._of_the_same_systemd(story, layout)
         return self._read[key]
+
+    def _of_the_same_systemd(self, story: str, layout: str) -> Recorded | None:
+        """For a machine of the user's own, of which nothing is recorded: what was on a suite with that systemd."""
+        suite = next((one for one, version in SUITES.items() if version == str(self.facts.systemd)), None)
+        if suite is None or not self.is_users_own:
+            return None
+        return read(file_of(self.folder, story, f"container-{suite}", layout))
 
     def file(self, story: str, layout: str) -> Path:
         """Where that record is, or would be."""

@@ -19,6 +19,7 @@ from cgrace.harness.targets import filters
 from cgrace.harness.targets.buses import EMBEDDED, bus_version
 from cgrace.harness.targets.fake import FakeTarget
 from cgrace.harness.targets.machine import MachineSandbox
+from cgrace.harness.targets.names import V1_ENDS
 from cgrace.harness.targets.owner import UNIT_PREFIX
 from cgrace.harness.targets.registry import FAKE, Facts, Target, TargetName, describe, open_target
 from cgrace.harness.targets.sandbox import FakeSandbox
@@ -49,7 +50,10 @@ class Place:
             if self.name.layout not in ("", layout):
                 raise UnavailableError(f"it is about cgroup {layout}, and the target is {self.name.text}")
             if layout not in self.facts.layouts:
-                raise UnavailableError(f"systemd {self.facts.systemd} knows cgroup {layout} no more")
+                if layout == "v1" and self.facts.systemd >= V1_ENDS:
+                    raise UnavailableError(f"systemd {self.facts.systemd} knows cgroup {layout} no more")
+                has = " and ".join(self.facts.layouts)
+                raise UnavailableError(f"it is about cgroup {layout}, and {self.name.base} has cgroup {has}")
             for fault, why in refused_faults(all_faults(scenario), self.facts.systemd).items():
                 raise UnavailableError(f"fault '{fault}' cannot be done on {self.name.base}: {why}")
         if self.name.kind == "user" and (why := why_not(scenario, driver)):

@@ -18,7 +18,7 @@ from cgrace.harness.drivers.gobuild import build_go_program
 from cgrace.harness.errors import CgraceError, StoreError, UnavailableError
 from cgrace.harness.proc.workers import Worker, WorkerDied
 from cgrace.harness.suite import Case, CaseResult
-from cgrace.harness.targets.registry import UNDONE, TargetName
+from cgrace.harness.targets.registry import HYBRID, UNDONE, TargetName
 from cgrace.harness.targets.remote import RemoteVm, open_machine
 from cgrace.harness.targets.remote_machine import RemoteMachine
 from cgrace.harness.targets.runs import INIT_SOURCE
@@ -32,6 +32,7 @@ class RemoteRuns:
     def __init__(self, store: Path | None) -> None:
         self._store = store
         self._benches: dict[str, _Bench] = {}
+        self._has = ""  # the layout of a machine that has but one, and is not ours to boot
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -47,12 +48,17 @@ class RemoteRuns:
         runs = cls(store)
         async with contextlib.AsyncExitStack() as stack:
             for layout in layouts:
-                if (text := _machine_for(name, layout)) is not None:
-                    machine = await stack.enter_async_context(open_machine(text, progress=progress))
-                    bench = _Bench(machine, name, layout, built)
+                text = _machine_for(name, layout)
+                if text is None or runs._has:
+                    continue
+                machine = await stack.enter_async_context(open_machine(text, progress=progress))
+                if name.kind == "ssh":
+                    runs._has = "v1" if machine.facts.layout == HYBRID else machine.facts.layout
+                if (runs._has or layout) in layouts:
+                    bench = _Bench(machine, name, runs._has or layout, built)
                     await bench.set_up()
                     stack.push_async_callback(bench.close)
-                    runs._benches[layout] = bench
+                    runs._benches[runs._has or layout] = bench
             yield runs
 
     async def run(self, case: Case, expect_clean: bool) -> CaseResult:
@@ -60,7 +66,8 @@ class RemoteRuns:
         try:
             bench = self._benches.get(case.setting.layout)
             if bench is None:
-                raise UnavailableError(f"it is about cgroup {case.setting.layout}, and the target is {case.target}")
+                has = f"{case.target} has cgroup {self._has}" if self._has else f"the target is {case.target}"
+                raise UnavailableError(f"it is about cgroup {case.setting.layout}, and {has}")
             result = await bench.run(case, expect_clean)
             if self._store is not None and result.trace is not None:
                 result = dataclasses.replace(result, trace=await bench.fetch(result.trace, self._store))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +31,8 @@ from cgrace.harness.targets.sweep import record_owner, sweep
 
 PREFIX: Final = owner.UNIT_PREFIX
 BUS_SOCKET: Final = "/run/dbus/system_bus_socket"  # unless DBUS_SYSTEM_BUS_ADDRESS says otherwise, as for everybody
+UNDO_S_MAX: Final = 20.0  # of a run, more than where another machine is soon booted
+NOT_OURS: Final = "cgrace.target"  # what images of ours boot to (images.py)
 BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)
 
 
@@ -41,6 +44,7 @@ class HostTarget(MachineRuns):
 
     def __init__(self, layout: str) -> None:
         super().__init__(layout, Path(tempfile.gettempdir(), owner.own_name()))
+        self.undo_s_max = UNDO_S_MAX
         self.hierarchies = _mounted(layout)
         self._bus_path = unix_path(os.environ.get("DBUS_SYSTEM_BUS_ADDRESS", BUS_SOCKET))
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -51,6 +55,7 @@ class HostTarget(MachineRuns):
     async def open(cls, *, allow_host: bool) -> AsyncIterator[HostTarget]:
         """TargetError where this machine has no systemd of its own, where we are not root, and unless the user allowed it.
 
+        What a killed cgrace left of a run goes first.
         When the block ends, however it ends, no unit, cgroup or process of ours is left.
         """
         if not allow_host:
@@ -58,15 +63,17 @@ class HostTarget(MachineRuns):
         if os.geteuid() != 0:
             raise TargetError("target host starts units of the system, which takes root", hint="sudo cgrace ...")
         layout = _layout()
-        await asyncio.to_thread(sweep)
-        target = cls(layout)
-        try:
-            await asyncio.to_thread(target._set_up)
-            async with BusClient(target.bus_path) as bus:
-                target.version = await bus.get(systemd1.PATH, systemd1.MANAGER, "Version")
-            yield target
-        finally:
-            await target._tear_down()
+        with _alone():
+            await asyncio.to_thread(sweep)
+            target = cls(layout)
+            try:
+                await asyncio.to_thread(target._set_up)
+                async with BusClient(target.bus_path) as bus:
+                    target.version = await bus.get(systemd1.PATH, systemd1.MANAGER, "Version")
+                await target._clean()
+                yield target
+            finally:
+                await target._tear_down()
 
     @contextlib.asynccontextmanager
     async def place(self, layout: str = "v1") -> AsyncIterator[MachineSandbox]:
@@ -106,7 +113,17 @@ class HostTarget(MachineRuns):
         return None, ()
 
     def _comparison(self) -> PutBack:
-        return PutBack(self.bus_path, Path("/"), self.hierarchies, prefix=PREFIX)
+        return PutBack(self.bus_path, Path("/"), self.hierarchies, prefix=PREFIX, besides=NOT_OURS)
+
+    async def _clean(self) -> None:
+        """End what a killed cgrace left of its run. TargetError for what stays."""
+        self._wake()
+        past = self._comparison()
+        await past.look_past_leftovers()
+        if problem := await past.put_back(self.undo_s_max):
+            raise TargetError(
+                f"an earlier cgrace left what cannot be undone: {problem}", hint="systemctl status 'cgrace*'"
+            )
 
     def _wake(self) -> None:
         for hierarchy in self.hierarchies:
@@ -140,6 +157,22 @@ class HostTarget(MachineRuns):
         if self._lock >= 0:
             shutil.rmtree(self.runtime_dir, ignore_errors=True)
             os.close(self._lock)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the machine's systemd for us: units of another cgrace would bear the same names."""
+    descriptor = os.open(BOOTED, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise TargetError(
+                "another cgrace works with this machine's systemd", hint="one at a time: wait for its end"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _layout() -> str:

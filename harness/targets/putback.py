@@ -19,6 +19,7 @@ from typing import Any, Final
 from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.message import Message
 from cgrace.harness.errors import CgraceError, TargetError
+from cgrace.harness.targets import owner
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.bus_client import BusClient
 from cgrace.harness.targets.removal import remove_trees, walk_up
@@ -72,6 +73,17 @@ class PutBack:
         async with BusClient(self._bus_path) as bus:
             units = await _units(bus)
         self._fresh = Look(units=units, files=self._files(), cgroups=self._cgroups(), settings=self._settings())
+
+    async def look_past_leftovers(self) -> None:
+        """As `look`, but what is called like a run's and has no unit file of the machine's counts as a run's doing: a killed cgrace
+        left it. What a living one has there in a tree of its own is nobody's to touch (targets/owner.py)."""
+        async with BusClient(self._bus_path) as bus:
+            units = await _units(bus)
+            left = [name for name in units if self._is_a_runs(name) and await _is_made_at_run_time(bus, name)]
+        kept = {name: state for name, state in units.items() if name not in left}
+        gates = f"{self._folders[2]}/"
+        files = frozenset(path for path in self._files() if path.startswith(gates) and ".d" not in path)
+        self._fresh = Look(units=kept, files=files, cgroups=frozenset(), settings=self._settings())
 
     def look_at_nothing(self) -> None:
         """Take for a run's doing whatever is called so: what a killed cgrace left."""
@@ -200,11 +212,7 @@ class PutBack:
         for hierarchy in self._hierarchies:
             root = str(hierarchy.root)
             paths = (path[len(root) :] for path in walk_up(root))
-            found.update(
-                f"{hierarchy.name}{path}"
-                for path in paths
-                if not self._prefix or any(self._is_a_runs(name) for name in path.split("/"))
-            )
+            found.update(f"{hierarchy.name}{path}" for path in paths if not self._prefix or self._is_a_runs_place(path))
         return frozenset(found)
 
     def _remove_cgroups(self) -> str:
@@ -218,6 +226,10 @@ class PutBack:
         except TargetError as error:
             return error.message
         return f"process {min(killed)}, which is not the run's, was in a cgroup of the run" if killed else ""
+
+    def _is_a_runs_place(self, path: str) -> bool:
+        names = path.split("/")
+        return any(map(self._is_a_runs, names)) and not any(map(owner.OWNED_NAME.fullmatch, names))
 
     def _is_a_runs(self, name: str) -> bool:
         return name.startswith(self._prefix) and not (self._besides and name.startswith(self._besides))
@@ -251,6 +263,15 @@ class PutBack:
 async def _ask(bus: BusClient, member: str, signature: str = "", *body: Any) -> tuple[Any, ...]:
     answer = await bus.call(systemd1.NAME, systemd1.PATH, systemd1.MANAGER, member, signature, *body)
     return tuple(answer.body)
+
+
+async def _is_made_at_run_time(bus: BusClient, name: str) -> bool:
+    """Whether a unit has no file, or one that went with the call that made it (systemd.unit(5): transient)."""
+    try:
+        file = str(await bus.get(systemd1.unit_path(name), systemd1.UNIT, "FragmentPath"))
+    except TargetError:  # it has gone meanwhile
+        return False
+    return not file or file.startswith("/run/systemd/transient/")
 
 
 async def _units(bus: BusClient) -> dict[str, str]:

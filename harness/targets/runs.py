@@ -20,14 +20,15 @@ from cgrace.harness.targets.machine import MachineSandbox
 from cgrace.harness.targets.putback import PutBack
 
 INIT_SOURCE: Final = Path(__file__).resolve().parent / "go" / "init"
-CLEAR_S_MAX: Final = 3.0
+UNDO_S_MAX: Final = 3.0
 
 
 class MachineRuns(ABC):
     """Satisfies `machine.Machine`; what a target of one machine is made of.
 
     hierarchies, cgroup_prefix: as of `base.Sandbox`. version: what its systemd calls itself ("257.9-1~deb13u1"). epoch: how many
-    runs it has had. dirty: what the last run left that could not be undone, "" when the machine is as it was before its first.
+    runs it has had. undo_s_max: how long each half of undoing a run may take. dirty: what the last run left that could not be
+    undone, "" when the machine is as it was before its first.
     """
 
     def __init__(self, layout: str, runtime_dir: Path) -> None:
@@ -37,6 +38,7 @@ class MachineRuns(ABC):
         self.hierarchies: tuple[Hierarchy, ...] = ()
         self.cgroup_prefix = ""
         self.dirty = ""
+        self.undo_s_max = UNDO_S_MAX
         self.epoch = 0
         self._turn = asyncio.Lock()
         self._joined: Joined | None = None
@@ -136,14 +138,14 @@ class MachineRuns(ABC):
         if self.ended.done():
             return "its PID 1 ended"
         try:
-            async with asyncio.timeout(CLEAR_S_MAX):
+            async with asyncio.timeout(self.undo_s_max):
                 self._wake()
                 await self._joined.control.clear()
         except TimeoutError:
-            return f"processes of its run live on after {CLEAR_S_MAX:g} s"
+            return f"processes of its run live on after {self.undo_s_max:g} s"
         except TargetError as error:
             return error.message
-        return await self._put_back.put_back()
+        return await self._put_back.put_back(self.undo_s_max)
 
 
 def resume(pids: set[int]) -> None:
