@@ -39,6 +39,8 @@ class Core:
 
     gc: units to look at for collection. now_ns: time as the shell tells it.
 
+    rewatch: scopes whose processes are to be looked up anew, when there is nothing else to do.
+
     controls: what SetUnitProperties left as files for units that are not transient. watched: units whose cgroup is watched for
     emptiness. freezing: calls whose answer waits for the kernel.
     """
@@ -57,6 +59,7 @@ class Core:
     controls: dict[str, list[Change]] = field(default_factory=dict)
     gc: dict[Unit, None] = field(default_factory=dict)
     watched: dict[Unit, None] = field(default_factory=dict)
+    rewatch: dict[Unit, None] = field(default_factory=dict)
     now_ns: int = 0
     starts: int = 0
 
@@ -105,14 +108,19 @@ class Core:
         before = unit.active_state
         if unit.sub is sub:
             return
+        if self.profile.announce_early and unit.announced:
+            self.out.flush_now(unit, unit.job)
         unit.sub = sub
         self.out.changed(unit)
+        if unit.job is not None:
+            unit.job.tried = False
         if unit.active_state != before:
             self.observe(ev.UnitChanged(unit=unit.name, state=unit.active_state))
         self.jobs.dirty = True
         if unit.is_down:
             unit.deadline_ns = None
             self.watched.pop(unit, None)
+            self.rewatch.pop(unit, None)
             self.realiser.prune(unit)
             if unit.busy and not self.profile.collects_populated:
                 self.watched[unit] = None

@@ -20,7 +20,8 @@ _Kind = tuple[str, str]  # a unit and "start" or "stop"
 class Job:
     """kind: "start" or "stop". held: a gate keeps it queued. forced: the result that it will end with, doing nothing.
 
-    announced: JobNew was sent. running: it has begun and waits for its unit (a stop that waits).
+    announced: JobNew was sent. running: it has begun and waits for its unit (a stop that waits). tried: it could not
+    begin while its unit is on its way down.
     """
 
     id: int
@@ -31,6 +32,7 @@ class Job:
     ignores_order: bool = False
     announced: bool = False
     running: bool = False
+    tried: bool = False
     held: bool = False
     forced: str = ""
 
@@ -174,16 +176,15 @@ class Jobs:
         CPUWeight and name (unit.c, unit_compare_priority)."""
         if not self.dirty:
             return None
-        ready = (job for job in self.by_id.values() if not job.running and not job.held and self._may_run(job))
+        queued = (job for job in self.by_id.values() if not (job.running or job.held or job.tried))
+        ready = (job for job in queued if self._may_run(job))
         found = min(ready, key=_priority, default=None) if self._sorted else next(ready, None)
         self.dirty = found is not None
         return found
 
     def _may_run(self, job: Job) -> bool:
-        """Whether no job stands before it in order (job_is_runnable), and its unit is not on its way down."""
+        """Whether no job stands before it in order (job_is_runnable)."""
         unit = job.unit
-        if job.kind == "start" and unit.active_state == "deactivating":
-            return False
         if job.ignores_order:
             return True
         # Stops go first, the later unit's first of all (job_compare).

@@ -24,28 +24,28 @@ def run_job(core: Core, job: Job) -> None:
         core.end_job(job, job.forced)
         return
     job.running = True
-    _announce_run(core, job)
     result = _start(core, job.unit) if job.kind == "start" else _stop(core, job.unit)
-    if result and core.jobs.by_id.get(job.id) is job:
+    if result == "again":
+        job.running, job.tried = False, True
+    elif result and core.jobs.by_id.get(job.id) is job:
         core.end_job(job, result)
 
 
-def _announce_run(core: Core, job: Job) -> None:
-    """A unit that is going to change is announced with its job once more (240+)."""
-    changes = not job.unit.is_active if job.kind == "start" else not job.unit.is_down
-    if changes and core.profile.announce_early:
-        core.out.changed(job.unit)
-        core.out.flush_now(job.unit, job)
-
-
 def _start(core: Core, unit: Unit) -> str:
+    """The job's result; "again" while the unit is on its way down (unit_start, scope_start, slice_start)."""
     if unit.is_active:
         return "done"
+    if unit.type == "scope" and unit.was_active and unit.is_down and core.profile.once:
+        return "once"
     above = unit.slice
     if core.profile.frozen_jobs_fail and (unit.frozen or (above is not None and above.frozen)):
         return "frozen"
-    if unit.type == "scope" and unit.was_active and core.profile.once:
-        return "once"
+    if core.profile.announce_early:
+        core.out.changed(unit)
+    if not unit.is_down:
+        return "again"
+    if unit.sub is Sub.FAILED and unit.type == "scope":
+        return "failed"
     core.starts += 1
     unit.invocation = core.starts
     core.realiser.realise(unit)
@@ -74,12 +74,14 @@ def _start_scope(core: Core, unit: Unit) -> str:
             core.consider(unit)
         return "failed"
     unit.was_active = True
-    unit.living = set(unit.pids)
     unit.result = "success"
     runtime_us = unit.settings.get("RuntimeMaxUSec", INFINITY)
     unit.deadline_ns = None if runtime_us == INFINITY else core.now_ns + runtime_us * _NS_PER_US
     core.set_state(unit, Sub.RUNNING)
     core.watched[unit] = None
+    if not core.realiser.is_v2:
+        unit.living = set()
+        core.rewatch[unit] = None
     return "done"
 
 
@@ -95,6 +97,8 @@ def _stop(core: Core, unit: Unit) -> str:
         return "frozen"
     if unit.is_down:
         return "done"
+    if core.profile.announce_early:
+        core.out.changed(unit)
     if unit.frozen:  # who is frozen need not hear a SIGTERM (unit.c, unit_stop)
         core.realiser.freeze(unit, frozen=False)
     if unit.type == "slice":
@@ -112,6 +116,8 @@ def _stop_scope(core: Core, unit: Unit) -> str:
         core.set_state(unit, _down(unit))
         return "done"
     core.set_state(unit, Sub.STOP_SIGTERM)
+    if not core.realiser.is_v2:
+        core.rewatch[unit] = None
     _set_deadline(core, unit)
     return ""
 
@@ -170,19 +176,30 @@ def _release(core: Core, unit: Unit) -> None:
 
 
 def process_ended(core: Core, pid: int, *, late: bool = False) -> None:
-    """systemd heard of the end of a child that it watched for a scope: after the last one the scope is at its end, whatever else
-    is in its cgroup (scope.c, scope_sigchld_event on v1). late: after it looked whether what is down can be collected: nothing
-    makes it look again."""
+    """systemd heard of the end of a child: the scopes that watched it look again. pid: an outer one. late: after it looked
+    whether what is down can be collected: nothing makes it look again."""
     for unit in tuple(core.watched):
-        if unit.is_down and late:
-            del core.watched[unit]
-            unit.busy = False
-        elif unit.is_down:
-            _release(core, unit)
+        if unit.is_down:
+            if not late:
+                _release(core, unit)
         elif pid in unit.living:
             unit.living.discard(pid)
-            if not unit.living:
-                _ran_empty(core, unit)
+            core.rewatch[unit] = None
+
+
+def watch_again(core: Core) -> None:
+    """On v1 a scope watches the processes in its cgroup, and those that it watched before and that live; when there is none, it is
+    at its end (unit.c, on_rewatch_pids_event."""
+    main = core.realiser.main
+    while core.rewatch:
+        unit = next(iter(core.rewatch))
+        del core.rewatch[unit]
+        if main is None or unit.is_down:
+            continue
+        alive = (pid for pid in unit.living if core.tree.locate(main.name, pid) is not None)
+        unit.living = {*alive, *core.tree.procs(main.name, unit.cgroup, recursive=True)}
+        if not unit.living:
+            _ran_empty(core, unit)
 
 
 def _ran_empty(core: Core, unit: Unit) -> None:

@@ -159,7 +159,8 @@ class Manager:
 
     def pending(self) -> bool:
         """Whether a turn would do something."""
-        return self._core.is_busy or self._core.jobs.next_runnable() is not None
+        core = self._core
+        return core.is_busy or core.jobs.next_runnable() is not None or bool(core.rewatch)
 
     def turn(self) -> list[Message]:
         """One thing: what the loop does between events, else the run queue."""
@@ -173,7 +174,9 @@ class Manager:
             return core.take()
         job = core.jobs.next_runnable()
         if job is None:
-            return core.take() or None
+            had = bool(core.rewatch)
+            lifecycle.watch_again(core)
+            return core.take() if had else core.take() or None
         while job is not None:
             lifecycle.run_job(core, job)
             job = core.jobs.next_runnable()
@@ -185,7 +188,7 @@ class Manager:
         return self._core.take()
 
     def process_ended(self, pid: int, *, late: bool = False) -> list[Message]:
-        """A child of PID 1 ended, which is how v1 without a release agent hears of it. pid: as on the wire. late: after all else
+        """A child of PID 1 ended, which is how v1 without a release agent hears of it. pid: an outer one. late: after all else
         had come to rest."""
         lifecycle.process_ended(self._core, pid, late=late)
         return self._core.take()

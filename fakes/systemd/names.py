@@ -50,3 +50,10 @@ def parent_slice(name: str) -> str:
         raise ValueError(f"{name} is not a slice name")
     above = stem.rpartition("-")[0]
     return f"{above}.slice" if above else ROOT_SLICE
+
+
+@lru_cache(maxsize=4096)
+def slice_cgroup(name: str) -> str:
+    """The cgroup path of a slice, "" for the root."""
+    above = parent_slice(name)
+    return f"{slice_cgroup(above)}/{name}" if above else ""

@@ -150,7 +150,7 @@ class Checker:
         if not creating and not setting.live:
             return False
         if setting.where == "scope":
-            return unit.type == "scope"
+            return unit.type == "scope" or (unit.type == "service" and setting.signature not in ("au", "ah"))
         return setting.where != "cgroup" or unit.type in ("scope", "slice", "service")
 
     def _check_number(self, name: str, setting: Setting, value: int) -> None:

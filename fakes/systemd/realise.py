@@ -49,6 +49,8 @@ class Realiser:
         self._known = () if self.is_v2 else self._known_hierarchies(managed)
         self._cpuset = next((known.name for known in self._known if "cpuset" in known.controllers), "")
         apart = frozenset({"cpuacct"}) if profile.cpuacct_joined else None
+        # From 240 on a unit is not realised with all above it, but these get what is missing (cgroup.c, unit_realize_cgroup_now).
+        self._in_steps = profile.trim == "after"
         self._kept = tuple(known for known in self._known if known.controllers != apart)
 
     def _main_hierarchy(self, hierarchies: tuple[Hierarchy, ...]) -> Hierarchy | None:
@@ -128,7 +130,9 @@ class Realiser:
         return self.members(unit) & self.supported & _ON_BOTH if self._profile.trim == "after" else NOTHING
 
     def is_realised(self, unit: Unit) -> bool:
-        """Whether nothing would be done for the unit."""
+        """Whether nothing would be done for the unit (unit_has_mask_realized)."""
+        if unit.invalid:
+            return False
         return unit.realised and unit.realised_mask == self.target(unit) and unit.enabled_mask == self._enabled(unit)
 
     # ---- realisation
@@ -146,13 +150,14 @@ class Realiser:
         family = self._profile.family_on_free
         while at is not None:
             # What a member must have is what the slice's members need: while that stands, so does each of them.
+            at.members_mask = None
             mask = self.members(at)
             if mask != at.family_mask:
                 at.family_mask = mask
                 for member in at.children.values():
                     if not member.is_down and not member.phantom and (member.realised or not family):
                         self._queue_if_changed(member)
-            if family and at.realised:
+            if family:
                 self._queue_if_changed(at)
             at = at.slice
 
@@ -169,21 +174,55 @@ class Realiser:
                 self._now(unit)
 
     def _now(self, unit: Unit) -> None:
+        """unit_realize_cgroup_now."""
         self.queue.pop(unit, None)
-        if unit.phantom or unit.load is not Load.LOADED:
+        if unit.phantom or self.is_realised(unit):
             return
         target = self.target(unit)
-        if self.is_realised(unit) and not unit.invalid:
-            return
+        if not self._in_steps:
+            if unit.slice is not None:
+                self._now(unit.slice)
+        else:
+            self._disable_down(unit)
+            if unit.slice is not None:
+                self._enable_up(unit.slice)
+        self._update(unit, target, self._enabled(unit))
+        unit.invalid = False
+
+    def _enable_up(self, unit: Unit) -> None:
+        """The slices above get what is missing, and keep what they have (unit_realize_cgroup_now_enable)."""
         if unit.slice is not None:
-            self._now(unit.slice)
+            self._enable_up(unit.slice)
+        target, enable = self.target(unit), self._enabled(unit)
+        if unit.phantom or (unit.realised and target <= unit.realised_mask and enable <= unit.enabled_mask):
+            return
+        self._update(unit, unit.realised_mask | target, unit.enabled_mask | enable)
+        self._look_again(unit)
+
+    def _disable_down(self, unit: Unit) -> None:
+        """A member that lacks something is first brought to what it has and is to keep (unit_realize_cgroup_now_disable)."""
+        for member in unit.children.values():
+            if member.phantom or not member.realised:
+                continue
+            self._disable_down(member)
+            target, enable = self.target(member), self._enabled(member)
+            if target <= member.realised_mask and enable <= member.enabled_mask:
+                continue
+            self._update(member, member.realised_mask & target, member.enabled_mask & enable)
+            self._look_again(member)
+
+    def _look_again(self, unit: Unit) -> None:
+        if unit.slice is not None:
+            unit.slice.family_mask = None
+
+    def _update(self, unit: Unit, target: frozenset[str], enable: frozenset[str]) -> None:
+        """unit_update_cgroup."""
         if self.is_v2:
-            fresh = self._update_v2(unit, target)
+            fresh = self._update_v2(unit, target, enable)
         elif self._profile.trim == "before":
             fresh = self._update_v1_trim_first(unit, target)
         else:
-            fresh = self._update_v1_trim_last(unit, target)
-        unit.invalid = False
+            fresh = self._update_v1_trim_last(unit, target, enable)
         for problem in apply_attributes(
             self._tree, self._known, unit, target, profile=self._profile, is_v2=self.is_v2, fresh=fresh
         ):
@@ -226,12 +265,14 @@ class Realiser:
             self._migrate(unit, self._known)
         return made
 
-    def _update_v1_trim_last(self, unit: Unit, target: frozenset[str]) -> list[str]:
+    def _update_v1_trim_last(self, unit: Unit, target: frozenset[str], enable: frozenset[str]) -> list[str]:
         """247 on: make, migrate where membership changed, then trim (unit_update_cgroup)."""
         made = self._make(unit, target)
         is_new = self.main is not None and self.main.name in made  # and so empty
-        unit.enabled_mask = self._enabled(unit)
-        changed = NOTHING if is_new or (unit.realised and unit.delegate) else unit.realised_mask ^ target
+        changed = NOTHING
+        if is_new or not unit.realised or not unit.delegate:
+            unit.enabled_mask = enable
+            changed = NOTHING if is_new else unit.realised_mask ^ target
         unit.realised, unit.realised_mask = True, target
         self._migrate(unit, (known for known in self._known if known.controllers & changed))
         for known in self._kept:
@@ -280,11 +321,10 @@ class Realiser:
             at = at.slice
         return None
 
-    def _update_v2(self, unit: Unit, target: frozenset[str]) -> list[str]:
+    def _update_v2(self, unit: Unit, target: frozenset[str], enable: frozenset[str]) -> list[str]:
         """mkdir, then the unit's own subtree_control where what its children need has changed."""
         assert self.main is not None
         created = self._tree.mkdir(self.main.name, unit.cgroup)
-        enable = self.members(unit) & self.supported
         if created or not unit.realised or not unit.delegate:
             self._enable(unit, enable)
         unit.realised, unit.realised_mask = True, target
@@ -407,7 +447,7 @@ class Realiser:
             for known in self._kept:
                 self._tree.rmdir(known.name, unit.cgroup)
         if not unit.busy:
-            unit.realised, unit.realised_mask, unit.enabled_mask, unit.invalid = False, NOTHING, NOTHING, True
+            unit.realised, unit.realised_mask, unit.enabled_mask = False, NOTHING, NOTHING
 
     def release(self, unit: Unit) -> None:
         """A unit that is down and whose cgroup was busy: now it is empty, so it goes. On v1 nobody removes it."""

@@ -23,8 +23,6 @@ def start_transient(core: Core, sender: str, body: tuple[Any, ...]) -> Job:
         check_name(core, name)
         check_mode(core, mode)
     unit = make(core, sender, name, array)
-    if not core.profile.load_at_call:
-        core.jobs.check_mode("start", mode)
     for aux_name, aux_array in aux:
         check_name(core, aux_name)
         finish_loading(core, make(core, sender, aux_name, aux_array))
@@ -72,7 +70,7 @@ def make(core: Core, sender: str, name: str, array: Iterable[Any]) -> Unit:
     if exists(core, unit):
         raise core.refuse("exists", unit=name)
     # From here on it is a stub, and stays one when the rest is refused: also a slice that is up (unit.c, unit_make_transient).
-    unit.load, unit.transient = Load.STUB, True
+    unit.load, unit.transient, unit.own_mask = Load.STUB, True, None
     core.consider(unit)
     changes = core.checker.check(unit, array, creating=True)
     unit.at_boot = False
@@ -108,6 +106,9 @@ def finish_loading(core: Core, unit: Unit) -> None:
     """unit_load: a scope needs processes, a unit a slice; types that are not made here have a bad setting."""
     at_call = core.profile.load_at_call
     unit.load = Load.LOADED
+    if unit.slice is None and unit.name != names.ROOT_SLICE:
+        above = names.parent_slice(unit.name) if unit.type == "slice" else SYSTEM_SLICE
+        core.units.put_in_slice(unit, core.load(above))
     if unit.type == "scope" and not unit.pids:
         if at_call:
             raise core.refuse("no_pids", unit=unit.name)
@@ -116,8 +117,5 @@ def finish_loading(core: Core, unit: Unit) -> None:
         if at_call:
             raise core.refuse("bad_setting", unit=unit.name)
         unit.load = Load.BAD_SETTING
-    if unit.slice is None and unit.name != names.ROOT_SLICE:
-        above = SYSTEM_SLICE if unit.type == "scope" else names.parent_slice(unit.name)
-        core.units.put_in_slice(unit, core.load(above))
     forget_masks(unit)
     core.out.changed(unit)

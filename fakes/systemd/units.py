@@ -85,7 +85,7 @@ class Unit:
     realised: bool = False
     realised_mask: frozenset[str] = NOTHING
     enabled_mask: frozenset[str] = NOTHING
-    invalid: bool = True
+    invalid: bool = False
     own_mask: frozenset[str] | None = None
     members_mask: frozenset[str] | None = None
     family_mask: frozenset[str] | None = None
@@ -133,6 +133,7 @@ class Units:
         self, made: Callable[[Unit], None], loaded: Callable[[Unit], None], joined: Callable[[Unit, Unit], None]
     ) -> None:
         self._units: dict[str, Unit] = {}
+        self._to_load: list[Unit] = []
         self._made = made
         self._loaded = loaded
         self._joined = joined
@@ -154,13 +155,22 @@ class Units:
             return unit
         unit = Unit(name=name, type=names.unit_type(name))
         self._units[name] = unit
+        self._to_load.append(unit)
         self._made(unit)
-        if unit.type == "slice":
-            self._load_slice(unit)
-        else:
-            unit.load = Load.NOT_FOUND
-        self._loaded(unit)
+        if len(self._to_load) == 1:
+            self._dispatch_load_queue()
         return unit
+
+    def _dispatch_load_queue(self) -> None:
+        """What is named by a unit that is being loaded is loaded after it (manager_dispatch_load_queue)."""
+        while self._to_load:
+            unit = self._to_load[-1]
+            if unit.type == "slice":
+                self._load_slice(unit)
+            else:
+                unit.load = Load.NOT_FOUND
+            self._to_load.remove(unit)
+            self._loaded(unit)
 
     def _load_slice(self, unit: Unit) -> None:
         try:
@@ -180,7 +190,7 @@ class Units:
             forget_masks(unit.slice)
         unit.slice = slice_
         slice_.children[unit.name] = unit
-        unit.cgroup = f"{slice_.cgroup}/{unit.name}"
+        unit.cgroup = f"{names.slice_cgroup(slice_.name)}/{unit.name}"
         self._joined(unit, slice_)
         forget_masks(unit)
 

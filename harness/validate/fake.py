@@ -148,7 +148,7 @@ class FakeMachine:
             self._dead.add(worker.pid)
             self._pass_time()
             if self.layout == "v1":  # PID 1 hears of its children alone; of a cgroup that ran empty nobody tells it
-                self._emit(self.manager.process_ended(worker.pid, late=self.late_deaths) if adopted else [])
+                self._emit(self.manager.process_ended(worker.pid_outer, late=self.late_deaths) if adopted else [])
             else:
                 self._emit(self.manager.poll_empty())
             self._later()
