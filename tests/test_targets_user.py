@@ -1,0 +1,259 @@
+"""Target `user`: what keeps it from being had, and runs by a user who is not root, in a container where they have a systemd."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from test_targets_container import SUITE
+from test_targets_machine import ENV, null, on_machine
+
+from cgrace.harness.dbus import systemd1
+from cgrace.harness.drivers.build import build
+from cgrace.harness.drivers.catalogue import find
+from cgrace.harness.drivers.gobuild import build_go_program
+from cgrace.harness.drivers.shim import Shim
+from cgrace.harness.engine.process import environment, pipes
+from cgrace.harness.errors import TargetError
+from cgrace.harness.targets import user
+from cgrace.harness.targets.bus_client import BusClient
+from cgrace.harness.targets.container import ContainerTarget
+from cgrace.harness.targets.machine import MachineSandbox
+from cgrace.harness.targets.runs import INIT_SOURCE
+from cgrace.harness.targets.user import UserTarget
+
+UID: Final = 1000
+SERVICE: Final = f"user@{UID}.service"
+HOME: Final = f"/run/user/{UID}"
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="booting a systemd takes root")
+needs_built = pytest.mark.skipif(not SUITE, reason="no root is built here yet (tests do not download one)")
+needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv (util-linux)")
+# As `loginctl enable-linger` and dbus-user-session have it; the roots have neither a login manager nor that package.
+_UNIT: Final = f"""[Service]
+User={UID}
+ExecStart=/lib/systemd/systemd --user --unit=basic.target
+Environment=XDG_RUNTIME_DIR={HOME} HOME=/tmp
+Type=notify
+Delegate=yes
+Slice=user-{UID}.slice
+"""
+_SOCKET: Final = "[Socket]\nListenStream=%t/bus\n"
+_BUS: Final = """[Unit]
+Requires=dbus.socket
+[Service]
+ExecStart=/usr/bin/dbus-daemon --session --address=systemd: --nofork --nopidfile --systemd-activation --syslog-only
+"""
+# Run as the user. Three runs: their units are gone after each, a stranger's is not. Then it stops what it is told to.
+_INSIDE: Final = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from test_targets_machine import apply, answered, start_transient, workload
+from test_targets_user import driver, scopes
+from cgrace.harness.dbus.message import Variant
+from cgrace.harness.targets.bus_client import BusClient
+from cgrace.harness.targets.user import UserTarget
+
+async def go(ends):
+    async with UserTarget.open() as target:
+        for turn in range(2):
+            async with target.sandbox() as sandbox, BusClient(target.bus_path) as bus:
+                one = await workload(sandbox)
+                assert sandbox.inner(one.pid_outer) == one.pid == one.pid_outer
+                async with driver(sandbox, target) as shim:
+                    answered(await shim.call(apply("cgrace-t.slice", "-.slice", -1)))
+                    paths = answered(await shim.call(apply("cgrace-x.scope", "cgrace-t.slice", one.pid))).paths
+                where = Path(f"/proc/{one.pid}/cgroup").read_text()
+                assert where.endswith("@1000.service/cgrace.slice/cgrace-t.slice/cgrace-x.scope\\n"), where
+                sleep = [("ExecStart", Variant(signature="a(sasb)", value=[("/bin/sleep", ["sleep", "99"], False)]))]
+                if not turn and ends == "well":
+                    await start_transient(bus, "others.service", sleep)
+                if ends == "killed":
+                    os.kill(target.init_pid, signal.SIGSTOP)
+                    os.kill(os.getpid(), signal.SIGKILL)
+            assert target.dirty == "", target.dirty
+            assert (await scopes(target.bus_path)) != []  # ours, from which the next run starts
+    assert await scopes(target.bus_path) == [], await scopes(target.bus_path)
+    print(target.version, "undone")
+
+asyncio.run(go(sys.argv[1]))
+"""
+_CLEAN: Final = """
+import asyncio
+from cgrace.harness.targets.user import UserTarget
+print(*(f"{one.kind} {one.name} {one.problem or 'removed'};" for one in asyncio.run(UserTarget.clean())))
+"""
+
+
+async def scopes(bus_path: str) -> list[str]:
+    """Units with our prefix, the scope of a living cgrace among them; waits a moment for what is just ending."""
+    async with BusClient(bus_path) as bus:
+        for _ in range(50):
+            (rows,) = (await bus.call(*systemd1.TO_MANAGER, "ListUnits")).body
+            found = [row[0] for row in rows if row[0].startswith("cgrace")]
+            if not found:
+                break
+            await asyncio.sleep(0.01)
+    return found
+
+
+@contextlib.asynccontextmanager
+async def driver(sandbox: MachineSandbox, target: UserTarget) -> AsyncIterator[Shim]:
+    """Today's driver, at the user's own bus."""
+    built = (await build([find("today")]))["today"]
+    async with pipes() as (ours, theirs):
+        await sandbox.spawn(
+            "driver",
+            [str(built.binary)],
+            env=environment(target.bus_path, str(target.runtime_dir), of_user=True),
+            stdin=theirs[0],
+            stdout=theirs[1],
+            stderr=theirs[2],
+            role="driver",
+            on_exit=lambda _: None,
+        )
+    shim = Shim(*ours)
+    await shim.start()
+    try:
+        assert (await shim.hello()).ok
+        yield shim
+    finally:
+        shim.close()
+
+
+async def _log_in(machine: ContainerTarget) -> int:
+    """Give the user a systemd with a bus; its pid as the machine sees it."""
+    root = Path(f"/proc/{machine.init_pid}/root")
+    run = root / HOME[1:]
+    run.mkdir(parents=True)
+    os.chown(run, UID, UID)
+    with (root / "etc/passwd").open("a") as file:
+        file.write(f"joe:x:{UID}:{UID}::/tmp:/bin/sh\n")
+    wants = root / "etc/systemd/user/basic.target.wants"
+    wants.mkdir(parents=True, exist_ok=True)
+    (root / "etc/systemd/user/dbus.service").write_text(_BUS)
+    (root / "etc/systemd/user/dbus.socket").write_text(_SOCKET)
+    (wants / "dbus.service").symlink_to("../dbus.service")
+    (root / f"run/systemd/system/{SERVICE}").write_text(_UNIT)
+    async with asyncio.timeout(20), BusClient(machine.bus_path) as bus:
+        await bus.call(*systemd1.TO_MANAGER, "Reload")
+        await bus.subscribe(f"type='signal',sender='{systemd1.NAME}',member='JobRemoved'")
+        await bus.call(*systemd1.TO_MANAGER, "StartUnit", "ss", SERVICE, "fail")
+        async for said in bus.signals():
+            if said.member == "JobRemoved" and said.body[2] == SERVICE:
+                assert said.body[3] == "done", machine.console_tail()
+                break
+        return int(await bus.get(systemd1.unit_path(SERVICE), systemd1.SERVICE, "MainPID"))
+
+
+async def _own_cache(folder: Path) -> None:
+    """A cache that belongs to the user, with what a run needs."""
+    init = await build_go_program(INIT_SOURCE, "cgrace-init")
+    for entry in (init.parent, (await build([find("today")]))["today"].binary.parent):
+        shutil.copytree(entry, folder / "cgrace/builds" / entry.name)
+    for path, _, files in os.walk(folder):
+        for name in (".", *files):
+            os.chown(f"{path}/{name}", UID, UID)
+    for above in folder.parents:
+        if above.is_relative_to(tempfile.gettempdir()) and above != Path(tempfile.gettempdir()):
+            above.chmod(0o711)
+
+
+async def _as_user(
+    sandbox: MachineSandbox, manager: int, cache_home: Path, script: str, *words: str
+) -> tuple[int, str]:
+    """Run a Python script as the user: its status, and what it said."""
+    reader, writer = os.pipe()
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    runtime = f"/proc/{manager}/root{HOME}"
+    env = {
+        **ENV,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]),
+        "XDG_RUNTIME_DIR": runtime,
+        "PATH": os.environ["PATH"],
+        "XDG_CACHE_HOME": str(cache_home),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    # It may read what root may, as the interpreter and the cache can be root's alone; it has no other privilege.
+    read = ("--inh-caps=-all,+dac_read_search", "--ambient-caps=+dac_read_search")
+    become = (shutil.which("setpriv") or "", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", *read)
+    with null() as fd:
+        await sandbox.spawn(
+            "user",
+            [*become, sys.executable, "-c", script, *words],
+            env=env,
+            stdin=fd,
+            stdout=writer,
+            stderr=writer,
+            role="driver",
+            on_exit=ended.set_result,
+        )
+    os.close(writer)
+    with os.fdopen(reader, "rb") as output:
+        text = await asyncio.to_thread(output.read)
+    return await ended, text.decode()
+
+
+@needs_root
+@needs_built
+@needs_setpriv
+@pytest.mark.timeout(90)
+def test_runs_without_root_are_undone_and_one_that_was_killed_is_swept(tmp_path: Path) -> None:
+    """Slices and scopes go after each run, and a stranger's service stays; after kill -9 the user's systemd goes on, and `clean`
+    ends what is left."""
+
+    async def body(machine: ContainerTarget) -> None:
+        await _own_cache(tmp_path)
+        async with machine.sandbox() as sandbox:
+            manager = await _log_in(machine)
+            status, text = await _as_user(sandbox, manager, tmp_path, _INSIDE, "well")
+            assert status == 0, text
+            assert f"{machine.version} undone" in text
+            status, text = await _as_user(sandbox, manager, tmp_path, _INSIDE, "killed")
+            assert status == -signal.SIGKILL, text
+            status, text = await _as_user(
+                sandbox, manager, tmp_path, _CLEAN
+            )  # a systemd that is stopped would not answer
+            assert (status, "unit cgrace-t.slice removed" in text) == (0, True), text
+            status, text = await _as_user(sandbox, manager, tmp_path, _CLEAN)
+            assert (status, text) == (0, "\n")
+
+    on_machine(body, "v2")
+
+
+def test_a_machine_with_cgroup_v1_has_none() -> None:
+    """Where cgroup v2 is not alone the message says that, and what to do."""
+    if Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        pytest.skip("cgroup v2 is alone here")
+
+    async def go() -> None:
+        async with UserTarget.open():
+            pass
+
+    with pytest.raises(TargetError, match="cgroup v1 is in use here") as caught:
+        asyncio.run(go())
+    assert "vm:trixie:v2" in caught.value.hint
+
+
+def test_a_user_without_a_bus_is_told_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No runtime folder, a systemd without a bus, and one with a bus are told apart."""
+    monkeypatch.setattr(user, "INNER_ROOT", str(tmp_path))
+    (tmp_path / "cgroup.controllers").touch()
+    monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert "loginctl enable-linger" in user.hint_for(user.why_not())
+    (tmp_path / "systemd").mkdir()
+    (tmp_path / "systemd/private").touch()
+    assert "dbus-user-session" in user.hint_for(user.why_not())
+    (tmp_path / "bus").touch()
+    assert user.why_not() == ""
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", f"unix:path={tmp_path}/bus,guid=1")
+    assert user.bus_of() == f"{tmp_path}/bus"
