@@ -21,6 +21,7 @@ from cgrace.harness.checkers.stall import discounted
 from cgrace.harness.clock import now_ns
 from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
 from cgrace.harness.drivers.build import build
+from cgrace.harness.drivers.commands import PROGRAM
 from cgrace.harness.engine.ground import Ground
 from cgrace.harness.engine.place import Place, RunSandbox, open_place
 from cgrace.harness.engine.remote import RemoteRuns
@@ -141,6 +142,7 @@ async def run_case(case: Case, place: Place, store: Path | None, *, expect_clean
             )
             trace = await run.go()
             wall_ns = now_ns() - started
+        check_speaks(case.driver, trace)
         if sink is not None:
             sink.check()
     return CaseResult(
@@ -150,6 +152,18 @@ async def run_case(case: Case, place: Place, store: Path | None, *, expect_clean
         wall_ns=wall_ns,
         canonical=canonical_hash(trace),
     )
+
+
+def check_speaks(driver: DriverSpec, trace: Trace) -> None:
+    """UnavailableError for a program of the user's own that ended without a hello, and without a word on the bus: no driver."""
+    ended = trace.last(ev.RunEnded)
+    if driver.family != PROGRAM or ended is None or ended[1].why != "driver died":
+        return
+    if trace.first(ev.DriverReady) is None and trace.first(ev.MessageSeen) is None:
+        raise UnavailableError(
+            f"{driver.module} does not speak cgrace's protocol: it said no hello ({ended[1].text})",
+            hint="docs/driver-protocol.md says what it must say; a build of runc or crun is --driver runc:PATH, crun:PATH",
+        )
 
 
 def _head(case: Case, built: BuiltDriver, place: Place, sandbox: RunSandbox) -> Head:

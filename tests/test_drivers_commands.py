@@ -313,7 +313,8 @@ HELLO = 'print(\'{"hello": {"ok": true}}\', flush=True)\n'
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        pytest.param("import signal\nsignal.pause()", "no hello", id="says nothing"),
+        pytest.param("import signal\nsignal.pause()", "said no hello", id="says nothing"),
+        pytest.param("", "does not speak cgrace's protocol", id="is no driver"),
         pytest.param('print(\'{"hello": {"ok": false, "error": "out of order"}}\')', "out of order", id="refuses"),
         pytest.param(HELLO + "input()", "ended with status 0", id="dies when asked"),
         pytest.param(HELLO + "import sys; sys.exit(3)", "ended with status 3", id="dies"),

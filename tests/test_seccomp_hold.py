@@ -238,7 +238,7 @@ def test_missing_program_is_said() -> None:
 
 def test_refused_filter_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that does not take the filter is a machine on which nothing can be held, and says so."""
-    monkeypatch.setattr(filters, "program", lambda _: bytes(8))
+    monkeypatch.setattr(filters, "program", lambda _, closes: bytes(8))
 
     async def run(target: FakeTarget, sandbox: FakeSandbox) -> None:
         with pytest.raises(TargetError, match="cannot be held inside a system call here"):

@@ -125,7 +125,8 @@ class Listener:
 
     def __init__(self, handle: int) -> None:
         self._handle = handle
-        self._on_call: Callable[[Opening | Closing], None] = self.go_on
+        self._early: list[Opening] = []
+        self._on_call: Callable[[Opening | Closing], None] = self._before
         self._loop = asyncio.get_running_loop()
         self._poll = select.poll()
         self._poll.register(handle, select.POLLIN)
@@ -134,7 +135,19 @@ class Listener:
     def listen(self, on_call: Callable[[Opening | Closing], None]) -> None:
         """Call this in the event loop for every call that the filter stops, which then waits until it is let `go_on`."""
         self._on_call = on_call
+        early, self._early = self._early, []
+        for opening in early:
+            on_call(opening)
+
+    def start(self) -> None:
+        """Take up the calls. Those that open wait for `listen`; the stage closes what is not the program's, and goes on."""
         self._loop.add_reader(self._handle, self._readable)
+
+    def _before(self, call: Opening | Closing) -> None:
+        if isinstance(call, Opening):
+            self._early.append(call)
+        else:
+            self.go_on(call)
 
     def close(self) -> None:
         """Listen no more."""
@@ -145,6 +158,9 @@ class Listener:
 
     def asks(self) -> bool:
         """Whether a call waits that has not been reported yet."""
+        return bool(self._early) or self._has_next()
+
+    def _has_next(self) -> bool:
         return self._handle >= 0 and any(events & select.POLLIN for _, events in self._poll.poll(0))
 
     def waits(self, call: Opening | Closing) -> bool:
@@ -172,6 +188,8 @@ class Listener:
 
     def check(self) -> None:
         """UnavailableError where the kernel cannot let a call go on: asked about a call that is none, it says which it is."""
+        if self._handle < 0:
+            return
         try:
             fcntl.ioctl(self._handle, _IOCTL_SEND, _RESPONSE.pack(0, 0, 0, _FLAG_CONTINUE))
         except OSError as error:
@@ -181,7 +199,9 @@ class Listener:
                 ) from error
 
     def _readable(self) -> None:
-        if not self.asks():  # to receive would block in older kernels, whose poll says only that all processes are gone
+        if (
+            not self._has_next()
+        ):  # to receive would block in older kernels, whose poll says only that all processes are gone
             self._end_if_over()
             return
         notification = bytearray(_NOTIFICATION.size)
@@ -272,7 +292,7 @@ class Handover:
                         raise self._failure(text)
                     listener = Listener(handles[0])
                     undo.callback(listener.close)
-                    listener.listen(listener.go_on)  # the stage itself closes what is not the program's
+                    listener.start()
                     # The stage's end of the socket closes as it becomes the program; before that it may still say why not.
                     if text := (await self._packet())[0]:
                         raise self._failure(text)
