@@ -150,14 +150,19 @@ def _verdict(row: Row, standard: str) -> Text:
 def closing(results: Sequence[CaseResult], *, standard: str = HISTORY) -> RenderableType:
     """The last lines: whether all is as history says (or was recorded), and where to read on."""
     says = "recorded" if standard == RECORDED else "history says"
-    wrong = [r for r in results if not r.judgement.outcome.passes]
+    cannot = _cannot(results) if standard == RECORDED else {}
+    wrong = [r for r in results if not r.judgement.outcome.passes and not (cannot and r.unavailable)]
     telling = wrong or sorted((r for r in results if r.judgement.violated), key=_deadlock_last, reverse=True)
     row = next((f" --row {_label(r.case.scenario)}" for r in telling), "")
     more = f"  More: cgrace report last{row}"
     if not results:
         return Text("Nothing was run.", style="bold red")
     if not wrong:
-        return Text(f"\nAll rows as {says}.", style="bold green").append(more, style="not bold default")
+        rows = f"All rows that can run here are as {says}" if cannot else f"All rows as {says}"
+        text = Text(f"\n{rows}.", style="bold green").append(more, style="not bold default")
+        for why, cases in cannot.items():
+            text.append(f"\ncannot run here: {', '.join(cases)}: {why}", style="not bold default")
+        return text
     text = Text(f"\n{len(wrong)} of {len(results)} not as {says}:\n", style="bold red")
     for result in wrong[:WRONG_MAX]:
         reasons = [result.error] if result.error else list(result.judgement.reasons)
@@ -165,6 +170,16 @@ def closing(results: Sequence[CaseResult], *, standard: str = HISTORY) -> Render
     if len(wrong) > WRONG_MAX:
         text.append(f"  ... {len(wrong) - WRONG_MAX} more\n", style="not bold default")
     return text.append(more.strip(), style="not bold default")
+
+
+def _cannot(results: Sequence[CaseResult]) -> dict[str, list[str]]:
+    """What this machine cannot run, whatever it is: reason to the rows."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        rows = found.setdefault(result.error, []) if result.unavailable else []
+        if (label := _label(result.case.scenario)) not in rows:
+            rows.append(label)
+    return found
 
 
 def _deadlock_last(result: CaseResult) -> bool:
