@@ -188,6 +188,11 @@ class JobEnds(Fault):
     nth: int = 1
     type: str = "start"
 
+    @property
+    def what(self) -> str:
+        """What it does, once it does it."""
+        return f"job of {self.unit} ends as {self.result}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteCgroup(Fault):

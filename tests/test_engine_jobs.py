@@ -46,7 +46,7 @@ def follow(*signals: Message, before: Callable[[Jobs], None] = lambda jobs: None
         elif isinstance(event, ev.UnitChanged):
             told.append(f"{event.unit} {event.state}")
 
-    jobs = Jobs(record, lambda job: None)
+    jobs = Jobs(record, lambda job: None, lambda job: None)
     before(jobs)
     for signal in signals:
         jobs.on_signal(signal)
@@ -198,10 +198,18 @@ def test_a_systemd_that_never_rests_is_heard_all_the_same() -> None:
 @pytest.mark.parametrize(
     ("fault", "systemd", "why"),
     [
-        (ft.JobEnds(id="x", line=1, unit="a.scope", result="failed"), 257, "does not end a job as 'failed'"),
+        (ft.JobEnds(id="x", line=1, unit="a.scope", result="failed"), 257, "processes are gone"),
+        (ft.JobEnds(id="x", line=1, unit="a.scope", result="skipped"), 257, "verify or reload"),
+        (ft.JobEnds(id="x", line=1, unit="a.scope", result="assert"), 257, "does not end a start job as 'assert'"),
+        (ft.JobEnds(id="x", line=1, unit="a.scope", result="timeout"), 257, ""),
+        (ft.JobEnds(id="x", line=1, unit="a.slice", result="timeout"), 257, "drop-in"),
+        (ft.JobEnds(id="x", line=1, unit="a.scope", result="dependency"), 247, ""),
+        (ft.JobEnds(id="x", line=1, unit="a.slice", result="canceled", type="stop"), 247, ""),
+        (ft.JobStays(id="x", line=1, unit="a.slice", until=SOON, patience_ns=1, type="stop"), 247, ""),
+        (ft.JobStays(id="x", line=1, unit="a.slice", until=SOON, patience_ns=1, type="stop"), 239, "before 240"),
         (ft.JobStays(id="x", line=1, unit="a.slice", until=SOON, patience_ns=1), 219, "before 228"),
         (ft.JobStays(id="x", line=1, unit="a.slice", until=SOON, patience_ns=1), 257, ""),
-        (ft.JobStays(id="x", line=1, unit="a.slice", until=SOON, patience_ns=1, nth=2), 257, "first"),
+        (ft.JobStays(id="x", line=1, unit="a.slice", until=SOON, patience_ns=1, nth=2), 257, ""),
         (ft.Peer(id="x", line=1, when=SOON, peer="systemd", do="kill"), 257, "PID 1"),
         (ft.Peer(id="x", line=1, when=SOON, peer="systemd", do="reexec"), 257, ""),
         (ft.Peer(id="x", line=1, when=SOON, peer="bus", do="kill"), 257, ""),

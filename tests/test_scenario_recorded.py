@@ -76,6 +76,19 @@ def test_each_layout_runs_once_with_the_cut_that_systemd_takes() -> None:
     assert [setting.layout for setting in settings_on(both, 257)] == ["v1", "v2"]
 
 
+def test_a_scenario_runs_on_the_layout_that_a_machine_has_unless_it_names_what_is_not_there() -> None:
+    """A hierarchy of v1 is not on v2, nor the other way round; what the file says comes first."""
+
+    def layouts(name: str, *had: str) -> list[str]:
+        return [one.layout for one in settings_on(load(scenarios_folder() / name), 262, had)]
+
+    assert layouts("runc_1780/late_job_slice.toml", "v2") == ["v2"]
+    assert layouts("runc_1780/late_job_slice.toml", "v1", "v2") == ["v1"]
+    assert layouts("runc_1780/enoent_between_mkdir_and_write.toml", "v2") == ["v1"]
+    assert layouts("corpus/cgroup_deleted_in_the_wait.toml", "v1") == ["v2"]
+    assert layouts("primers/delay.toml", "v2") == ["v2"]
+
+
 def test_what_was_recorded_is_what_is_expected() -> None:
     """Of every driver that it is placed for; without a record the nearest setting of the file stands."""
     scenario = load(scenarios_folder() / "runc_1780" / "late_job_slice.toml")
@@ -87,6 +100,8 @@ def test_what_was_recorded_is_what_is_expected() -> None:
     near = placed_on(scenario, setting, None, generation="async").expected("async", setting)
     assert [pair for e in near for pair in e.violated] == [(Invariant.NO_LOST_CGROUPS, "first")]
     assert placed_on(scenario, setting, None, generation="today").expected("today", setting) == ()
+    (other,) = settings_on(scenario, 262, ("v2",))
+    assert placed_on(scenario, other, None, generation="today").expected("today", other) == ()
 
 
 def test_every_record_that_comes_with_cgrace_is_of_scenarios_that_are_there() -> None:

@@ -27,7 +27,7 @@ def reproduce(args: argparse.Namespace) -> int:
     check_record(args, target)
     ground = ground_of(target, note)
     scenarios = pick_scenarios([story_folder(args.story)])
-    cases = runner.plan(scenarios, pick_drivers(args.driver), pick_rows(scenarios, args.row), on=ground)
+    cases = runner.plan(scenarios, pick_drivers(args.driver, on=ground), pick_rows(scenarios, args.row), on=ground)
     if args.repeat > 1 and not args.all_drivers and not args.driver:
         cases = _guilty(cases)
     check_fit(cases)

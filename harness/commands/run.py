@@ -92,7 +92,7 @@ def _wish(args: argparse.Namespace, home: Path | None, ground: Ground | None) ->
     shard = Shard.parse(args.shard) if args.shard else None
     budget = Budget(parse_span(args.time_budget), _known_ns(home)) if args.time_budget else None
     scenarios = find_scenarios(args.scenarios) if args.scenarios else find_scenarios([str(scenarios_folder())])
-    drivers = list(pick_drivers(args.driver))
+    drivers = list(pick_drivers(args.driver, on=ground))
     baseline = _baseline(args, drivers)
     cases = runner.plan(scenarios, drivers + baseline, on=ground)
     names = {spec.name for spec in drivers}

@@ -13,6 +13,7 @@ from cgrace.harness.errors import UsageError
 
 if TYPE_CHECKING:
     from cgrace.harness.drivers.base import DriverSpec
+    from cgrace.harness.engine.ground import Ground
     from cgrace.harness.scenario.model import Scenario
 
 
@@ -118,12 +119,14 @@ def _range(row: str) -> frozenset[str]:
     return frozenset(str(number) for number in range(int(found[1]), int(found[2]) + 1))
 
 
-def pick_drivers(names: Sequence[str]) -> Sequence[DriverSpec]:
-    """The named drivers, in that order and once each; one of each generation where none is named."""
+def pick_drivers(names: Sequence[str], *, on: Ground | None = None) -> Sequence[DriverSpec]:
+    """The named drivers, in that order and once each; where none is named, one of each generation that can be driven there."""
     from cgrace.harness.drivers.catalogue import default_drivers, find_all
 
     named = {spec.name: spec for name in names for spec in find_all(name)}
-    return list(named.values()) if names else default_drivers()
+    if names:
+        return list(named.values())
+    return default_drivers(on.layouts) if on is not None else default_drivers()
 
 
 def _choices(word: str, known: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from cgrace.harness.drivers import versions
@@ -86,6 +87,17 @@ CATALOGUE: tuple[DriverSpec, ...] = (
 # What a run takes when nobody names drivers: a column for each generation. The releases rc5 and rc6 are the rungs wait-forever
 # and buffered to the byte, so they have no column of their own.
 _DEFAULT = ("cgroupfs", "rc4", "async", "wait-forever", "timeout", "err-nil", "err-nil-delegate", "buffered", "today")
+# The same on a machine that has cgroup v2 alone: libcontainer knows it from rc91 on. One for each later step in how it waits.
+_DEFAULT_V2 = (
+    "cgroupfs",
+    "runc@1.0.0-rc91",
+    "runc@1.0.0-rc93",
+    "runc@1.0.0-rc94",
+    "runc@1.0.0",
+    "runc@1.1.5",
+    "today",
+    "containerd@3.1.3",
+)
 
 
 @functools.lru_cache(maxsize=1)
@@ -135,7 +147,10 @@ def listed() -> tuple[DriverSpec, ...]:
     return (*CATALOGUE, *versions.all_released())
 
 
-def default_drivers() -> tuple[DriverSpec, ...]:
-    """One driver for each generation, and of the ladder both cuts: a scenario's setting picks the one that fits."""
+def default_drivers(layouts: Collection[str] = ("v1",)) -> tuple[DriverSpec, ...]:
+    """One driver for each generation that knows one of the layouts, and of the ladder both cuts: a scenario's setting picks the
+    one that fits."""
+    if "v1" not in layouts:
+        return tuple(find(name) for name in _DEFAULT_V2)
     steps = set(_DEFAULT)
     return tuple(spec for spec in CATALOGUE if spec.name.partition("@")[0] in steps)

@@ -1,11 +1,19 @@
-"""Job gates on a real systemd, by its own rules: the unit is ordered after a start job that waits until we cancel it.
+"""Job gates on a real systemd, by its own rules: the unit is ordered behind a job of ours that waits until we let it end.
 
-`cgrace-gate-0.service` is a oneshot that never ends by itself; a gate is one more transient service that is ordered After= it,
-and Before= the unit: its start job can only wait. Systemd orders the unit's own start job behind it, whoever asks for that job and
-however (src/core/job.c, job_is_runnable). CancelJob ends the gate's job, and what waited behind it is run
+A start job: `cgrace-gate-0.service` is a oneshot that never ends by itself; a gate is one more transient service that is ordered
+After= it, and Before= the unit: its start job can only wait. Systemd orders the unit's own start job behind it, whoever asks for
+that job and however (src/core/job.c, job_is_runnable). CancelJob ends the gate's job, and what waited behind it is run
 (job_finish_and_invalidate). So no message of the driver's is touched, slices that only come along as parents can be gated, too,
 and nothing of a gate runs but one `sleep` for all of them. Before= loads the unit as one that is not there yet, which does not
 keep it from being made (src/core/unit.c, unit_is_pristine, from 228 on; 219 takes any reference for existence).
+
+A stop job: what is ordered After= the unit stops first, whatever the unit's job is (job_compare). So the gate is a service that is
+up, and is asked to stop once the unit has started; its ExecStop= is a `sleep`, and the gate opens when that is killed. While it is
+closed a new start of the unit would wait, too. The unit cannot be forgotten while a gate names it, and the gate is forgotten
+before what waited behind it runs (manager.c, manager_loop: the queue of units to collect comes before that of jobs).
+
+A job that ends otherwise: cancelled (CancelJob of the job itself); for a dependency (a drop-in has it require the gate, whose
+own job is cancelled); timed out (JobTimeoutSec= in a drop-in, and the gate stays closed). Drop-ins do not make a scope exist.
 """
 
 from __future__ import annotations
@@ -13,10 +21,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import signal
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from cgrace.harness import faults as ft
+from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.message import Message, Variant
 from cgrace.harness.engine.control import Control
 from cgrace.harness.errors import TargetError
@@ -24,7 +37,13 @@ from cgrace.harness.errors import TargetError
 PREFIX: Final = "cgrace-gate-"
 BASE: Final = f"{PREFIX}0.service"
 SYSTEMD_MIN: Final = 228
+STOPS_MIN: Final = 240  # takes ExecStop= of a transient service
 _SLEEP: Final = "/bin/sleep"
+_DROPINS: Final = "run/systemd/system"
+_ENDS: Final = frozenset({("start", "canceled"), ("start", "dependency"), ("start", "timeout"), ("stop", "canceled")})
+_FOREVER: Final = 2**64 - 1
+
+GateFault = ft.JobStays | ft.JobEnds
 
 
 def is_gate(unit: str) -> bool:
@@ -32,79 +51,195 @@ def is_gate(unit: str) -> bool:
     return unit.startswith(PREFIX)
 
 
+@dataclass(slots=True)
+class _Gate:
+    """job: what keeps the unit's, 0 where that is not known (yet). armed: it was closed; open: and then opened."""
+
+    fault: GateFault
+    name: str
+    job: int = 0
+    armed: bool = False
+    open: bool = False
+
+
 class Gates:
-    """The gates of one run. seconds_max: after so long they open by themselves, should we have been killed."""
+    """The gates of one run. root: the machine's file system. seconds_max: after so long they open by themselves, should we have
+    been killed."""
 
-    def __init__(self, control: Control, *, seconds_max: float) -> None:
+    def __init__(self, control: Control, *, root: Path, seconds_max: float) -> None:
         self._control = control
+        self._root = root
         self._seconds = str(math.ceil(seconds_max))
-        self._base = ""
-        self._jobs: dict[str, int] = {}
+        self._gates: dict[str, _Gate] = {}
+        self._ending: set[str] = set()
+        self._ended: Counter[tuple[str, str]] = Counter()
+        self._dropins: list[Path] = []
 
-    async def make(self, faults: Sequence[ft.JobStays]) -> None:
-        """One for each fault, all closed. TargetError where systemd does not take them."""
-        if not faults:
-            return
-        self._base = BASE
-        wanted = [self._service(self._base, [])]
-        for count, fault in enumerate(faults, 1):
-            order = [["After", _names(self._base)], ["Before", _names(fault.unit)]]
-            wanted.append(self._service(f"{PREFIX}{count}.service", order))
-        answers = await asyncio.gather(*wanted)
-        for fault, answer in zip(faults, answers[1:], strict=True):
-            self._jobs[fault.id] = _job_number(answer)
+    async def make(self, faults: Sequence[GateFault]) -> None:
+        """One for each fault; those for the first start of a unit are closed. TargetError where systemd does not take them."""
+        self._gates = {fault.id: _Gate(fault, f"{PREFIX}{count}.service") for count, fault in enumerate(faults, 1)}
+        for gate in self._gates.values():
+            if isinstance(gate.fault, ft.JobEnds) and (setting := _setting(gate)):
+                await asyncio.to_thread(self._drop_in, gate.fault.unit, setting)
+        wanted = [self._waits(BASE, [])] if any(fault.type == "start" for fault in faults) else []
+        first = [gate for gate in self._gates.values() if gate.fault.type == "start" and gate.fault.nth == 1]
+        wanted += [self._close_start(gate) for gate in first]
+        wanted += [self._stands(gate) for gate in self._gates.values() if gate.fault.type == "stop"]
+        await asyncio.gather(*wanted)
 
-    def open(self, fault: ft.JobStays) -> None:
+    def job_ended(self, unit: str, kind: str) -> None:
+        """A job of the unit's has: gates for a later one close now."""
+        self._ended[unit, kind] += 1
+        for gate in self._gates.values():
+            fault = gate.fault
+            if gate.armed or fault.unit != unit or self._ended[unit, fault.type] != fault.nth - 1:
+                continue
+            if fault.type == "start":
+                self._close_start(gate)
+            elif kind == "start":
+                self._close_stop(gate)
+
+    def open(self, fault: GateFault) -> None:
         """Let the jobs behind it run."""
-        number = self._jobs.pop(fault.id, None)
-        if number is not None:
-            self._control.call("CancelJob", "u", number)
+        gate = self._gates.get(fault.id)
+        if gate is None or not gate.armed or gate.open:
+            return
+        gate.open = True
+        if fault.type == "stop":
+            self._ending.add(gate.name)
+            self._control.call("KillUnit", "ssi", gate.name, "all", int(signal.SIGKILL))
+        elif gate.job:
+            self._control.call("CancelJob", "u", gate.job)
+
+    def end(self, fault: ft.JobEnds, job: str) -> None:
+        """The unit's job is there: end it as the fault wants it. job: its path."""
+        if fault.result == "canceled":
+            self._control.call("CancelJob", "u", _number(job))
+        if fault.result != "timeout":
+            self.open(fault)
+
+    @property
+    def busy(self) -> bool:
+        """Whether one that was opened still stands."""
+        return bool(self._ending)
+
+    def heard(self, message: Message) -> None:
+        """A signal of systemd's."""
+        match message.interface, message.member, message.body:
+            case systemd1.MANAGER, "JobRemoved", (_, _, str(unit), _):
+                self._ending.discard(unit)
 
     async def remove(self) -> None:
         """Open what is closed and end them all."""
-        for number in self._jobs.values():
-            self._control.call("CancelJob", "u", number)
-        self._jobs.clear()
-        if self._base:
+        for path in self._dropins:
+            await asyncio.to_thread(_remove, path)
+        for gate in self._gates.values():
+            self.open(gate.fault)
+            if gate.fault.type == "stop" and not gate.armed:
+                gate.armed = gate.open = True
+                self._control.call("StopUnit", "ss", gate.name, "replace")
+                self._control.call("KillUnit", "ssi", gate.name, "all", int(signal.SIGKILL))
+        if any(gate.fault.type == "start" for gate in self._gates.values()):
             with contextlib.suppress(TargetError):
-                await self._control.ask("StopUnit", "ss", self._base, "replace")
+                await self._control.ask("StopUnit", "ss", BASE, "replace")
+
+    # ---- closing them
+
+    def _close_start(self, gate: _Gate) -> asyncio.Future[Message]:
+        gate.armed = True
+        order: list[Any] = [["After", _names(BASE)], ["Before", _names(gate.fault.unit)]]
+        answer = self._waits(gate.name, order)
+        answer.add_done_callback(lambda done: _note(gate, done))
+        return answer
+
+    def _close_stop(self, gate: _Gate) -> None:
+        gate.armed = True
+        self._control.call("StopUnit", "ss", gate.name, "replace")
+
+    def _waits(self, name: str, more: list[Any]) -> asyncio.Future[Message]:
+        """A service that starts for ever."""
+        return self._service(name, [["ExecStart", self._sleeps()], *more])
+
+    def _stands(self, gate: _Gate) -> asyncio.Future[Message]:
+        """A service that is up without a process, and then stops for ever."""
+        return self._service(
+            gate.name,
+            [
+                ["RemainAfterExit", Variant(signature="b", value=True)],
+                ["ExecStop", self._sleeps()],
+                ["TimeoutStopUSec", Variant(signature="t", value=_FOREVER)],
+                ["CollectMode", Variant(signature="s", value="inactive-or-failed")],
+                ["After", _names(gate.fault.unit)],
+            ],
+        )
+
+    def _sleeps(self) -> Variant:
+        return Variant(signature="a(sasb)", value=[[_SLEEP, [_SLEEP, self._seconds], False]])
 
     def _service(self, name: str, more: list[Any]) -> asyncio.Future[Message]:
         properties: list[Any] = [
             ["Description", Variant(signature="s", value="cgrace: what keeps a job queued")],
             ["Type", Variant(signature="s", value="oneshot")],
             ["DefaultDependencies", Variant(signature="b", value=False)],
-            ["ExecStart", Variant(signature="a(sasb)", value=[[_SLEEP, [_SLEEP, self._seconds], False]])],
             *more,
         ]
         return self._control.call("StartTransientUnit", "ssa(sv)a(sa(sv))", name, "replace", properties, [])
+
+    def _drop_in(self, unit: str, setting: str) -> None:
+        """Give the unit a setting, before systemd has loaded it."""
+        folder = self._root / _DROPINS / f"{unit}.d"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._dropins.append(folder)
+            (folder / "cgrace.conf").write_text(f"[Unit]\n{setting}\n", encoding="ascii")
+        except OSError as error:
+            raise TargetError(f"a drop-in for {unit} cannot be written: {error.strerror}") from None
+
+
+def _setting(gate: _Gate) -> str:
+    """What the unit itself has to say for its job to end so."""
+    assert isinstance(gate.fault, ft.JobEnds)
+    return {"timeout": "JobTimeoutSec=100ms", "dependency": f"Requires={gate.name}"}.get(gate.fault.result, "")
+
+
+def _remove(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        (folder / "cgrace.conf").unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _note(gate: _Gate, answer: asyncio.Future[Message]) -> None:
+    if not answer.cancelled() and answer.exception() is None:
+        gate.job = _number(str(answer.result().body[0]))
 
 
 def _names(*units: str) -> Variant:
     return Variant(signature="as", value=list(units))
 
 
-def _job_number(answer: Message) -> int:
-    return int(str(answer.body[0]).rpartition("/")[2])
+def _number(job: str) -> int:
+    return int(job.rpartition("/")[2])
 
 
 def refused(scenario_faults: Sequence[ft.Fault], systemd: int) -> Mapping[str, str]:
     """What of a scenario's faults a real systemd of that version cannot do: fault id to the reason."""
-    why: dict[str, str] = {}
-    for fault in scenario_faults:
-        match fault:
-            case ft.JobEnds():
-                why[fault.id] = f"a real systemd does not end a job as '{fault.result}' because it is told to"
-            case ft.JobStays() if systemd < SYSTEMD_MIN:
-                why[fault.id] = (
-                    f"systemd {systemd} takes a unit that another one names for one that exists (before 228)"
-                )
-            case ft.JobStays(type="stop"):
-                why[fault.id] = "only start jobs can be kept queued on a real systemd"
-            case ft.JobStays() if fault.nth != 1:
-                why[fault.id] = "only the first job of a unit can be kept queued on a real systemd"
-            case ft.Peer(peer="systemd", do="kill" | "restart"):
-                why[fault.id] = (
-                    f"'{fault.do}' of a real systemd would end the machine, it is its PID 1 (reexec does not)"
-                )
-    return why
+    return {fault.id: why for fault in scenario_faults if (why := _refusal(fault, systemd))}
+
+
+def _refusal(fault: ft.Fault, systemd: int) -> str:
+    match fault:
+        case ft.JobEnds(result="skipped"):
+            return "a real systemd skips only jobs that verify or reload a unit, never one that starts it (job.c)"
+        case ft.JobEnds(result="failed"):
+            return "starting a slice or a scope cannot fail in a real systemd, but for a scope whose processes are gone"
+        case ft.JobEnds() if (fault.type, fault.result) not in _ENDS:
+            return f"a real systemd does not end a {fault.type} job as '{fault.result}' because it is told to"
+        case ft.JobStays() | ft.JobEnds() if systemd < SYSTEMD_MIN:
+            return f"systemd {systemd} takes a unit that another one names for one that exists (before 228)"
+        case ft.JobStays(type="stop") | ft.JobEnds(type="stop") if systemd < STOPS_MIN:
+            return f"systemd {systemd} takes no ExecStop= of a transient service (before 240)"
+        case ft.JobEnds(result="timeout" | "dependency") if not fault.unit.endswith(".scope"):
+            return "a unit with a drop-in is one that exists, but for scopes"
+        case ft.Peer(peer="systemd", do="kill" | "restart"):
+            return f"'{fault.do}' of a real systemd would end the machine, it is its PID 1 (reexec does not)"
+    return ""

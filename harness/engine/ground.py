@@ -28,9 +28,8 @@ class Ground:
     _read: dict[tuple[str, str], Recorded | None] = field(default_factory=dict)
 
     def settings(self, scenario: Scenario) -> tuple[Setting, ...]:
-        """One for each layout that the scenario is about and the target has. Where that is none, all: what cannot run is listed."""
-        found = settings_on(scenario, self.facts.systemd)
-        return tuple(one for one in found if one.layout in self.layouts) or found
+        """See `settings_on`: what cannot run there is among them, to be listed."""
+        return settings_on(scenario, self.facts.systemd, self.layouts)
 
     @property
     def layouts(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from cgrace.harness.engine.gates import is_gate
 from cgrace.harness.events import Event
 
 # Results of a job that never ran.
-_NEVER_RAN: Final = frozenset({"canceled", "dependency", "collected"})
+_NEVER_RAN: Final = frozenset({"canceled", "dependency", "collected", "timeout"})
 _UP: Final = frozenset({"active", "reloading", "deactivating"})
 _STARTS: Final = frozenset({"StartTransientUnit", "StartUnit", "RestartUnit"})
 _STOPS: Final = frozenset({"StopUnit", "KillUnit"})
@@ -28,15 +28,21 @@ class _Job:
 
 
 class Jobs:
-    """Jobs and units of one run; those of gates are left out. record: to the trace. on_queued: told of each new job, behind
-    its event.
+    """Jobs and units of one run; those of gates are left out. record: to the trace. on_queued, on_ended: told of each job
+    that is new, or has ended, behind its event.
 
     units: which are loaded now of those that were loaded since the run began, with their ActiveState ("" where not said yet).
     """
 
-    def __init__(self, record: Callable[[Event], object], on_queued: Callable[[ev.JobChanged], None]) -> None:
+    def __init__(
+        self,
+        record: Callable[[Event], object],
+        on_queued: Callable[[ev.JobChanged], None],
+        on_ended: Callable[[ev.JobChanged], None],
+    ) -> None:
         self._record = record
         self._on_queued = on_queued
+        self._on_ended = on_ended
         self._jobs: dict[str, _Job] = {}
         self._newest: dict[str, str] = {}
         self._asked: dict[str, str] = {}
@@ -121,8 +127,7 @@ class Jobs:
         kind = self._asked.pop(unit, "") or ("stop" if self.units.get(unit) in _UP else "start")
         job = self._jobs[path] = _Job(path, unit, kind)
         self._newest[unit] = path
-        self._change(job, "queued")
-        self._on_queued(ev.JobChanged(job=path, unit=unit, type=kind, state="queued"))
+        self._on_queued(self._change(job, "queued"))
 
     def blocked(self, path: str) -> None:
         """A gate keeps this job."""
@@ -142,11 +147,13 @@ class Jobs:
         if result not in _NEVER_RAN:
             self._started(path)
         del self._jobs[path]
-        self._change(job, "ended", result)
+        self._on_ended(self._change(job, "ended", result))
 
-    def _change(self, job: _Job, state: str, result: str = "") -> None:
+    def _change(self, job: _Job, state: str, result: str = "") -> ev.JobChanged:
         self.before_job()
-        self._record(ev.JobChanged(job=job.path, unit=job.unit, type=job.type, state=state, result=result))
+        changed = ev.JobChanged(job=job.path, unit=job.unit, type=job.type, state=state, result=result)
+        self._record(changed)
+        return changed
 
 
 def _value(changed: dict[str, object], name: str) -> str:

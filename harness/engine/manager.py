@@ -98,7 +98,7 @@ class FakeSystemd:
                 self._plan.keeps[fault.id].keeps = True
                 self._fired(fault, fault.what)
             elif isinstance(fault, ft.JobEnds) and event.state == "ended" and event.result == fault.result:
-                self._fired(fault, f"job of {fault.unit} ends as {fault.result}")
+                self._fired(fault, fault.what)
 
     def _fired(self, fault: ft.Fault, what: str) -> None:
         self._record(ev.FaultFired(fault=fault.id, grade=ft.grade(fault), what=what))

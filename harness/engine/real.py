@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
@@ -63,15 +64,19 @@ class RealSystemd:
         self._record = record
         self._plan = plan
         self._lost = lost
-        self._gated = [f for f in plan.job_faults if isinstance(f, ft.JobStays)] if uses_bus else []
-        self._jobs = Jobs(record, self._on_queued)
+        self._gated = [f for f in plan.job_faults if isinstance(f, ft.JobStays | ft.JobEnds)] if uses_bus else []
+        self._jobs = Jobs(record, self._on_queued, self._on_ended)
         self._upstream = Upstream(self._machine.bus_path)
         self.backend: Backend = self._upstream
         self._control = Control(
             self._machine.bus_path, on_signal=self._on_signal, on_closed=self._on_closed, bug=self._bug
         )
-        self._gates = Gates(self._control, seconds_max=seconds_max + GATES_S_SPARE)
-        self._started: set[str] = set()
+        self._gates = Gates(
+            self._control,
+            root=Path(f"/proc/{self._machine.init_pid}/root"),
+            seconds_max=seconds_max + GATES_S_SPARE,
+        )
+        self._queued: Counter[tuple[str, str]] = Counter()
         self._bus_pid = 0
         self._later: list[ft.JobStays] = []  # gates to open when it is back
         self._goes = False  # it re-executes itself, or its bus ends: what is said to it now is lost
@@ -149,6 +154,7 @@ class RealSystemd:
             if self._goes and self.unique_name:
                 self._came_back()
             return
+        self._gates.heard(message)
         self._jobs.on_signal(message)
 
     def _came_back(self) -> None:
@@ -200,16 +206,30 @@ class RealSystemd:
         return ev.RunEnded(why="error", text=self._last_words(lines), details=lines)
 
     def _on_queued(self, job: ev.JobChanged) -> None:
-        """A new job: the first start of a unit is what gates are for."""
-        if job.type != "start" or job.unit in self._started:
-            return
-        self._started.add(job.unit)
+        """A new job: gates are for the unit's n-th of a type."""
+        self._queued[job.unit, job.type] += 1
         for fault in self._gated:
-            keep = self._plan.keeps[fault.id]
-            if fault.unit == job.unit and not keep.open:
+            if (fault.unit, fault.type, fault.nth) != (job.unit, job.type, self._queued[job.unit, job.type]):
+                continue
+            if isinstance(fault, ft.JobEnds):
+                self._gates.end(fault, job.job)
+            elif not (keep := self._plan.keeps[fault.id]).open:
                 keep.keeps = True
                 self._jobs.blocked(job.job)
-                self._record(ev.FaultFired(fault=fault.id, grade=ft.grade(fault), what=fault.what))
+                self._fired(fault, fault.what)
+
+    def _on_ended(self, job: ev.JobChanged) -> None:
+        """A job is over: what was to keep it or end it is, too, and gates for the unit's next one close."""
+        for fault in self._gated:
+            if (fault.unit, fault.type, fault.nth) != (job.unit, job.type, self._queued[job.unit, job.type]):
+                continue
+            if isinstance(fault, ft.JobEnds) and fault.result == job.result:
+                self._fired(fault, fault.what)
+            self._gates.open(fault)
+        self._gates.job_ended(job.unit, job.type)
+
+    def _fired(self, fault: ft.JobStays | ft.JobEnds, what: str) -> None:
+        self._record(ev.FaultFired(fault=fault.id, grade=ft.grade(fault), what=what))
 
     # ---- the engine's turn
 
@@ -251,11 +271,14 @@ class RealSystemd:
         """Whether it has something to do, or a job can go on by itself. One that waits while a gate is closed cannot."""
         if self._goes or self._control.busy or (self._back is not None and not self._back.done()):
             return True
-        if self._under_way():
+        if self._gates.busy or self._under_way():
             return True
         if self.paused or not self._jobs.any:
             return False
-        return self._jobs.any_runs or not any(self._plan.keeps[fault.id].closed for fault in self._gated)
+        return self._jobs.any_runs or not self._closed()
+
+    def _closed(self) -> bool:
+        return any(keep.closed for fault in self._gated if (keep := self._plan.keeps.get(fault.id)) is not None)
 
     def _under_way(self) -> bool:
         if self._upstream.queues()[1] or not self._sleeps(self._bus_pid):
