@@ -102,15 +102,18 @@ class Boot:
         self._stage1: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
 
-    def start(self, program: Path, config: Mapping[str, Any], cgroups: tuple[int, ...]) -> None:
-        """Start stage 1 with open cgroup.procs. In the loop's thread: PR_SET_PDEATHSIG is about the thread that started it."""
+    def start(
+        self, program: Path, config: Mapping[str, Any], cgroups: tuple[int, ...], *, stage: bytes = b"stage1"
+    ) -> None:
+        """Start stage 1 with open cgroup.procs, or "keep". In the loop's thread: PR_SET_PDEATHSIG is about the thread that
+        started it."""
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         whole = {**config, "parent": os.getpid(), "control": theirs.fileno(), "cgroups": cgroups}
         with theirs:
             try:
                 self._stage1 = subprocess.Popen(
-                    [INIT_NAME, b"stage1", json.dumps(whole).encode()],
+                    [INIT_NAME, stage, json.dumps(whole).encode()],
                     executable=program,
                     pass_fds=(theirs.fileno(), *cgroups),
                     env={},
@@ -192,7 +195,10 @@ class Boot:
         return self.console.tail()
 
     def kill(self) -> None:
-        """SIGKILL to PID 1; the kernel kills whatever else is in its pid namespace."""
+        """SIGKILL to PID 1; the kernel kills whatever else is in its pid namespace. Whoever keeps it sees that we say no more."""
+        if self._control is not None:
+            with contextlib.suppress(OSError):
+                self._control.shutdown(socket.SHUT_WR)
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)

@@ -21,7 +21,7 @@ from cgrace.harness.clock import now_ns
 from cgrace.harness.dbus import systemd1
 from cgrace.harness.drivers.gobuild import build_go_program
 from cgrace.harness.errors import CgraceError, TargetError
-from cgrace.harness.targets import owner
+from cgrace.harness.targets import oci, owner
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.boot import Boot
 from cgrace.harness.targets.bus_client import BusClient
@@ -58,10 +58,11 @@ _LEGACY_ARGUMENTS: Final = (_LEGACY, "systemd.unified_cgroup_hierarchy=0", "syst
 class ContainerTarget(MachineRuns):
     """One booted machine, for one run at a time (`sandbox`). Made by `ContainerTarget.open`. boot_ns: from start to ready."""
 
-    def __init__(self, root: Root, layout: str) -> None:
+    def __init__(self, root: Root, layout: str, booted_by: str = "") -> None:
         self.name = owner.machine_name()
         super().__init__(layout, Path(tempfile.gettempdir(), self.name))
         self.root = root
+        self._runtime = booted_by
         self.cgroup_prefix = f"/{self.name}/{_RUN}"
         self.boot_ns = 0
         self._boot = Boot()
@@ -71,22 +72,28 @@ class ContainerTarget(MachineRuns):
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, suite: str, *, layout: str = "v1", progress: Callable[[str], None] = lambda _: None
+        cls,
+        suite: str,
+        *,
+        layout: str = "v1",
+        booted_by: str = "",
+        progress: Callable[[str], None] = lambda _: None,
     ) -> AsyncIterator[ContainerTarget]:
         """Build the suite's root if need be, boot it and wait until its manager answers on its bus.
 
-        layout: "v1" or "v2". TargetError with the console's last lines where it does not boot. However the block ends, nothing
-        is left of the machine: no process, mount, cgroup or file.
+        layout: "v1" or "v2". booted_by: an OCI runtime (oci.RUNTIMES), "" for cgrace itself. TargetError with the console's last
+        lines where it does not boot. However the block ends, nothing is left of the machine: no process, mount, cgroup or file.
         """
         if os.geteuid() != 0:
             raise TargetError(
                 "target container makes cgroups and namespaces, which takes root (CAP_SYS_ADMIN)",
                 hint="sudo cgrace ..., or a container with --privileged --cgroupns=private",
             )
+        runtime = oci.find_runtime(booted_by) if booted_by else ""
         root = await build_root(suite, progress=progress)
         program = await build_go_program(BOOT_SOURCE, "cgrace-boot")
         await asyncio.to_thread(sweep)
-        target = cls(root, layout)
+        target = cls(root, layout, runtime)
         failure: BaseException | None = None
         try:
             await target._start(program)
@@ -146,9 +153,12 @@ class ContainerTarget(MachineRuns):
         procs: list[int] = []
         try:
             await asyncio.to_thread(self._set_up)
-            for hierarchy in self.hierarchies:
-                procs.append(os.open(hierarchy.root / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
-            self._boot.start(program, self._configuration(), tuple(procs))
+            if self._runtime:
+                self._boot.start(program, self._bundle(), (), stage=b"keep")
+            else:
+                for hierarchy in self.hierarchies:
+                    procs.append(os.open(hierarchy.root / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+                self._boot.start(program, self._configuration(), tuple(procs))
         finally:
             for fd in procs:
                 os.close(fd)
@@ -210,6 +220,25 @@ class ContainerTarget(MachineRuns):
                 *([_LEGACY] if legacy else ()),
             ],
         }
+
+    def _bundle(self) -> dict[str, Any]:
+        """The same for an OCI runtime; its files are in the writable layer, as the runtime mounts /run."""
+        if self.root.over is not None:
+            raise TargetError("an install tree is booted by cgrace itself", hint="leave out what is behind the @")
+        assert self._subtree is not None
+        config = self._configuration()
+        bundle = oci.bundle(
+            runtime=self._runtime,
+            state=self.runtime_dir / "oci",
+            run=_RUN,
+            tops=[branch.top for branch in self._subtree.branches],
+            entry=self.root.folder,
+            hostname=config["hostname"],
+            inits=config["inits"],
+            argv=config["argv"],
+            env=config["env"],
+        )
+        return {**config, "files": {"/etc/systemd/system/cgrace.target": _TARGET}, "bundle": bundle}
 
     async def _tear_down(self, failure: BaseException | None) -> None:
         """Runs whole: when we are cancelled meanwhile, the event loop's end waits for the thread."""

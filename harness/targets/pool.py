@@ -26,8 +26,11 @@ class ContainerPool:
     problem: what of an ended machine could not be removed.
     """
 
-    def __init__(self, suite: str, machines: int, progress: Callable[[str], None], tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, suite: str, machines: int, progress: Callable[[str], None], tasks: asyncio.TaskGroup, booted_by: str = ""
+    ) -> None:
         self.suite = suite
+        self.booted_by = booted_by
         self.machines = machines
         self.progress = progress
         self._tasks = tasks
@@ -42,6 +45,7 @@ class ContainerPool:
         layouts: Sequence[str] = ("v1",),
         *,
         machines: int = MACHINES,
+        booted_by: str = "",
         progress: Callable[[str], None] = lambda _: None,
     ) -> AsyncIterator[ContainerPool]:
         """Machines are booted when they are first asked for, at most `machines` of each layout ("v1", "v2").
@@ -50,7 +54,7 @@ class ContainerPool:
         """
         failure: BaseException | None = None
         async with asyncio.TaskGroup() as tasks:
-            pool = cls(suite, machines, progress, tasks)
+            pool = cls(suite, machines, progress, tasks, booted_by)
             for layout in dict.fromkeys(layouts):
                 pool._shelves[layout] = _Shelf(pool, layout)
             try:
@@ -177,7 +181,10 @@ class _Shelf:
         slot: _Slot | None = None
         try:
             async with ContainerTarget.open(
-                self._pool.suite, layout=self._layout, progress=self._pool.progress
+                self._pool.suite,
+                layout=self._layout,
+                booted_by=self._pool.booted_by,
+                progress=self._pool.progress,
             ) as machine:
                 await machine.prepare()
                 slot = _Slot(machine)

@@ -18,6 +18,7 @@ from cgrace.harness.targets.fake import FakeTarget
 from cgrace.harness.targets.host import HostTarget
 from cgrace.harness.targets.machine import MachineSandbox
 from cgrace.harness.targets.names import V1_ENDS, split_layout, systemd_number
+from cgrace.harness.targets.oci import split_runtime
 from cgrace.harness.targets.pool import ContainerPool
 from cgrace.harness.targets.remote import look_at
 from cgrace.harness.targets.roots import build_root
@@ -36,12 +37,14 @@ _HINT: Final = "--target fake, or a booted systemd: --target container:bookworm,
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetName:
     """A target as it is called. text: as given. kind: of KINDS; place: what comes behind it ("bookworm"); layout: the one that was
-    asked for, "" for whichever scenarios want. shown: another name for it in traces, where cgrace runs inside of it."""
+    asked for, "" for whichever scenarios want. booted_by: the OCI runtime that boots a container, "" for cgrace itself.
+    shown: another name for it in traces, where cgrace runs inside of it."""
 
     text: str
     kind: str
     place: str = ""
     layout: str = ""
+    booted_by: str = ""
     shown: str = ""
 
     @property
@@ -133,7 +136,8 @@ def parse_target(text: str, *, allow_host: bool = False) -> TargetName:
         raise UsageError(f"target {kind} takes no {rest!r}: it is this machine's", hint=f"--target {kind}")
     if kind == "host" and not allow_host:
         raise UsageError("target host starts units on this very machine", hint="allow it: --allow-host")
-    return TargetName(text=text, kind=kind, place=place, layout=layout)
+    place, booted_by = split_runtime(place) if kind == "container" else (place, "")
+    return TargetName(text=text, kind=kind, place=place, layout=layout, booted_by=booted_by)
 
 
 async def describe(name: TargetName, progress: Callable[[str], None] = lambda _: None) -> Facts:
@@ -168,7 +172,8 @@ async def open_target(
     """The target with these layouts; nothing is left of it when the block ends. machines: of a real one, at most at once for each
     layout. TargetError where it cannot be had."""
     if name.kind == "container":
-        async with ContainerPool.open(name.place, layouts, machines=machines, progress=progress) as pool:
+        opened = ContainerPool.open(name.place, layouts, machines=machines, booted_by=name.booted_by, progress=progress)
+        async with opened as pool:
             yield pool
     elif name.kind == "host":
         async with HostTarget.open(allow_host=True) as host:

@@ -5,6 +5,7 @@
 //	         pid, cgroup, uts, ipc and network namespaces, as a child of cgrace, and ends.
 //	stage2   PID 1 inside: makes the machine (mounts.go), hands the console and the notify socket to cgrace, drops what a
 //	         guest must not do to its host, and becomes the root's init.
+//	keep     instead of both, where an OCI runtime is to boot it (bundle.go).
 //
 // Everything that it mounts lives in its own mount namespace, the writable layer in a tmpfs there: with the last process all
 // of it is gone. PR_SET_PDEATHSIG, which survives the exec, ends PID 1 with cgrace, and the kernel ends the rest with PID 1.
@@ -49,10 +50,11 @@ type Config struct {
 	Inits    []string          `json:"inits"`    // where the init may be; the first that is there
 	Argv     []string          `json:"argv"`     // its arguments, without its name
 	Env      []string          `json:"env"`      // its environment
+	Bundle   *Bundle           `json:"bundle"`   // keep: what an OCI runtime needs (bundle.go)
 }
 
 func main() {
-	if len(os.Args) != 3 || (os.Args[1] != "stage1" && os.Args[1] != "stage2") {
+	if len(os.Args) != 3 || (os.Args[1] != "stage1" && os.Args[1] != "stage2" && os.Args[1] != "keep") {
 		fmt.Fprintln(os.Stderr, "cgrace's machine init: started by cgrace, not by hand")
 		os.Exit(2)
 	}
@@ -60,10 +62,14 @@ func main() {
 	if err := json.Unmarshal([]byte(os.Args[2]), &config); err != nil {
 		os.Exit(2)
 	}
-	if os.Args[1] == "stage1" {
+	switch os.Args[1] {
+	case "stage1":
 		stage1(config)
+	case "keep":
+		keep(config)
+	default:
+		stage2(config)
 	}
-	stage2(config)
 }
 
 func stage1(config Config) {
@@ -154,7 +160,11 @@ func dropCapabilities() error {
 
 // fail reports why there will be no machine, and ends.
 func fail(control int, err error) {
+	tell(control, err)
+	os.Exit(exitSetup)
+}
+
+func tell(control int, err error) {
 	text, _ := json.Marshal(map[string]string{"failed": err.Error()})
 	syscall.Sendto(control, text, syscall.MSG_NOSIGNAL, nil)
-	os.Exit(exitSetup)
 }

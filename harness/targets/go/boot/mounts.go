@@ -66,7 +66,7 @@ func makeMachine(config Config) (machine, error) {
 	if err := writeFiles(config.Files); err != nil {
 		return made, err
 	}
-	if made.notify, err = listenNotify(); err != nil {
+	if made.notify, err = listenNotify(notifyPath); err != nil {
 		return made, err
 	}
 	if err := syscall.Sethostname([]byte(config.Hostname)); err != nil {
@@ -337,15 +337,15 @@ func writeFiles(files map[string]string) error {
 	return nil
 }
 
-func listenNotify() (int, error) {
-	if err := os.MkdirAll(filepath.Dir(notifyPath), 0o755); err != nil {
+func listenNotify(path string) (int, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return -1, err
 	}
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
-	return fd, syscall.Bind(fd, &syscall.SockaddrUnix{Name: notifyPath})
+	return fd, syscall.Bind(fd, &syscall.SockaddrUnix{Name: path})
 }
 
 // bindFile binds one file onto another, which it makes.
