@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,13 @@ def answered(answer: Any, hierarchies: dict[str, list[str]] | None = None, **out
         (Kind.CONTRACT, REFUSED, {**REFUSED, "text": "another"}, How.WORDING, True),
         (Kind.CONTRACT, {"later": "D:PropertyReadOnly"}, {"later": "replied"}, How.EXTENDED, True),
         (Kind.CONTRACT, {"later": "replied"}, {"later": "D:PropertyReadOnly"}, How.BROKEN, False),
-        (Kind.CONTRACT, ["done", REFUSED], ["done", {**REFUSED, "error": "D:InvalidArgs"}], How.BROKEN, False),
+        (Kind.CONTRACT, ["done", REFUSED], ["done", {**REFUSED, "error": "D:InvalidArgs"}], How.HABIT, False),
+        (Kind.CONTRACT, ["done", "replied"], ["done", REFUSED], How.BROKEN, False),
     ],
 )
 def test_kinds_of_change(kind: Kind, old: Any, new: Any, how: How, safe: bool) -> None:
-    """A broken contract, a changed habit, what is known now, and mere wording are told apart; drivers count for the first two."""
+    """A broken contract, a changed habit, what is known now, and mere wording are told apart; drivers count for the first two. By
+    which name a call is refused is promised nowhere."""
     found = compare(answered(old), answered(new), [probe(kind)])
     assert [one.how for one in found.changes] == [how]
     assert found.safe is safe
@@ -177,6 +180,22 @@ def test_probes_say_what_they_must() -> None:
         assert one.source and one.question and (one.cites == one.source or "undocumented" in one.cites)
         for pattern in one.scenarios:
             assert touched(Probe(**{**{k: getattr(one, k) for k in one.__slots__}, "scenarios": (pattern,)}), names)
+
+
+PAGE = re.compile(r"(org\.freedesktop\.systemd1|systemd\.[a-z-]+)\(5\)(, .+)?")
+CODE = re.compile(r"[a-z0-9-]+\.c [a-z0-9_]+(, [a-z0-9_]+)*( \(until \d+\))?")
+
+
+@pytest.mark.parametrize("one", all_probes(), ids=lambda one: str(one.id))
+def test_a_probe_cites_what_it_must(one: Probe) -> None:
+    """A contract names a man page of systemd; a habit the functions that make it so, and who relies on what no page says."""
+    parts = one.source.split("; ")
+    if one.kind is Kind.CONTRACT:
+        assert all(PAGE.fullmatch(part) for part in parts) and one.cites == one.source
+        return
+    assert all(CODE.fullmatch(part) for part in parts)
+    who = ", ".join(one.relied_on) or "no driver here"
+    assert one.cites == f"{one.source}; undocumented, relied on by {who}"
 
 
 def test_words_in_order() -> None:

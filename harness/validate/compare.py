@@ -47,6 +47,13 @@ class Difference:
         old, new = _error_of(self.old), _error_of(self.new)
         return old in _UNKNOWN or (bool(old) and not new)
 
+    @property
+    def is_other_error(self) -> bool:
+        """Whether both refuse, under other names: that a call fails may be promised, by which name never is."""
+        if self.place.rpartition(".")[2] == "error":
+            return _ABSENT not in (self.old, self.new)
+        return bool(_error_of(self.old) and _error_of(self.new))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
@@ -151,7 +158,10 @@ def _how(probe: Probe, found: tuple[Difference, ...]) -> How:
         return How.WORDING
     if probe.kind is Kind.HABIT:
         return How.HABIT
-    return How.EXTENDED if all(one.is_wording or one.is_extension for one in found) else How.BROKEN
+    told = [one for one in found if not one.is_wording]
+    if all(one.is_extension for one in told):
+        return How.EXTENDED
+    return How.HABIT if all(one.is_other_error for one in told) else How.BROKEN
 
 
 def _error_of(answer: Any) -> str:

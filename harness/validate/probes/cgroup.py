@@ -7,10 +7,10 @@ from typing import Any
 from cgrace.harness.validate.probe import EVERY, LADDER, LATER, Subject
 from cgrace.harness.validate.stage import Answer, Stage
 
-REALISE = "cgroup.c unit_realize_cgroup, unit_get_target_mask, unit_add_siblings_to_cgroup_realize_queue"
+REALISE = "cgroup.c unit_realize_cgroup, unit_get_target_mask, unit_add_family_to_cgroup_realize_queue"
 MIGRATE = (
     "cgroup.c unit_attach_pids_to_cgroup, unit_update_cgroup; "
-    "cgroup-setup.c cg_migrate_v1_controllers, cg_trim_v1_controllers"
+    "cgroup-setup.c cg_migrate_v1_controllers, cg_trim_v1_controllers (until 257)"
 )
 APPLY = "cgroup.c cgroup_context_apply"
 MAN = "systemd.resource-control(5)"

@@ -149,7 +149,12 @@ async def start_again(s: Stage) -> Answer:
     return [first, stopped, await s.ended(again.body[0], since)]
 
 
-@probe.habit("slice-empty", "A slice whose last unit ended: does it stay?", source="slice.c", relied_on=EVERY)
+@probe.habit(
+    "slice-empty",
+    "A slice whose last unit ended: does it stay?",
+    source="unit.c unit_may_gc; slice.c slice_start",
+    relied_on=EVERY,
+)
 async def slice_empty(s: Stage) -> Answer:
     await s.scope("t-a.scope", Slice="t-b.slice")
     await s.down("t-a.scope")

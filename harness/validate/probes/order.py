@@ -10,7 +10,7 @@ from cgrace.harness.validate.machine import START
 from cgrace.harness.validate.probe import LATER, WAITING, Subject
 from cgrace.harness.validate.stage import Answer, Stage, in_order
 
-DOCUMENT = "org.freedesktop.systemd1(5), Manager: Subscribe(), JobNew and JobRemoved"
+DOCUMENT = "org.freedesktop.systemd1(5), The Manager Object: Methods (StartUnit, Subscribe), Signals (JobRemoved)"
 SOURCE = "dbus-job.c bus_job_send_removed_signal, bus_job_send_change_signal; dbus-unit.c bus_unit_send_change_signal"
 RELIES = WAITING + LATER
 SCENARIOS = ("core/late_signal", "core/lost_signal", "runc_1780/late_signal_lock")
@@ -177,10 +177,10 @@ async def stop_slice(s: Stage) -> Answer:
     return [*in_order(heard[:-1]), heard[-1]]
 
 
-@probe.contract(
+@probe.habit(
     "job-gone",
     "After JobRemoved: what does the job's object say, and GetJob and CancelJob of its number?",
-    source=DOCUMENT,
+    source="dbus-job.c bus_job_find; dbus-manager.c method_get_job, method_cancel_job",
 )
 async def job_gone(s: Stage) -> Answer:
     await s.listen()
@@ -220,12 +220,21 @@ async def job_property(s: Stage) -> Answer:
     return [s.told(kind), s.told(state), s.plain(of_unit[1]) == s.plain(job), await s.state("t-a.scope")]
 
 
-@probe.contract("subscribe-twice", "Subscribe twice, Unsubscribe twice", source=DOCUMENT, relied_on=())
+@probe.habit(
+    "subscribe-twice",
+    "Subscribe twice, Unsubscribe twice",
+    relied_on=(),
+    source="dbus-manager.c method_subscribe, method_unsubscribe",
+)
 async def subscribe_twice(s: Stage) -> Answer:
     return [await s.call(member) for member in ("Subscribe", "Subscribe", "Unsubscribe", "Unsubscribe")]
 
 
-@probe.contract("active-start", "StartUnit of a slice that is active already: how does that job end?", source=DOCUMENT)
+@probe.habit(
+    "active-start",
+    "StartUnit of a slice that is active already: how does that job end?",
+    source="job.c job_run_and_invalidate",
+)
 async def active_start(s: Stage) -> Answer:
     await s.up("t-a.slice")
     since = await s.listen()

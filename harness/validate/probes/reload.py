@@ -8,7 +8,7 @@ from cgrace.harness.validate.probe import EVERY, LATER, WAITING, Subject
 from cgrace.harness.validate.stage import Answer, Stage
 
 SOURCE = "manager-serialize.c manager_serialize; unit-serialize.c unit_serialize_state; job.c job_serialize"
-DOCUMENT = "org.freedesktop.systemd1(5), Manager: Reload(), Reexecute() and Reloading"
+DOCUMENT = "org.freedesktop.systemd1(5), The Manager Object: Methods (Reload, Reexecute), Signals (Reloading)"
 
 probe = Subject("reload", SOURCE)
 

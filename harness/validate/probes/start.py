@@ -9,9 +9,13 @@ from cgrace.harness.validate.machine import START
 from cgrace.harness.validate.probe import EVERY, LADDER, LATER, Subject
 from cgrace.harness.validate.stage import GONE, Answer, Stage
 
-DOCUMENT = "org.freedesktop.systemd1(5), Manager: StartTransientUnit()"
 SOURCE = "dbus-manager.c method_start_transient_unit, transient_unit_from_message"
-PROPERTY = "dbus-unit.c bus_unit_set_properties; dbus-cgroup.c, dbus-scope.c, dbus-util.c"
+_NAME = "dbus-manager.c method_start_transient_unit, transient_unit_from_message; unit-name.c unit_name_is_valid"
+_MODE = "dbus-manager.c method_start_transient_unit; manager.c manager_add_job_full"
+_UNIT = "dbus-unit.c bus_unit_set_properties, bus_unit_set_transient_property"
+_SCOPE = "dbus-scope.c bus_scope_set_transient_property; scope.c scope_load"
+_CGROUP = "dbus-cgroup.c bus_cgroup_set_property"
+_DELEGATE = "dbus-cgroup.c bus_cgroup_set_transient_property"
 
 probe = Subject("start", SOURCE)
 
@@ -21,7 +25,7 @@ def V(signature: str, value: Any) -> Variant:
     return Variant(signature=signature, value=value)
 
 
-# ---- mode and name: (id, question, unit, mode)
+# ---- mode and name: (id, question, unit, mode). Which of them are refused is promised in part, how it is told nowhere.
 _NAMES = (
     ("mode-bad", "A job mode that is none", "t-a.slice", "nonsense"),
     ("mode-isolate", "Mode 'isolate'", "t-a.slice", "isolate"),
@@ -49,7 +53,8 @@ def _name_probe(id: str, question: str, unit: str, mode: str) -> None:
             await s.down(unit)
         return said
 
-    probe.contract(id, f"{question}: what is said?", source=DOCUMENT, relied_on=())(ask)
+    source = _MODE if id.startswith("mode") else _NAME
+    probe.habit(id, f"{question}: what is said?", source=source, relied_on=())(ask)
 
 
 for _row in _NAMES:
@@ -117,6 +122,27 @@ _VALUES: tuple[tuple[str, str, str, dict[str, Any], tuple[str, ...]], ...] = (
 )
 
 
+_OF_UNITS = (
+    "Nonsense",
+    "ActiveState",
+    "TimeoutStopUSec",
+    "Slice",
+    "DefaultDependencies",
+    "CollectMode",
+    "Requires",
+    "Wants",
+)
+
+
+def _source_of(name: str) -> str:
+    """Where it is decided whether a unit may have the property with that value."""
+    if name in ("PIDs", "KillMode"):
+        return _SCOPE
+    if name.startswith("Delegate"):
+        return _DELEGATE
+    return _UNIT if name in _OF_UNITS else _CGROUP
+
+
 def _value_probe(id: str, question: str, unit: str, values: dict[str, Any], relied_on: tuple[str, ...]) -> None:
     async def ask(s: Stage) -> Answer:
         given = dict(values)
@@ -126,7 +152,8 @@ def _value_probe(id: str, question: str, unit: str, values: dict[str, Any], reli
             del given["PIDs"]
         return await s.up(unit, **given)
 
-    probe.habit(id, f"{question}: what is said, or how does the job end?", source=PROPERTY, relied_on=relied_on)(ask)
+    source = _source_of(next(iter(values)))
+    probe.habit(id, f"{question}: what is said, or how does the job end?", source=source, relied_on=relied_on)(ask)
 
 
 for _value in _VALUES:
@@ -158,7 +185,7 @@ async def property_twice(s: Stage) -> Answer:
     return await s.get("t-a.slice", "Slice", "CPUShares")
 
 
-@probe.habit("pids-taken", "PIDs with a process of another scope: is it moved?", source=PROPERTY, relied_on=LATER)
+@probe.habit("pids-taken", "PIDs with a process of another scope: is it moved?", source=_SCOPE, relied_on=LATER)
 async def pids_taken(s: Stage) -> Answer:
     await s.worker()
     await s.worker("other")
@@ -168,14 +195,19 @@ async def pids_taken(s: Stage) -> Answer:
 
 
 @probe.contract(
-    "new-slice", "Slice that is not there yet: is it made, and what is it?", source=DOCUMENT, relied_on=EVERY
+    "new-slice",
+    "Slice that is not there yet: is it made, and what is it?",
+    relied_on=EVERY,
+    source="systemd.resource-control(5), Implicit Dependencies",
 )
 async def new_slice(s: Stage) -> Answer:
     result = await s.scope("t-a.scope", Slice="t-b-c.slice")
     return [result, await s.state("t-b-c.slice"), await s.state("t-b.slice"), s.systemd_says()]
 
 
-@probe.contract("aux", "An auxiliary unit: is it made, and started?", source=DOCUMENT)
+@probe.habit(
+    "aux", "An auxiliary unit: is it made, and started?", source="dbus-manager.c transient_aux_units_from_message"
+)
 async def aux(s: Stage) -> Answer:
     also = [[s.own("t-b.slice"), s.properties({"Description": "also"})]]
     answer = await s.client.call("StartTransientUnit", START, s.own("t-a.slice"), "replace", [], also)
@@ -183,6 +215,6 @@ async def aux(s: Stage) -> Answer:
     return [s.told(answer), await s.state("t-a.slice"), await s.state("t-b.slice")]
 
 
-@probe.contract("arguments", "StartTransientUnit with too few arguments", source=DOCUMENT)
+@probe.habit("arguments", "StartTransientUnit with too few arguments", source="bus-objects.c method_callbacks_run")
 async def arguments(s: Stage) -> Answer:
     return await s.call("StartTransientUnit", "ss", "t-a.slice", "replace")
