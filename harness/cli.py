@@ -230,7 +230,10 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_matrix(command("matrix", "run the corpus on every driver: a table that can be published", "matrix:matrix"))
     _add_sweep(command("sweep", "find the value at which each driver's outcome changes", "sweep:sweep"))
-    command("doctor", "say what this machine can do, and what would help", "machine:doctor")
+    doctor = command("doctor", "say what this machine, or a target, can do, and what would help", "machine:doctor")
+    doctor.add_argument(
+        "--target", default="", metavar="TARGET", help="look there: ssh:HOST, vm:SUITE, container:SUITE ..."
+    )
     command("drivers", "list the drivers", "drivers:drivers")
     command("targets", "list where scenarios can run, and what was found of it here", "targets:targets")
     command("clean", "remove what killed runs left on this machine", "machine:clean")

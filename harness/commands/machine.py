@@ -11,7 +11,12 @@ from cgrace.harness.commands.common import run_async, show, show_json
 
 
 def doctor(args: argparse.Namespace) -> int:
-    """What can be done here, and what would help; exit 2 where `reproduce` cannot run."""
+    """What can be done here, or on a target, and what would help; exit 2 where nothing can."""
+    if args.target:
+        from cgrace.harness.commands.doctor_target import doctor_target
+        from cgrace.harness.targets.registry import parse_target
+
+        return doctor_target(args, parse_target(args.target, allow_host=True))
     from rich.table import Table
     from rich.text import Text
 

@@ -33,6 +33,11 @@ def _pids(pid: int) -> list[str]:
     return status.get("NSpid", [])
 
 
+def tells_pids() -> bool:
+    """Whether this kernel tells a process's pids in every namespace."""
+    return "NSpid" in _status(os.getpid())
+
+
 def levels(pid: int) -> int:
     """In how many pid namespaces, from ours down, the process has a pid (0: there is no such process)."""
     return len(_pids(pid))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from cgrace.harness.proc.find import find_program
 from cgrace.harness.targets import filters, user
 from cgrace.harness.targets.layout import HostHierarchy, host_hierarchies, v1_controllers_free
 from cgrace.harness.targets.linux import mount_detached
+from cgrace.harness.targets.qemu import PROGRAM, find_kvm
 
 # Bits of CapEff (capabilities(7)) and what for.
 CAPABILITIES: Final = {
@@ -24,7 +24,9 @@ CAPABILITIES: Final = {
 NAMESPACES: Final = ("mnt", "pid", "cgroup")
 TRACE_EVENTS: Final = ("cgroup_mkdir", "cgroup_rmdir", "cgroup_attach_task", "cgroup_transfer_tasks")
 V2_CONTROLLERS: Final = frozenset({"cpu", "memory", "pids"})  # those that systemd's units are given
-_QEMU_NAMES: Final = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64"}
+APT: Final = "apt-get install"
+VM_PACKAGES: Final = "qemu-system-x86 qemu-utils openssh-client e2fsprogs"  # all that a vm takes, and its image
+COMPILERS: Final = ("cc", "gcc", "clang")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +52,14 @@ def probe() -> tuple[Check, ...]:
         _users_systemd(),
         _held_calls(),
         _go(),
+        _compiler(),
         _kvm(),
-        _tool(_QEMU_NAMES.get(platform.machine(), "qemu-system-x86_64"), "target vm", "apt install qemu-system"),
-        _tool("mmdebstrap", "target container: building its roots", "apt install mmdebstrap"),
-        _tool("runc", "driver runc", "apt install runc"),
-        _tool("crun", "driver crun", "apt install crun"),
-        _tool("dbus-daemon", "a real bus (--bus dbus-daemon)", "apt install dbus-daemon"),
-        _tool("dbus-broker", "a real bus (--bus dbus-broker)", "apt install dbus-broker"),
+        _tool(PROGRAM, "target vm", f"{APT} {VM_PACKAGES}"),
+        _tool("mmdebstrap", "target container: building its roots", "apt-get install mmdebstrap"),
+        _tool("runc", "driver runc", "apt-get install runc"),
+        _tool("crun", "driver crun", "apt-get install crun"),
+        _tool("dbus-daemon", "a real bus (--bus dbus-daemon)", "apt-get install dbus-daemon"),
+        _tool("dbus-broker", "a real bus (--bus dbus-broker)", "apt-get install dbus-broker"),
     )
 
 
@@ -172,11 +175,21 @@ def _go() -> Check:
 
 def _kvm() -> Check:
     def look() -> tuple[bool, str]:
-        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
-        return True, "/dev/kvm"
+        why = find_kvm()
+        return not why, why or "/dev/kvm makes a machine (whether a guest lives in it, its first boot tells)"
 
     how = "enable virtualisation (nested, in a guest) and load kvm_intel or kvm_amd; without it a vm takes 10 to 30 s"
     return _check("kvm", "target vm at full speed", how, look)
+
+
+def _compiler() -> Check:
+    def look() -> tuple[bool, str]:
+        path = next((found for name in COMPILERS if (found := find_program(name)) is not None), None)
+        return path is not None, path or "none in PATH, and no other driver needs one"
+
+    return _check(
+        "C compiler", "runc's command as a driver (runc-cli@VERSION): its nsenter is C", f"{APT} gcc libc6-dev", look
+    )
 
 
 def _tool(name: str, needed_for: str, how: str) -> Check:

@@ -20,15 +20,16 @@ from cgrace.harness.targets.vms import open_vm
 
 KINDS: Final = ("vm", "ssh")
 VM_BASE: Final = "/opt/cgrace"  # of a guest: part of its snapshot
-# The first place where a program of ours can be started: some administrators mount some of them noexec. The folder goes with the
-# session, which ends with us however we end; first whatever still runs from it has a while to end by itself.
+# The first place where a program of ours can be started and that has room: some administrators mount some of them noexec. The
+# folder goes with the session, which ends with us however we end; first whatever still runs from it has a while to end by itself.
 _SESSION: Final = """umask 077
-for place in /var/tmp /run /opt /root; do
+for place in /var/tmp /run /opt /root /tmp; do
   base=$(mktemp -d "$place/cgrace-XXXXXXXX" 2>/dev/null) || continue
-  printf '#!/bin/sh\\n' > "$base/try" && chmod 700 "$base/try" && "$base/try" 2>/dev/null && break
+  free=$(df -P -m "$base" 2>/dev/null | tail -n 1 | { read -r _ _ _ free _; echo "$free"; })
+  [ "${free:-999}" -ge 200 ] && printf '#!/bin/sh\\n' > "$base/try" && chmod 700 "$base/try" && "$base/try" 2>/dev/null && break
   rm -rf "$base"; base=
 done
-[ -n "$base" ] || { echo "no folder where programs can be started" >&2; exit 1; }
+[ -n "$base" ] || { echo "cgrace-connected"; exec cat > /dev/null; }
 trap '' HUP PIPE TERM INT
 echo "cgrace-connected $base"
 cat > /dev/null
@@ -94,7 +95,13 @@ async def open_machine(text: str, *, progress: Callable[[str], None] = lambda _:
                 )
             yield vm
     else:
-        async with _ssh(name, progress) as machine:
+        async with open_ssh(name.which) as machine:
+            if not machine.base:
+                raise TargetError(
+                    f"{name} has no folder where programs can be started and 200 MiB are free",
+                    hint=f"cgrace doctor --target {name}",
+                )
+            await machine.prepare(progress)
             yield machine
 
 
@@ -106,12 +113,12 @@ async def look_at(host: str) -> Facts:
 
 
 @contextlib.asynccontextmanager
-async def _ssh(name: RemoteName, progress: Callable[[str], None]) -> AsyncIterator[RemoteMachine]:
+async def open_ssh(host: str) -> AsyncIterator[RemoteMachine]:
+    """The user's machine with nothing of ours on it but an empty folder, `base`, "" where there is no place for one.
+
+    The folder and what was put into it are gone afterwards. TargetError where ssh does not connect.
+    """
     sweep()
     with runtime_folder() as folder:
-        async with SshChannel.open(name.which, folder=folder, session=_SESSION) as channel:
-            if not channel.greeting.startswith("/"):
-                raise TargetError(f"{name} has no folder where programs can be started")
-            machine = RemoteMachine(str(name), lambda: channel, channel.greeting, lambda: "")
-            await machine.prepare(progress)
-            yield machine
+        async with SshChannel.open(host, folder=folder, session=_SESSION) as channel:
+            yield RemoteMachine(f"ssh:{host}", lambda: channel, channel.greeting, lambda: "")

@@ -1,4 +1,7 @@
-"""A channel to a machine over OpenSSH's own client: one master connection, and every command, copy and forwarding over it.
+"""A channel to a machine over OpenSSH's own client: one master connection, and every command and copy over it.
+
+Nothing is forwarded, which an administrator may forbid (AllowStreamLocalForwarding, AllowTcpForwarding): cgrace runs inside the
+machine, and what it says goes over the stdin and stdout of a session.
 
 The user's own ssh configuration holds (host names, jumps, keys, agents) except for what the channel itself is made of. Nothing
 is asked: BatchMode. The master is our child and ends with us; its control socket is named relative to the channel's folder,
@@ -225,17 +228,3 @@ class SshChannel:
         )
         if not unpacked.ok:
             raise TargetError(f"what {path} holds cannot be written to {to}", detail=unpacked.tail)
-
-    async def forward(self, local: Path, remote: str, *, reverse: bool = False) -> None:
-        """Forward a unix socket: connections to `local` here reach `remote` there; reverse: the other way about."""
-        pair = ("-R", f"{remote}:{local}") if reverse else ("-L", f"{local}:{remote}")
-        words = [*self._base, "-S", _CONTROL, "-O", "forward", *pair, "--", self.destination]
-        words = [word for word in words if word != "ClearAllForwardings=yes"]
-        words = [word for index, word in enumerate(words) if not (word == "-o" and words[index + 1] == "-o")]
-        done = await run(words, cwd=self._folder, timeout_s=30)
-        if not done.ok:
-            raise TargetError(
-                f"{self.destination} does not forward unix sockets",
-                hint="AllowStreamLocalForwarding in its sshd_config",
-                detail=done.tail,
-            )
