@@ -77,7 +77,7 @@ class Core:
             failed_pull_stays=self.profile.version < 254,
         )
         self.realiser = Realiser(self.profile, self.tree, self.said)
-        self.checker = Checker(self.profile, self.refuse, self.tree.outer, self.load)
+        self.checker = Checker(self.profile, self.refuse, self.tree.outer, self.named_slice)
 
     def said(self, text: str, unit: str = "") -> None:
         """A line of the log."""
@@ -89,6 +89,11 @@ class Core:
     def load(self, name: str) -> Unit:
         """The unit, loaded if need be; a unit that nothing holds is collected in the next turn."""
         return self.units.load(name)
+
+    def named_slice(self, name: str) -> Unit:
+        """The slice that a request names: it is loaded after the unit that is to be in it (dbus-unit.c,
+        bus_unit_set_transient_property)."""
+        return self.units.prepare(name) if self.profile.version >= 229 else self.units.load(name)
 
     def _loaded(self, unit: Unit) -> None:
         apply(unit, self.controls.get(unit.name, ()))
@@ -119,6 +124,7 @@ class Core:
         self.jobs.dirty = True
         if unit.is_down:
             unit.deadline_ns = None
+            unit.living = set()
             self.watched.pop(unit, None)
             self.rewatch.pop(unit, None)
             self.realiser.prune(unit)
@@ -167,15 +173,15 @@ class Core:
         gone: dict[Unit, None] = {}
         while self.gc:
             unit = next(reversed(self.gc))
-            self._sweep(unit, marks)
+            self._sweep(unit, marks, gone)
             self.gc.pop(unit)
-            if marks.get(unit) in (Mark.BAD, Mark.UNSURE):
+            if marks[unit] is not Mark.GOOD:
                 marks[unit] = Mark.BAD
-            gone.update((one, None) for one, mark in marks.items() if mark is Mark.BAD and one not in gone)
-        for unit in reversed(gone) if self.profile.announce_early else gone:
+                gone.setdefault(unit)
+        for unit in reversed(gone):
             self._drop(unit)
 
-    def _sweep(self, unit: Unit, marks: dict[Unit, Mark]) -> None:
+    def _sweep(self, unit: Unit, marks: dict[Unit, Mark], gone: dict[Unit, None]) -> None:
         """unit_gc_sweep: nothing that stays may refer to it; in a ring nobody is sure."""
         if unit in marks:
             return
@@ -185,15 +191,14 @@ class Core:
         marks[unit] = Mark.IN_PATH
         verdict = Mark.BAD
         for other in (*unit.referrers, *unit.children.values()):
-            self._sweep(other, marks)
+            self._sweep(other, marks, gone)
             if marks[other] is Mark.GOOD:
                 self._mark_good(unit, marks)
                 return
             if marks[other] is not Mark.BAD:
                 verdict = Mark.UNSURE
         marks[unit] = verdict
-        if verdict is Mark.UNSURE:
-            self.gc.setdefault(unit)
+        (self.gc if verdict is Mark.UNSURE else gone).setdefault(unit)
 
     def _mark_good(self, unit: Unit, marks: dict[Unit, Mark]) -> None:
         marks[unit] = Mark.GOOD
@@ -231,12 +236,13 @@ class Core:
     @property
     def is_busy(self) -> bool:
         """Whether `between_events` has something to do."""
-        return bool(self.gc or self.realiser.queue or self.out.units or self.out.jobs)
+        return bool(self.units.to_load or self.gc or self.realiser.queue or self.out.units or self.out.jobs)
 
     def between_events(self) -> None:
         """What the main loop does before it looks at the next event: collect, realise, announce, until nothing is left to do
         (manager.c, manager_loop)."""
         while self.is_busy:
+            self.units.dispatch_load_queue()
             if self.gc:
                 self.collect()
             if self.realiser.queue:

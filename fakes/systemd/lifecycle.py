@@ -79,8 +79,8 @@ def _start_scope(core: Core, unit: Unit) -> str:
     unit.deadline_ns = None if runtime_us == INFINITY else core.now_ns + runtime_us * _NS_PER_US
     core.set_state(unit, Sub.RUNNING)
     core.watched[unit] = None
+    unit.living = set()
     if not core.realiser.is_v2:
-        unit.living = set()
         core.rewatch[unit] = None
     return "done"
 

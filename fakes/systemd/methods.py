@@ -146,12 +146,15 @@ def load_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
 
 
 def get_unit_by_pid(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
-    """The unit that a process is in, by its place in systemd's own hierarchy."""
+    """The unit that a process is in, by its place in systemd's own hierarchy; else one that watches it, as one that is to start
+    with it (cgroup.c, manager_get_unit_by_pid)."""
     pid = body[0]
     outer = core.tree.outer(pid)
     main = core.realiser.main
     where = core.tree.locate(main.name, outer) if main is not None and outer is not None else None
     unit = core.units.find_by_cgroup(where) if where is not None else None
+    if unit is None and outer is not None:
+        unit = next((one for one in core.units if outer in one.living), None)
     if unit is None:
         raise core.refuse("no_unit_for_pid", pid=pid)
     return "o", (unit.path,)
@@ -237,6 +240,7 @@ def ref_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     unit = _named(core, body[0])
     if unit.load is Load.NOT_FOUND:
         raise core.refuse("ref_not_found", unit=unit.name)
+    _check_loaded(core, unit)
     unit.refs[sender] = unit.refs.get(sender, 0) + 1
     return "", ()
 

@@ -111,9 +111,9 @@ class Checker:
     """Judges property arrays by one version's rules."""
 
     def __init__(
-        self, profile: Profile, refuse: Refuse, outer: Callable[[int], int | None], load: Callable[[str], Unit]
+        self, profile: Profile, refuse: Refuse, outer: Callable[[int], int | None], slice_of: Callable[[str], Unit]
     ) -> None:
-        self._load = load
+        self._slice_of = slice_of
         self._profile = profile
         self.refuse = refuse
         self._outer = outer
@@ -173,7 +173,7 @@ class Checker:
             raise self.refuse("bad_slice_name", value=value)
         if names.unit_type(value) != "slice":
             raise self.refuse("not_a_slice", value=value)
-        self._load(value)  # what is wrong with the rest is seen later
+        self._slice_of(value)  # what is wrong with the rest is seen later
         return value
 
     def _pids(self, unit: Unit, value: list[int]) -> list[int]:

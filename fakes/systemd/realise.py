@@ -374,13 +374,13 @@ class Realiser:
             done += 1
         return done
 
-    def _attach_known(self, unit: Unit, known: Known, pid: int) -> None:
+    def _attach_known(self, unit: Unit, known: Known, pid: int, sub_path: str = "") -> None:
         if self._profile.attach == "everywhere":
-            self._attach_or_above(known, unit.cgroup, pid)
+            self._attach_or_above(known, unit.cgroup + sub_path, pid)
             return
         if unit.delegate and self.delegated_to(unit) & unit.realised_mask & known.controllers:
             try:
-                self._tree.attach(known.name, unit.cgroup, pid)
+                self._tree.attach(known.name, unit.cgroup + sub_path, pid)
             except OSError:
                 pass
             else:
@@ -405,14 +405,12 @@ class Realiser:
                 path = path.rpartition("/")[0]
 
     def attach_below(self, unit: Unit, sub_path: str, pid: int) -> None:
-        """AttachProcessesToUnit: into a directory below the unit, in every hierarchy that the unit has. FileNotFoundError where
-        there is no such directory: systemd makes none."""
-        path = unit.cgroup + sub_path
+        """AttachProcessesToUnit: into a directory below the unit where that is delegated, else where the unit's processes are
+        (unit_attach_pids_to_cgroup). FileNotFoundError where there is no such directory: systemd makes none."""
         if self.main is not None:
-            self._tree.attach(self.main.name, path, pid)
-        for known in self._kept:
-            if known.controllers & unit.realised_mask & self.delegated_to(unit):
-                self._attach_or_above(known, path, pid)
+            self._tree.attach(self.main.name, unit.cgroup + sub_path, pid)
+        for known in self._known:
+            self._attach_known(unit, known, pid, sub_path)
 
     def freeze(self, unit: Unit, *, frozen: bool) -> None:
         """Write the v2 freezer's file."""

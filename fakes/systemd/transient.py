@@ -25,8 +25,8 @@ def start_transient(core: Core, sender: str, body: tuple[Any, ...]) -> Job:
     unit = make(core, sender, name, array)
     for aux_name, aux_array in aux:
         check_name(core, aux_name)
-        finish_loading(core, make(core, sender, aux_name, aux_array))
-    finish_loading(core, unit)
+        load(core, make(core, sender, aux_name, aux_array))
+    load(core, unit)
     with_defaults = unit.type == "scope" and unit.settings.get("DefaultDependencies", True)
     return core.jobs.enqueue(unit, "start", mode, sender, core.profile.job_ids_scope if with_defaults else 0)
 
@@ -93,13 +93,19 @@ def _carry_out(core: Core, unit: Unit, change: properties.Change) -> None:
     match change.name:
         case "PIDs":
             unit.pids += change.value
+            unit.living.update(pid for pid in map(core.tree.outer, change.value) if pid is not None)
         case "Slice":
-            core.units.put_in_slice(unit, core.load(change.value))
+            core.units.put_in_slice(unit, core.named_slice(change.value))
         case name if name in properties.DEPENDENCIES:
             for other in map(core.load, change.value):
                 if other is not unit:
                     other.referrers[unit] = None
                     core.named(unit, other)
+
+
+def load(core: Core, unit: Unit) -> None:
+    """Load what was made, then what it names."""
+    core.units.dispatch_load_queue(first=lambda: finish_loading(core, unit))
 
 
 def finish_loading(core: Core, unit: Unit) -> None:

@@ -57,7 +57,8 @@ class Unit:
     realised_mask: controllers whose cgroup systemd believes to have made; enabled_mask: its subtree_control (v2) as systemd
     remembers it. refs: how often each bus client holds it. deadline_ns: when its stop times out.
     load_error: with which refusal it is said that it could not be loaded.
-    living: of pids those that have not ended, as far as systemd heard. busy: its cgroup could not be removed when it went down.
+    living: outer pids that it watches: those that it is to start with, then those in its cgroup, as far as systemd heard.
+    busy: its cgroup could not be removed when it went down.
     delegates: the controllers that it delegates, None for all that its version delegates; referrers: units that name this one as a
     dependency. own_mask, members_mask: caches, None when not valid; family_mask: what a slice's members were last realised for.
     """
@@ -133,7 +134,8 @@ class Units:
         self, made: Callable[[Unit], None], loaded: Callable[[Unit], None], joined: Callable[[Unit, Unit], None]
     ) -> None:
         self._units: dict[str, Unit] = {}
-        self._to_load: list[Unit] = []
+        self._dispatching = False
+        self.to_load: list[Unit] = []
         self._made = made
         self._loaded = loaded
         self._joined = joined
@@ -151,26 +153,39 @@ class Units:
     def load(self, name: str) -> Unit:
         """The unit, loaded if need be. A slice needs no file; another unit that nobody made is not-found."""
         unit = self._units.get(name)
+        if unit is None:
+            unit = self.prepare(name)
+            self.dispatch_load_queue()
+        return unit
+
+    def prepare(self, name: str) -> Unit:
+        """The unit, which is loaded later if need be (manager_load_unit_prepare)."""
+        unit = self._units.get(name)
         if unit is not None:
             return unit
         unit = Unit(name=name, type=names.unit_type(name))
         self._units[name] = unit
-        self._to_load.append(unit)
+        self.to_load.append(unit)
         self._made(unit)
-        if len(self._to_load) == 1:
-            self._dispatch_load_queue()
         return unit
 
-    def _dispatch_load_queue(self) -> None:
-        """What is named by a unit that is being loaded is loaded after it (manager_dispatch_load_queue)."""
-        while self._to_load:
-            unit = self._to_load[-1]
-            if unit.type == "slice":
-                self._load_slice(unit)
-            else:
-                unit.load = Load.NOT_FOUND
-            self._to_load.remove(unit)
-            self._loaded(unit)
+    def dispatch_load_queue(self, first: Callable[[], None] = lambda: None) -> None:
+        """Load what waits for it, `first` before all: what is named by a unit that is being loaded is loaded after it
+        (manager_dispatch_load_queue)."""
+        if self._dispatching:
+            return
+        self._dispatching = True
+        try:
+            first()
+            while self.to_load:
+                unit = self.to_load.pop()
+                if unit.type == "slice":
+                    self._load_slice(unit)
+                else:
+                    unit.load = Load.NOT_FOUND
+                self._loaded(unit)
+        finally:
+            self._dispatching = False
 
     def _load_slice(self, unit: Unit) -> None:
         try:
