@@ -14,7 +14,8 @@ from typing import Final
 from cgrace.harness.commands import EXIT_OK
 from cgrace.harness.commands.common import show, show_json
 from cgrace.harness.proc.find import find_program
-from cgrace.harness.targets import images, roots, user
+from cgrace.harness.targets import images, oci, roots, user
+from cgrace.harness.targets.layout import host_hierarchies
 from cgrace.harness.targets.probe import probe
 from cgrace.harness.targets.qemu import PACKAGES, PROGRAM, find_kvm
 from cgrace.harness.targets.roots_build import SUITES
@@ -69,6 +70,9 @@ def _rows() -> Iterator[Row]:
     checks = {check.name: check for check in probe()}
     capable = all(checks[name].ok for name in ("root", "namespaces") if name in checks)
     here = tuple(layout for layout in ("v1", "v2") if checks[f"cgroup {layout}"].ok)
+    # A v2 that lacks controllers, beside v1, will do for systemd; what needs one of them is left out there.
+    bare = "v2" not in here and any(one.is_v2 for one in host_hierarchies())
+    booted = (*here, "v2") if bare else here
     why = "" if capable else "takes root with CAP_SYS_ADMIN"
     yield Row(
         name="fake",
@@ -80,16 +84,26 @@ def _rows() -> Iterator[Row]:
         how="" if capable else "sudo cgrace ...",
     )
     for suite, systemd in SUITES.items():
-        yield _container(suite, systemd, capable=capable, here=here)
+        yield _container(suite, systemd, capable=capable, here=booted, bare=bare)
     yield Row(
         name="container:PATH",
         systemd="the root's own",
-        layouts=here or ("v1", "v2"),
+        layouts=booted or ("v1", "v2"),
         needs="root, a folder, tar or OCI layout with a systemd in it",
         ready=capable,
         found=why or "can boot it",
         how="" if capable else "sudo cgrace ...",
     )
+    yield Row(
+        name="container:ROOT+DIR",
+        systemd="the one in DIR",
+        layouts=booted or ("v1", "v2"),
+        needs="the same; in DIR what DESTDIR=DIR ninja install made, laid over the suite's or PATH's root",
+        ready=capable,
+        found=why or "can boot it",
+        how="" if capable else "sudo cgrace ...",
+    )
+    yield _runtimes(capable=capable)
     for suite, systemd in SUITES.items():
         yield _vm(suite, systemd)
     yield _ssh()
@@ -97,7 +111,7 @@ def _rows() -> Iterator[Row]:
     yield _user()
 
 
-def _container(suite: str, systemd: str, *, capable: bool, here: tuple[str, ...]) -> Row:
+def _container(suite: str, systemd: str, *, capable: bool, here: tuple[str, ...], bare: bool) -> Row:
     known = tuple(layout for layout in layouts_of(suite) if layout != "hybrid")
     layouts = tuple(layout for layout in known if layout in here)
     built = roots.look_up(suite) is not None
@@ -105,8 +119,10 @@ def _container(suite: str, systemd: str, *, capable: bool, here: tuple[str, ...]
     if not capable:
         missing.append("root with CAP_SYS_ADMIN")
     if not layouts:
-        missing.append(f"cgroup {known[0]} with its controllers")
+        missing.append(f"cgroup {known[0]}")
     state = "built" if built else "to be built (once, some 15 s)"
+    if bare and layouts == ("v2",):
+        state += "; v2 here lacks controllers"
     how = "apt install mmdebstrap" if "mmdebstrap" in missing else f"--target vm:{suite}" if not layouts else ""
     return Row(
         name=f"container:{suite}",
@@ -116,6 +132,19 @@ def _container(suite: str, systemd: str, *, capable: bool, here: tuple[str, ...]
         ready=not missing,
         found=f"no {', no '.join(missing)}" if missing else state,
         how=how,
+    )
+
+
+def _runtimes(*, capable: bool) -> Row:
+    had = [name for name in oci.RUNTIMES if find_program(name)]
+    return Row(
+        name="container:...@runc",
+        systemd="as without @",
+        layouts=("v1", "v2"),
+        needs=f"as without @, where cgrace boots by itself; {' or '.join(oci.RUNTIMES)} to boot it as an OCI bundle",
+        ready=capable and bool(had),
+        found=f"{' and '.join(had)} here" if had else f"no {', no '.join(oci.RUNTIMES)}",
+        how="" if had else f"apt install {oci.RUNTIMES[0]}",
     )
 
 
