@@ -204,3 +204,20 @@ def test_the_suites_own_systemd_lacks_nothing(suite: str) -> None:
     layers = Layers(None, root.folder / "root")
     assert any(layers.find(f"/{name}") for name in INITS)
     assert list(what_is_missing(layers, suite)) == []
+
+
+def test_a_build_is_held_against_its_suite(capsys: pytest.CaptureFixture[str]) -> None:
+    """What was recorded of the suite says what to expect of a build over it, and is never overwritten by one."""
+    from cgrace.harness.cli import main
+    from cgrace.harness.targets.registry import parse_target
+
+    built = parse_target("container:trixie+/srv/tree:v1")
+    assert (built.is_build, built.slug, built.base, built.layout) == (
+        True,
+        "container-trixie",
+        "container:trixie+/srv/tree",
+        "v1",
+    )
+    assert not parse_target("container:trixie").is_build
+    assert main(["reproduce", "1780", "--target", "container:trixie+/srv/tree", "--record"]) == 2
+    assert "of a suite" in capsys.readouterr().err

@@ -163,7 +163,7 @@ def test_leading_numbers() -> None:
 
 def test_names_of_machines() -> None:
     """Kind, which, layout; what is none is refused."""
-    assert parse_machine("container:trixie") == MachineName("container", "trixie", "v1")
+    assert parse_machine("container:trixie") == MachineName("container", "trixie", "")
     assert parse_machine("fake:219-rhel7.4:v2") == MachineName("fake", "219-rhel7.4", "v2")
     assert parse_machine("local").kind == "local"
     for text in ("", "fake", "fake:", "container", "nonsense:x", ":v1", "v1"):

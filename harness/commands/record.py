@@ -23,6 +23,8 @@ def check_record(args: argparse.Namespace, target: TargetName) -> None:
     """UsageError where there is nothing to record."""
     if args.record and not target.is_real:
         raise UsageError("--record is for a real target: of the fake, history says what to expect")
+    if args.record and target.is_build:
+        raise UsageError("--record is for the systemd of a suite: what a build does is held against that")
     if args.record and getattr(args, "baseline", None):
         raise UsageError("--record writes what to expect, --baseline compares two drivers: one at a time")
 

@@ -21,7 +21,7 @@ from cgrace.harness.targets.names import V1_ENDS, split_layout, systemd_number
 from cgrace.harness.targets.oci import split_runtime
 from cgrace.harness.targets.pool import ContainerPool
 from cgrace.harness.targets.remote import look_at
-from cgrace.harness.targets.roots import build_root
+from cgrace.harness.targets.roots import build_root, split_over
 from cgrace.harness.targets.sandbox import FakeSandbox
 from cgrace.harness.targets.user import UserTarget
 from cgrace.harness.targets.vms import describe_vm
@@ -74,8 +74,17 @@ class TargetName:
 
     @property
     def slug(self) -> str:
-        """The same, fit to be part of a file's name."""
-        return re.sub(r"[^A-Za-z0-9_.]+", "-", self.base).strip("-")
+        """The same, fit to be part of a file's name. A build over a root (container:trixie+DIR) is held against what was recorded
+        of the root's own systemd."""
+        base = self.base
+        if self.is_build:
+            base = f"{self.kind}:{split_over(self.place)[0]}"
+        return re.sub(r"[^A-Za-z0-9_.]+", "-", base).strip("-")
+
+    @property
+    def is_build(self) -> bool:
+        """Whether its systemd is in an install tree that is laid over a root."""
+        return self.kind == "container" and bool(split_over(self.place)[1])
 
 
 FAKE: Final = TargetName(text="fake", kind="fake")

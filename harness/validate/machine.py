@@ -2,7 +2,7 @@
 
 `open_machine` gives one by its name:
 
-    container:SUITE[:v1|v2]    a booted Debian root's own systemd (targets/container.py)
+    container:SUITE[+DIR][:v1|v2]  a booted Debian root's own systemd (targets/container.py), or the install tree in DIR over it
     fake:PROFILE[@qemu][:v1|v2]  the fake systemd with that profile on cgroups of this machine (fakes/systemd), in what it takes for
                                a container, with @qemu in a whole machine
     vm:SUITE[:v1|v2], ssh:HOST  asked from inside, by this program (targets/remote.py): see commands/validate.py
@@ -99,14 +99,15 @@ class Machine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MachineName:
-    """A machine's name, taken apart. kind: "container", "fake" or "local"; which: the suite or profile."""
+    """A machine's name, taken apart. kind: "container", "fake" or "local"; which: the suite or profile. layout: "" for what it has;
+    of a container v1 where its systemd knows that."""
 
     kind: str
     which: str
     layout: str
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.which}:{self.layout}" if self.which else f"{self.kind}:{self.layout}"
+        return ":".join(part for part in (self.kind, self.which, self.layout) if part)
 
 
 def parse_machine(text: str) -> MachineName:
@@ -115,7 +116,7 @@ def parse_machine(text: str) -> MachineName:
     layout = words.pop() if len(words) > 1 and words[-1] in LAYOUTS else ""
     match words:
         case ["container", str(suite)] if suite:
-            return MachineName("container", suite, layout or "v1")
+            return MachineName("container", suite, layout)
         case ["fake", str(profile)] if profile:
             return MachineName("fake", profile, layout or "v1")
         case ["local"]:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cgrace.fakes.systemd.hierarchies import hierarchies_of
@@ -21,6 +22,7 @@ from cgrace.harness.errors import ProtocolError, TargetError
 from cgrace.harness.proc.hold import held
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.container import ContainerTarget
+from cgrace.harness.targets.registry import TargetName, describe
 from cgrace.harness.validate.client import Client
 from cgrace.harness.validate.inside import Connector, place_at_home, spawn_orphan, spawn_orphans, spawn_worker
 from cgrace.harness.validate.machine import HOME, IGNORE_TERM, START, Gate, Machine, MachineName, Worker
@@ -168,10 +170,14 @@ async def _read(reader: asyncio.StreamReader, client: Client) -> None:
 @contextlib.asynccontextmanager
 async def container(name: MachineName, progress: Callable[[str], None]) -> AsyncIterator[Machine]:
     """A suite's own systemd, booted in a container."""
-    async with contextlib.AsyncExitStack() as stack:
-        target = await stack.enter_async_context(
-            ContainerTarget.open(name.which, layout=name.layout, progress=progress)
+    facts = await describe(TargetName(text=str(name), kind="container", place=name.which), progress)
+    layout = name.layout or facts.layouts[0]
+    if layout not in facts.layouts:
+        raise TargetError(
+            f"systemd {facts.systemd} knows cgroup v2 alone", hint=f"container:{name.which}:v2, or without a layout"
         )
+    async with contextlib.AsyncExitStack() as stack:
+        target = await stack.enter_async_context(ContainerTarget.open(name.which, layout=layout, progress=progress))
         sandbox = await stack.enter_async_context(target.sandbox())
         tree = stack.enter_context(KernelTree(sandbox.hierarchies, outer=sandbox.outer))
         connector = await Connector.start(sandbox, tree, f"/proc/1/root{SYSTEM_BUS}")
@@ -186,8 +192,8 @@ async def container(name: MachineName, progress: Callable[[str], None]) -> Async
             return await spawn_orphans(target.init_pid, stack, stubborn)
 
         machine = RealMachine(
-            str(name),
-            name.layout,
+            str(replace(name, layout=layout)),
+            layout,
             tree,
             dial=connector.connect,
             start=start,
