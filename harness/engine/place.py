@@ -13,7 +13,6 @@ from cgrace.harness.engine.gates import refused as refused_faults
 from cgrace.harness.engine.plan import all_faults
 from cgrace.harness.engine.unprivileged import why_not
 from cgrace.harness.errors import TargetError, UnavailableError
-from cgrace.harness.scenario import releases
 from cgrace.harness.scenario.model import Scenario, Setting
 from cgrace.harness.targets import filters
 from cgrace.harness.targets.buses import EMBEDDED, bus_version
@@ -58,11 +57,6 @@ class Place:
                 raise UnavailableError(f"fault '{fault}' cannot be done on {self.name.base}: {why}")
         if self.name.kind == "user" and (why := why_not(scenario, driver)):
             raise UnavailableError(why)
-        if self.name.kind == "container" and any(step.do == "exec" for step in scenario.steps) and _attaches(driver):
-            raise UnavailableError(
-                f"{driver.name} has systemd put the process there (AttachProcessesToUnit), which wants to see its caller's pid: "
-                "the relay stands outside of the container"
-            )
         self._check_sight(scenario)
         if self.target is None or layout in self.refused:
             error = self.refused[layout]
@@ -143,8 +137,3 @@ def _open_witness(name: TargetName, say: Callable[[str], None]) -> KernelWitness
     except TargetError as error:
         say(f"{error.message}: falling back to inotify, which does not see who changes the cgroup tree")
         return InotifyWitness()
-
-
-def _attaches(driver: DriverSpec) -> bool:
-    """Whether its exec asks systemd, and does not write the cgroups alone: AddPid, which runc's command has from 1.4 on."""
-    return (driver.family == "D" and driver.uses_bus) or releases.among(driver.release, ("runc-cli 1.4.0..",))

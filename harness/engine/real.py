@@ -66,7 +66,7 @@ class RealSystemd:
         self._lost = lost
         self._gated = [f for f in plan.job_faults if isinstance(f, ft.JobStays | ft.JobEnds)] if uses_bus else []
         self._jobs = Jobs(record, self._on_queued, self._on_ended)
-        self._upstream = Upstream(self._machine.bus_path)
+        self._upstream = Upstream(self._machine.bus_path, dial=sandbox.dial if sandbox.is_outside else None)
         self.backend: Backend = self._upstream
         self._control = Control(
             self._machine.bus_path, on_signal=self._on_signal, on_closed=self._on_closed, bug=self._bug

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections import deque
@@ -22,16 +23,24 @@ CONNECT_TRIES_MAX = 200  # a full backlog answers EAGAIN, and nothing tells when
 _PATH_BYTES_MAX = 107
 
 
-class Upstream:
-    """A backend. address: a D-Bus address or a path, checked here (TargetError), connected to for each driver connection."""
+Dial = Callable[[socket.socket, Callable[[int], None]], None]
 
-    def __init__(self, address: str, *, limits: Limits | None = None, uid: int | None = None) -> None:
+
+class Upstream:
+    """A backend. address: a D-Bus address or a path, checked here (TargetError), connected to for each driver connection. dial:
+    connects a socket to it in our stead, and tells 0 or an errno once it has."""
+
+    def __init__(
+        self, address: str, *, limits: Limits | None = None, uid: int | None = None, dial: Dial | None = None
+    ) -> None:
         self.path = unix_path(address)
         if len(os.fsencode(self.path)) > _PATH_BYTES_MAX:
             raise TargetError(f"the bus's path '{self.path}' is longer than {_PATH_BYTES_MAX} bytes")
         self.limits = limits or Limits()
         self.uid = os.geteuid() if uid is None else uid
         self.bug: Callable[[Exception], None] | None = None
+        self._dial = dial or self._connect_ourselves
+        self._dialing = 0
         self._links: WeakSet[_Link] = WeakSet()
         self._kept: deque[tuple[_Link, Frame]] | None = None
 
@@ -43,26 +52,41 @@ class Upstream:
         if not conn.open:
             return
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+
+        def told(number: int) -> None:
+            self._dialing -= 1
+            self._connected(sock, conn, attempt, number)
+
+        self._dialing += 1
         try:
-            sock.connect(self.path)
-        except BlockingIOError:
-            sock.close()
-            if attempt >= CONNECT_TRIES_MAX:
-                conn.lost("the bus takes no connection: its queue of them is full")
-                return
-            asyncio.get_running_loop().call_later(CONNECT_RETRY_S, self._connect, conn, attempt + 1)
+            self._dial(sock, told)
         except OSError as error:
-            sock.close()
-            conn.lost(f"the bus cannot be reached: {error.strerror or error}")
-        else:
+            told(error.errno or errno.ECONNREFUSED)
+        except TargetError:
+            told(errno.ECONNREFUSED)
+
+    def _connect_ourselves(self, sock: socket.socket, told: Callable[[int], None]) -> None:
+        sock.connect(self.path)
+        told(0)
+
+    def _connected(self, sock: socket.socket, conn: Connection, attempt: int, number: int) -> None:
+        if not number and conn.open:
             self._links.add(_Link(sock, conn, self))
+            return
+        sock.close()
+        if number == errno.EAGAIN and attempt < CONNECT_TRIES_MAX:
+            asyncio.get_running_loop().call_later(CONNECT_RETRY_S, self._connect, conn, attempt + 1)
+        elif number == errno.EAGAIN:
+            conn.lost("the bus takes no connection: its queue of them is full")
+        elif number:
+            conn.lost(f"the bus cannot be reached: {os.strerror(number)}")
 
     def queues(self) -> tuple[int, int]:
         """(bytes from the bus that we have not handed out, bytes to the bus that it has not read), all links together; 0 is exact.
 
         What the bus says to a driver that takes nothing more does not count: only the driver can free that.
         """
-        kept = sum(len(frame.raw) for _, frame in self._kept or ())
+        kept = self._dialing + sum(len(frame.raw) for _, frame in self._kept or ())
         links = list(self._links)
         pairs = [link.queues() for link in links]
         bytes_in = sum(pair[0] for link, pair in zip(links, pairs, strict=True) if not link.held_up)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -45,6 +46,7 @@ class Control:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._spawning: deque[tuple[asyncio.Future[tuple[int, int]], Callable[[int], None]]] = deque()
         self._clearing: dict[int, asyncio.Future[int]] = {}
+        self._connecting: dict[int, Callable[[int], None]] = {}
         self._on_exit: dict[int, Callable[[int], None]] = {}
         self._outbox: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._tokens = itertools.count(1)
@@ -86,6 +88,13 @@ class Control:
         """Send a signal to an inner pid; nothing happens when it is gone."""
         with contextlib.suppress(TargetError):
             self._send({"signal": pid, "number": number})
+
+    def connect(self, sock: int, to: int, told: Callable[[int], None]) -> None:
+        """Have init connect a socket of ours to the one that `to` (O_PATH) stands for, so that who listens there sees a process of
+        its own pid namespace. told: gets 0 or an errno, later. Both descriptors may be closed at once."""
+        token = next(self._tokens)
+        self._send({"connect": token}, (sock, to))
+        self._connecting[token] = told
 
     async def clear(self) -> int:
         """Kill everything but init; returns how many of init's own children there still were, once all are reaped."""
@@ -161,6 +170,8 @@ class Control:
                 if (told := self._on_exit.pop(inner, None)) is not None:
                     # Not at once: whoever awaits the spawn of this process has to run first.
                     self._loop.call_soon(told, os.waitstatus_to_exitcode(status))
+            case {"connected": int(token), "errno": int(number)}:
+                self._connecting.pop(token)(number)
             case {"cleared": int(token), "killed": int(killed)}:
                 _resolve(self._clearing.pop(token), killed)
             case _:
@@ -187,6 +198,9 @@ class Control:
         for told in self._on_exit.values():
             self._loop.call_soon(told, _KILLED)
         self._on_exit.clear()
+        for told in self._connecting.values():
+            self._loop.call_soon(told, errno.ECONNREFUSED)
+        self._connecting.clear()
 
     def drain(self, seconds_max: float) -> None:
         """Read to the end, after `close`, and let go of the socket. Blocks until init and stage 1 have ended.

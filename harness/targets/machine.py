@@ -9,6 +9,8 @@ its libraries.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -104,6 +106,20 @@ class MachineSandbox:
         spawned = Spawned(name=name, pid=inner, pid_outer=outer)
         self._by_inner[inner] = self._by_outer[outer] = spawned
         return spawned
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether the machine has a pid namespace of its own, in which cgrace's processes have no pid."""
+        return not namespaces.in_namespace_of(os.getpid(), self.machine.init_pid)
+
+    def dial(self, sock: socket.socket, told: Callable[[int], None]) -> None:
+        """Connect a socket to the machine's bus as one of its own processes: the bus takes down who connects (SO_PEERCRED), and
+        systemd asks it for that pid. told: gets 0 or an errno, later. OSError and TargetError where that is known at once."""
+        path = os.open(self.machine.bus_path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            self._joined.control.connect(sock.fileno(), path, told)
+        finally:
+            os.close(path)
 
     def signal(self, pid: int, number: int) -> None:
         """Send a signal to an inner pid (no error when it is gone). PID 1 of the machine takes those that it asks for."""

@@ -18,6 +18,8 @@ const requestBytesMax = 1 << 18 // one packet; cgrace refuses larger requests be
 //	                                          -> {"spawned": name, "pid": n} or {"refused": name, "error": ...}
 //	                                             "same": true where n is its pid for cgrace, too
 //	{"signal": pid, "number": n}                                     no answer
+//	{"connect": token}   the first descriptor, a socket, to the one that the second stands for (O_PATH): whoever listens
+//	                     there sees our pid, of its own namespace  -> {"connected": token, "errno": n}, 0 for success
 //	{"clear": token}     kill everything but init                    -> {"cleared": token, "killed": n}
 //
 // Unasked: {"ready": pid}, {"exited": pid, "status": raw wait status}, {"garbled": why}.
@@ -30,6 +32,7 @@ type Request struct {
 	Signal int      `json:"signal"`
 	Number int      `json:"number"`
 	Clear  int      `json:"clear"`
+	Dial   int      `json:"connect"`
 }
 
 // Filter is what a supervised process runs under: the number of seccomp(2) here, and the program in hexadecimal.
@@ -121,6 +124,8 @@ func (s *server) handle(packet []byte, fds []int, truncated bool) {
 		s.spawn(request, fds)
 	} else if request.Clear != 0 {
 		s.clear(request.Clear)
+	} else if request.Dial != 0 {
+		s.connect(request.Dial, fds)
 	} else if request.Signal > 1 {
 		syscall.Kill(request.Signal, syscall.Signal(request.Number)) // gone is fine
 	} else {
@@ -169,6 +174,16 @@ func (s *server) spawn(request Request, fds []int) {
 		return
 	}
 	s.tell(pid, map[string]any{"spawned": *request.Spawn, "pid": pid})
+}
+
+// connect takes no name of the socket's: what cgrace calls it may be another place in our tree of mounts.
+func (s *server) connect(token int, fds []int) {
+	err := error(syscall.EBADF)
+	if len(fds) == 2 {
+		err = syscall.Connect(fds[0], &syscall.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", fds[1])})
+	}
+	number, _ := err.(syscall.Errno)
+	s.tell(0, map[string]any{"connected": token, "errno": int(number)})
 }
 
 // clear kills whatever else lives in the pid namespace, or on a machine whatever descends from us; the answer goes out when
