@@ -87,6 +87,11 @@ RUNS: dict[str, tuple[str, str]] = {
     "huge": ("today", ONE + faults(f'id = "x", garbage = "huge length", {SEEN}')),
     "endian": ("err-nil", ONE + faults(f'id = "x", garbage = "bad endian", {SEEN}')),
     "nothing": ("buffered", ONE + faults(f'id = "x", garbage = "nothing", {SEEN}')),
+    "job-stays-until-queued": (
+        "today",
+        SOON.replace("JobRemoved of cgrace-a.slice seen", f"reply to StartTransientUnit of {A}")
+        + faults(f'id = "x", job = "{A}", stays_queued_until = "job of cgrace-b.slice queued", patience = "none"'),
+    ),
     "job-stays": ("today", ONE + faults(f'id = "x", job = "{A}", stays_queued_until = "first waits"')),
     "job-ends": ("today", ONE + faults(f'id = "x", job = "{A}", ends = "failed"')),
     "probe-drop": ("err-nil", ONE + faults('id = "x", drop = "reply to StartTransientUnit", phase = "probe"')),
@@ -279,6 +284,16 @@ def test_jobs(ran: dict[str, Ran]) -> None:
     assert blocked < stays.index(ev.StepWaits, step="first") < stays.index(ev.JobChanged, unit=A, state="started")
     assert stays.judgement.outcome is Outcome.CLEAN
     assert "got `failed`" in ran["job-ends"].error("first")
+
+
+def test_a_job_that_a_call_lets_go_of_runs_behind_that_call(ran: dict[str, Ran]) -> None:
+    """As on a real systemd, which is in the middle of the call when it queues the other job."""
+    run = ran["job-stays-until-queued"]
+    let_go = run.index(ev.HoldLetGo, hold="x")
+    answered = run.index(ev.MessageSeen, unit="cgrace-b.slice", direction=Direction.TO_DRIVER)
+    started = [run.index(ev.JobChanged, unit=unit, state="started") for unit in (A, "cgrace-b.slice")]
+    assert let_go < answered < min(started)
+    assert run.judgement.outcome is Outcome.CLEAN
 
 
 def test_probes(ran: dict[str, Ran]) -> None:

@@ -22,6 +22,7 @@ from cgrace.harness.targets.buses import EMBEDDED
 
 TURNS_MAX = 100_000
 IDLE_LOOKS_MAX = 2_000
+_DOINGS = frozenset({"reload", "reexec", "pause", "resume", "kill", "restart"})
 
 
 class FakeSystemd:
@@ -54,6 +55,8 @@ class FakeSystemd:
         else:
             self._seat = RealSeat(bus, sandbox, stem, self.manager, after=self.settle, lost=lost)
         self.paused = False
+        self._tells = False  # it is in the middle of something, and says so: nothing else happens to it meanwhile
+        self._later: list[str] = []
         self.before_job: Callable[[], None] = lambda: None
 
     @property
@@ -86,9 +89,13 @@ class FakeSystemd:
         if isinstance(event, ev.JobChanged):
             self._jobs[event.unit] = event.job
             self.before_job()  # what the kernel saw of the tree until now stands before the job's next state
-        self._record(event)
-        if isinstance(event, ev.JobChanged):
-            self._job_faults(event)
+        before, self._tells = self._tells, True
+        try:
+            self._record(event)
+            if isinstance(event, ev.JobChanged):
+                self._job_faults(event)
+        finally:
+            self._tells = before
 
     def _job_faults(self, event: ev.JobChanged) -> None:
         for fault in self._plan.job_faults:
@@ -119,7 +126,12 @@ class FakeSystemd:
         """What it said has been recorded as it said it."""
 
     def settle(self) -> None:
-        """Run the manager's turns until it has nothing left to do; what it says goes out by the bus."""
+        """Run the manager's turns until it has nothing left to do; what it says goes out by the bus. In the middle of a call or a
+        turn that has to wait: whoever began that settles behind it."""
+        if self._tells:
+            return
+        while self._later:
+            self._carry_out(self._later.pop(0))
         for _ in range(TURNS_MAX):
             if self.paused or (said := self.manager.step()) is None:
                 return
@@ -194,6 +206,16 @@ class FakeSystemd:
 
     def do(self, what: str) -> bool:
         """Carry out what the scenario does to systemd; False where the fake cannot."""
+        if what not in _DOINGS:
+            return False
+        if self._tells and what in ("reload", "reexec"):
+            self._later.append(what)
+        else:
+            self._carry_out(what)
+            self.settle()
+        return True
+
+    def _carry_out(self, what: str) -> None:
         match what:
             case "reload":
                 self._seat.emit(self.manager.reload())
@@ -211,10 +233,6 @@ class FakeSystemd:
             case "restart":
                 self._seat.leave()
                 self._seat.join()
-            case _:
-                return False
-        self.settle()
-        return True
 
     def do_to_bus(self, what: str) -> None:
         """Its bus ends with the connections, which the relay cuts."""
