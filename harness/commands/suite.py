@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -103,9 +105,12 @@ def execute(
 
 def target_of(args: argparse.Namespace) -> TargetName:
     """The target; UsageError for one that there is not, or that does not go with the other options."""
+    from cgrace.harness.targets import rootless
     from cgrace.harness.targets.registry import parse_target
 
     name = parse_target(getattr(args, "target", "fake"), allow_host=getattr(args, "allow_host", False))
+    if os.geteuid() != 0 and rootless.is_command() and name.kind in ("fake", "container") and not rootless.why_not():
+        rootless.enter(sys.argv[1:])
     if name.is_real and args.bus != "embedded":
         raise UsageError(f"--bus is what stands behind the fake systemd; {name.text} has a bus of its own")
     return name

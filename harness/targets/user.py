@@ -197,27 +197,8 @@ class UserTarget(MachineRuns):
             self._ended.set_result(None)
 
     async def _seat(self, pid: int) -> None:
-        """Have our process moved into a delegated scope. From a session's own scope only the system's systemd may take it, which
-        the user's asks for that by itself (src/core/cgroup.c, unit_attach_pid_to_cgroup_via_bus)."""
         self._seats += 1
-        properties = [
-            ("Description", Variant(signature="s", value="cgrace: what runs start from")),
-            ("PIDs", Variant(signature="au", value=[pid])),
-            ("Delegate", Variant(signature="b", value=True)),
-        ]
-        async with asyncio.timeout(ANSWER_S_MAX), BusClient(self.bus_path) as bus:
-            rule = f"type='signal',sender='{systemd1.NAME}',member='JobRemoved'"
-            await bus.call(*systemd1.TO_BUS, "AddMatch", "s", rule)
-            words: tuple[Any, ...] = (f"{owner.own_name()}-s{self._seats}.scope", "fail", properties, [])
-            answer = await bus.call(*systemd1.TO_MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", *words)
-            async for said in bus.signals():
-                if said.member == "JobRemoved" and said.body[1] == answer.body[0]:
-                    break
-        if said.body[3] != "done":
-            raise TargetError(
-                f"the user's systemd cannot take a process of ours: its job ended as '{said.body[3]}'",
-                hint="systemd-run --user --scope true says more; then start cgrace by: systemd-run --user --scope",
-            )
+        await delegate(self.bus_path, f"{owner.own_name()}-s{self._seats}.scope", pid)
 
     async def _tear_down(self) -> None:
         if self._joined is not None:
@@ -286,6 +267,29 @@ def hint_for(why: str) -> str:
     if "no bus" in why:
         return "apt install dbus-user-session, and log in again"
     return "loginctl enable-linger, or log in by a session of its own (ssh, not su)"
+
+
+async def delegate(bus_path: str, name: str, pid: int) -> None:
+    """Have a process of ours moved into a scope of that name, which is ours to use. From a session's own scope only the system's
+    systemd may take it, which the user's asks for that by itself (src/core/cgroup.c, unit_attach_pid_to_cgroup_via_bus)."""
+    properties = [
+        ("Description", Variant(signature="s", value="cgrace: what runs start from")),
+        ("PIDs", Variant(signature="au", value=[pid])),
+        ("Delegate", Variant(signature="b", value=True)),
+    ]
+    async with asyncio.timeout(ANSWER_S_MAX), BusClient(bus_path) as bus:
+        rule = f"type='signal',sender='{systemd1.NAME}',member='JobRemoved'"
+        await bus.call(*systemd1.TO_BUS, "AddMatch", "s", rule)
+        words: tuple[Any, ...] = (name, "fail", properties, [])
+        answer = await bus.call(*systemd1.TO_MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", *words)
+        async for said in bus.signals():
+            if said.member == "JobRemoved" and said.body[1] == answer.body[0]:
+                break
+    if said.body[3] != "done":
+        raise TargetError(
+            f"the user's systemd cannot take a process of ours: its job ended as '{said.body[3]}'",
+            hint="systemd-run --user --scope true says more; then start cgrace by: systemd-run --user --scope",
+        )
 
 
 @contextlib.contextmanager

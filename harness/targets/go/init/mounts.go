@@ -56,7 +56,14 @@ func mountCgroups(config Config) error {
 		if err := os.MkdirAll(m.Target, 0o755); err != nil {
 			return err
 		}
-		if err := syscall.Mount("cgroup", m.Target, m.Type, cgroupFlags, m.Options); err != nil {
+		err := syscall.Mount("cgroup", m.Target, m.Type, cgroupFlags, m.Options)
+		if bare && err == syscall.EBUSY {
+			// In a user namespace the host's mount stays (MNT_LOCKED), and the same file system does not go on top of itself.
+			if err = syscall.Mount("tmpfs", cgroupRoot, "tmpfs", cgroupFlags, "mode=755,size=64k"); err == nil {
+				err = syscall.Mount("cgroup", m.Target, m.Type, cgroupFlags, m.Options)
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("mount %s (%s) on %s: %w", m.Type, m.Options, m.Target, err)
 		}
 	}
