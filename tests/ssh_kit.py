@@ -7,13 +7,15 @@ own options. sshd: CGRACE_TEST_SSHD, else the installed one.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +27,6 @@ from cgrace.harness.targets.container import ContainerTarget
 
 SUITE = next((suite for suite in ("bookworm", "trixie", "bullseye") if roots.look_up(suite)), "")
 SSHD = os.environ.get("CGRACE_TEST_SSHD") or find_program("sshd") or ""
-HOST = "old.example"
 # Of Linux after 3.10 (RHEL 7): what such a kernel answers with ENOSYS. (Without getrandom an sshd of today does not start.)
 NEWER = (
     *("pidfd_open", "pidfd_send_signal", "pidfd_getfd", "fsopen", "fsconfig", "fsmount", "move_mount", "open_tree"),
@@ -41,42 +42,126 @@ needs_sshd = pytest.mark.skipif(
 )
 
 
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A command of cgrace's that ended."""
+
+    status: int
+    text: str
+    said: str
+
+    @property
+    def all(self) -> str:
+        """What it wrote, on one line: the console folds lines."""
+        return " ".join(f"{self.text} {self.said}".split())
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
-    """machine: what ssh leads to; folder: ours, with keys and the user's configuration; path: PATH with the user's ssh in it."""
+    """A booted machine. init_pid: its PID 1 as we see it; folder: ours, with keys and the ssh configuration of a user who calls it
+    by the names that `name` gave it."""
 
-    machine: ContainerTarget
+    init_pid: int
     folder: Path
-    path: str
 
     @property
     def root(self) -> Path:
-        """The machine's root directory."""
-        return Path(f"/proc/{self.machine.init_pid}/root")
+        """Its root directory."""
+        return Path(f"/proc/{self.init_pid}/root")
+
+    def name(self, host: str, *, lacking: Sequence[str] = (), sshd: Sequence[str] = (), config: str = "") -> str:
+        """Call the machine so from now on. lacking: system calls that sessions there do not have, "cgroup-namespaces" for those;
+        sshd: more lines of its configuration; config: more lines of the user's."""
+        lines = ("HostKey /opt/sshd/host", "UsePAM no", "UseDNS no", "PermitRootLogin prohibit-password", *sshd)
+        (self.root / f"opt/sshd/{host}").write_text("".join(f"{line}\n" for line in lines))
+        loader = next(path.name for path in _closure() if path.name.startswith("ld-"))
+        server = f"/opt/sshd/{loader} --library-path /opt/sshd /opt/sshd/sshd -i -e -f /opt/sshd/{host}"
+        v1 = "for file in /sys/fs/cgroup/*/cgroup.procs; do [ -d /sys/fs/cgroup/init.scope ] || echo 0 > $file; done"
+        home = "/sys/fs/cgroup/sshd"
+        v2 = f"if [ -d /sys/fs/cgroup/init.scope ]; then mkdir -p {home}; echo 0 > {home}/cgroup.procs; fi"
+        connect = self.folder / f"connect-{host}"
+        connect.write_text(
+            "#!/bin/sh\n"
+            f"exec {sys.executable} {_HERE / 'lacking.py'} {','.join(lacking) or '-'} "
+            f"nsenter --target {self.init_pid} --mount --pid --uts --ipc --cgroup -- "
+            f"/bin/sh -c '{v1}; {v2}; exec {server} 2>/dev/null'\n"
+        )
+        connect.chmod(0o700)
+        with (self.folder / "config").open("a") as file:
+            file.write(
+                f"Host {host}\n  HostKeyAlias machine\n{config}  User root\n  ProxyCommand {connect}\n"
+                f"  IdentityFile {self.folder}/id\n  IdentitiesOnly yes\n  IdentityAgent none\n"
+                f"  UserKnownHostsFile {self.folder}/known_hosts\n  StrictHostKeyChecking yes\n  LogLevel ERROR\n"
+            )
+        return host
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """With a ssh in PATH that reads our configuration in place of the user's, and a store of our own."""
+        return {
+            **os.environ,
+            "PATH": f"{self.folder}/bin:{os.environ['PATH']}",
+            "XDG_STATE_HOME": f"{self.folder}/state",
+        }
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start cgrace as this user."""
+        argv = [sys.executable, "-m", "cgrace.harness.cli", *words]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(argv, env=self.environment, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+
+    def cgrace(self, *words: str) -> Done:
+        """Run cgrace as this user, to its end."""
+        return ended(self.start(*words))
+
+    def left(self) -> list[str]:
+        """What of cgrace is there, but for what the image itself has: cgroups, folders, processes."""
+        found = [
+            str(path)
+            for place in ("var/tmp", "run", "opt", "root", "tmp")
+            for path in (self.root / place).glob("cgrace-*")
+        ]
+        found += [str(path) for path in self.cgroups() if path.name != "cgrace.target"]
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                same = (path / "ns/pid").readlink() == Path(f"/proc/{self.init_pid}/ns/pid").readlink()
+                if same and b"cgrace-" in (path / "cmdline").read_bytes():
+                    found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:80])
+        return found
+
+    def cgroups(self) -> Iterator[Path]:
+        """The cgroups that bear our prefix."""
+        for path, folders, _ in os.walk(self.root / "sys/fs/cgroup"):
+            yield from (Path(path, name) for name in folders if name.startswith("cgrace"))
 
 
-@contextlib.asynccontextmanager
-async def reached(
-    folder: Path, *, layout: str = "v1", lacking: Sequence[str] = (), sshd: Sequence[str] = (), suite: str = SUITE
-) -> AsyncIterator[Place]:
-    """A booted machine that `ssh HOST` reaches, with a ssh in PATH that reads our configuration in place of the user's.
-
-    lacking: system calls that the session does not have, "cgroup-namespaces" for those; sshd: more lines of its configuration.
-    """
-    async with ContainerTarget.open(suite, layout=layout) as machine:
-        place = Place(machine, folder, f"{folder}/bin:{os.environ['PATH']}")
-        _install(place.root)
-        _keys(folder, place.root)
-        _configure(place, lacking, sshd)
-        yield place
+def ended(process: subprocess.Popen[str]) -> Done:
+    """Wait for its end."""
+    text, said = process.communicate(timeout=240)
+    return Done(process.returncode, text, said)
 
 
 @contextlib.contextmanager
-def as_user(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """With this place's ssh."""
-    with monkeypatch.context() as patch:
-        patch.setenv("PATH", place.path)
-        yield
+def booted(folder: Path, layout: str = "v1") -> Iterator[Place]:
+    """A machine in a process of its own, which ends it when its stdin does."""
+    argv = [sys.executable, str(Path(__file__)), SUITE, layout]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            place = Place(int(process.stdout.readline()), folder)
+            _install(place.root)
+            _keys(folder, place.root)
+            (folder / "bin").mkdir()
+            client = folder / "bin/ssh"
+            client.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/config "$@"\n')
+            client.chmod(0o700)
+            yield place
+        finally:
+            process.stdin.close()
+            process.wait(30)
 
 
 def _install(root: Path) -> None:
@@ -86,15 +171,14 @@ def _install(root: Path) -> None:
     for path in _closure():
         shutil.copy(path, there / path.name)
     with (root / "etc/passwd").open("a") as file:
-        file.write("sshd:x:64999:65534::/run/sshd:/usr/sbin/nologin\n")
+        file.write("sshd:x:64999:65534::/run/sshd:/usr/sbin/nologin\nguest:x:64998:65534::/home/guest:/bin/sh\n")
     (root / "run/sshd").mkdir(exist_ok=True, mode=0o755)
 
 
 @functools.cache
 def _closure() -> tuple[Path, ...]:
     beside = Path(SSHD).parent.parent / "lib"
-    extra = ":".join(str(path.parent) for path in [*beside.glob("**/*.so*")][:1])
-    env = {**os.environ, "LD_LIBRARY_PATH": ":".join(filter(None, (extra, *map(str, beside.glob("*-linux-gnu")))))}
+    env = {**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, beside.glob("*-linux-gnu")))}
     listed = subprocess.run(["ldd", SSHD], env=env, capture_output=True, text=True, check=True).stdout
     found = [Path(SSHD)]
     for line in listed.splitlines():
@@ -108,36 +192,21 @@ def _closure() -> tuple[Path, ...]:
 
 def _keys(folder: Path, root: Path) -> None:
     for name in ("id", "host"):
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(folder / name)], check=True
-        )
-    (folder / "known_hosts").write_text(f"{HOST} {(folder / 'host.pub').read_text()}")
-    (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
-    (root / "root/.ssh/authorized_keys").write_text((folder / "id.pub").read_text())
+        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(folder / name)]
+        subprocess.run(words, check=True)
+    (folder / "known_hosts").write_text(f"machine {(folder / 'host.pub').read_text()}")
+    for home in ("root", "home/guest"):
+        (root / home / ".ssh").mkdir(mode=0o755, exist_ok=True, parents=True)
+        (root / home / ".ssh/authorized_keys").write_text((folder / "id.pub").read_text())
     shutil.copy(folder / "host", root / "opt/sshd/host")
     (root / "opt/sshd/host").chmod(0o600)
 
 
-def _configure(place: Place, lacking: Sequence[str], sshd: Sequence[str]) -> None:
-    lines = ("HostKey /opt/sshd/host", "UsePAM no", "UseDNS no", "PermitRootLogin prohibit-password", *sshd)
-    (place.root / "opt/sshd/config").write_text("".join(f"{line}\n" for line in lines))
-    loader = next(path.name for path in _closure() if path.name.startswith("ld-"))
-    server = f"/opt/sshd/{loader} --library-path /opt/sshd /opt/sshd/sshd -i -e -f /opt/sshd/config"
-    enter = "for file in /sys/fs/cgroup/*/cgroup.procs; do [ -d /sys/fs/cgroup/init.scope ] || echo 0 > $file; done"
-    v2 = "if [ -d /sys/fs/cgroup/init.scope ]; then mkdir -p /sys/fs/cgroup/sshd; echo 0 > /sys/fs/cgroup/sshd/cgroup.procs; fi"
-    connect = place.folder / "connect"
-    connect.write_text(
-        "#!/bin/sh\n"
-        f"exec {sys.executable} {_HERE / 'lacking.py'} {','.join(lacking) or '-'} "
-        f"nsenter --target {place.machine.init_pid} --mount --pid --uts --ipc --cgroup -- "
-        f"/bin/sh -c '{enter}; {v2}; exec {server} 2>/dev/null'\n"
-    )
-    connect.chmod(0o700)
-    (place.folder / "config").write_text(
-        f"Host {HOST}\n  User root\n  ProxyCommand {connect}\n  IdentityFile {place.folder}/id\n  IdentitiesOnly yes\n"
-        f"  IdentityAgent none\n  UserKnownHostsFile {place.folder}/known_hosts\n  StrictHostKeyChecking yes\n  LogLevel ERROR\n"
-    )
-    (place.folder / "bin").mkdir()
-    client = place.folder / "bin/ssh"
-    client.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {place.folder}/config "$@"\n')
-    client.chmod(0o700)
+async def _hold(suite: str, layout: str) -> None:
+    async with ContainerTarget.open(suite, layout=layout) as machine:
+        print(json.dumps(machine.init_pid), flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(_hold(*sys.argv[1:3]))
