@@ -21,6 +21,7 @@ from cgrace.harness import events as ev
 from cgrace.harness import faults as ft
 from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.message import Message
+from cgrace.harness.engine.agent import ReleaseAgent
 from cgrace.harness.engine.control import Control
 from cgrace.harness.engine.gates import Gates
 from cgrace.harness.engine.jobs import Jobs
@@ -76,6 +77,7 @@ class RealSystemd:
             root=Path(f"/proc/{self._machine.init_pid}/root"),
             seconds_max=seconds_max + GATES_S_SPARE,
         )
+        self._agent = ReleaseAgent(self._machine.init_pid, self._machine.hierarchies)
         self._queued: Counter[tuple[str, str]] = Counter()
         self._bus_pid = 0
         self._later: list[ft.JobStays] = []  # gates to open when it is back
@@ -259,7 +261,8 @@ class RealSystemd:
         return self._machine.ended.done() or (self._back is not None and not self._back.done())
 
     def process_ended(self) -> None:
-        """It sees that by itself."""
+        """It sees that by itself, but for what the kernel tells no container."""
+        self._agent.process_ended(unit for unit in self._units() if unit.endswith(".scope"))
 
     # ---- rest
 
