@@ -43,7 +43,9 @@ def _check_member(core: Core, name: str) -> None:
 def _check_loaded(core: Core, unit: Unit) -> None:
     """Refuse what was found and is not right (bus_unit_validate_load_state)."""
     if unit.load is not Load.LOADED:
-        reason = {Load.ERROR: unit.load_error, Load.STUB: "stub"}.get(unit.load, "bad_setting")
+        reason = {Load.ERROR: unit.load_error, Load.STUB: "stub", Load.NOT_FOUND: "set_not_found"}.get(
+            unit.load, "bad_setting"
+        )
         raise core.refuse(reason, unit=unit.name)
 
 
@@ -190,8 +192,7 @@ def attach_processes(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     """Put processes into a sub-cgroup of a delegated, active unit. No job."""
     name, sub_path, pids = body
     unit = _loaded(core, name, "attach_not_loaded")
-    if unit.load is not Load.NOT_FOUND:
-        _check_loaded(core, unit)
+    _check_loaded(core, unit)
     if sub_path and not sub_path.startswith("/"):
         raise core.refuse("path_relative", value=sub_path)
     if sub_path not in ("", "/") and not {"", ".", ".."}.isdisjoint(sub_path[1:].split("/")):
@@ -213,6 +214,8 @@ def attach_processes(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
 
 def _freezable(core: Core, name: str) -> Unit:
     unit = _loaded(core, name, "attach_not_loaded")
+    if core.profile.version >= 257:
+        _check_loaded(core, unit)
     if not core.realiser.is_v2 or unit.phantom or name == "init.scope":
         raise core.refuse("freeze_unsupported", unit=name)
     if unit.job is not None:

@@ -11,9 +11,13 @@ from cgrace.fakes.systemd.units import Unit
 from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.message import Message, Variant
 
+_ANY = (Unit(name="any.scope", type="scope"), Unit(name="any.slice", type="slice"))
+"""Which properties a unit may have at all."""
 
-def find_object(core: Core, path: str) -> tuple[Unit | None, Job | None]:
-    """The unit or job at a path (neither: the manager itself). Reading a unit that is not loaded loads it."""
+
+def find_object(core: Core, path: str, wanted: tuple[str, str] = ("", "")) -> tuple[Unit | None, Job | None]:
+    """The unit or job at a path (neither: the manager itself). Reading a unit that is not loaded loads it. wanted: interface and
+    name of the property that is asked for."""
     if path == systemd1.PATH:
         return None, None
     if path.startswith(systemd1.JOB_PREFIX):
@@ -26,7 +30,8 @@ def find_object(core: Core, path: str) -> tuple[Unit | None, Job | None]:
         raise core.refuse("unknown_object", path=path)
     name = systemd1.unit_of_path(path)
     if not names.unit_type(name) or names.is_template(name):
-        raise core.refuse("bad_unit_path", unit=name)
+        known = not wanted[1] or any(_one(core, *wanted, one, None) for one in _ANY)
+        raise core.refuse("bad_unit_path" if known else "bad_unit_path_property", unit=name)
     return core.load(name), None
 
 
@@ -43,8 +48,8 @@ def read_property(core: Core, message: Message) -> tuple[str, tuple[Any, ...]]:
             interface=message.interface,
             member=message.member,
         )
-    unit, job = find_object(core, message.path)
     interface = message.body[0]
+    unit, job = find_object(core, message.path, (interface, *message.body[1:], "")[:2])
     if message.member == "GetAll":
         return "a{sv}", (readable.all_properties(core, interface, unit, job),)
     value = _one(core, interface, message.body[1], unit, job)

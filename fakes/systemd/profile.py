@@ -27,7 +27,7 @@ REFUSALS = frozenset(
     kill_whom kill_no_main kill_signal kill_nothing set_not_found get_not_loaded not_member no_unit_for_pid
     cgroup_relative cgroup_no_unit already_subscribed not_subscribed attach_not_loaded attach_not_delegated
     attach_inactive attach_gone freeze_unsupported freeze_busy freeze_inactive ref_not_found not_referenced no_job
-    unknown_method unknown_property unknown_object bad_unit_path not_writable bad_arguments
+    unknown_method unknown_property unknown_object bad_unit_path bad_unit_path_property not_writable bad_arguments
     """.split()  # noqa: SIM905 - a list of this length is unreadable as strings
 )
 """Every reason to answer with an error, by our name; a profile gives each its D-Bus name and text."""

@@ -171,9 +171,9 @@ class Checker:
             raise self.refuse("slice_on_slice")
         if not names.unit_type(value):
             raise self.refuse("bad_slice_name", value=value)
+        self._slice_of(value)  # what is wrong with the rest is seen later
         if names.unit_type(value) != "slice":
             raise self.refuse("not_a_slice", value=value)
-        self._slice_of(value)  # what is wrong with the rest is seen later
         return value
 
     def _pids(self, unit: Unit, value: list[int]) -> list[int]:
