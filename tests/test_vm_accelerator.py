@@ -118,6 +118,7 @@ class FakeQemu:
 
     under_kvm = SPEAKS
     port = 1
+    is_panicked = is_without_timer = False
 
     def __init__(self, accelerator: str) -> None:
         self.accelerator = accelerator

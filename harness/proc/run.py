@@ -11,7 +11,7 @@ import contextlib
 import os
 import shlex
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from cgrace.harness.errors import CgraceError
 DEFAULT_TIMEOUT_S = 600.0
 NOT_FOUND_STATUS = 127  # as a shell says it
 DETAIL_LINES = 40
+_BLOCK = 1 << 14
 GRACE_S = 2.0  # for the pipes of a killed group to close
 
 
@@ -83,8 +84,10 @@ async def run(
     env: Mapping[str, str] | None = None,
     stdin: bytes = b"",
     timeout_s: float = DEFAULT_TIMEOUT_S,
+    on_line: Callable[[str], None] | None = None,
 ) -> Completed:
-    """Run a command to its end. `env` is added to our own environment. Never raises for what the command does."""
+    """Run a command to its end. `env` is added to our own environment; on_line is told each line of its stderr as it comes. Never
+    raises for what the command does."""
     words = tuple(os.fspath(word) for word in argv)
     added = tuple((env or {}).items())
 
@@ -96,7 +99,7 @@ async def run(
     except OSError as error:
         return completed(NOT_FOUND_STATUS, b"", f"{words[0]}: {error.strerror}".encode())
     # One task reads to the end: on a timeout it still holds what was said until then.
-    talk = asyncio.ensure_future(process.communicate(stdin or None))
+    talk = asyncio.ensure_future(_follow(process, on_line) if on_line else process.communicate(stdin or None))
     try:
         done, _ = await asyncio.wait({talk}, timeout=timeout_s)
         late = not done
@@ -113,6 +116,25 @@ async def run(
         await _settle(talk, process)
         raise
     return completed(-9 if late else process.returncode or 0, out, err, late=late)
+
+
+async def _follow(process: asyncio.subprocess.Process, on_line: Callable[[str], None]) -> tuple[bytes, bytes]:
+    """As communicate(), with every line of stderr told."""
+    assert process.stdout is not None and process.stderr is not None
+    reading = asyncio.ensure_future(process.stdout.read())
+    said = bytearray()
+    try:
+        rest = b""
+        while data := await process.stderr.read(_BLOCK):
+            said += data
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                on_line(line.decode(errors="replace").strip())
+        out = await reading
+    finally:
+        reading.cancel()
+    await process.wait()
+    return out, bytes(said)
 
 
 async def _start(

@@ -18,11 +18,11 @@ from cgrace.harness.drivers.cache import cache_root, content_key
 from cgrace.harness.errors import TargetError
 from cgrace.harness.proc.find import find_program, search_path
 from cgrace.harness.proc.run import run
-from cgrace.harness.targets import images_initrd, roots_build
+from cgrace.harness.targets import images_ext4, images_initrd, roots_build
 from cgrace.harness.targets.roots_build import APT_OPTIONS, HOOKS, NEVER
 
 NOTE_FILE: Final = "image.json"
-FORMAT: Final = 1  # of an entry; a change makes every image new
+FORMAT: Final = 2  # of an entry; a change makes every image new
 PACKAGES: Final = ("dbus", "systemd", "systemd-sysv", "udev", "openssh-server", "kmod", "mount", "procps")
 KERNEL: Final = "linux-image-cloud-amd64"
 LAYOUTS: Final = ("v1", "v2", "hybrid")
@@ -134,10 +134,11 @@ async def build_image(suite: str, *, progress: Callable[[str], None] = lambda _:
             entry.mkdir()
             root = workshop / "tree" / "root"
             root.parent.mkdir()
-            await roots_build.mmdebstrap(suite, root, packages=PACKAGES, hooks=_IMAGE_HOOKS)
+            await roots_build.mmdebstrap(suite, root, packages=PACKAGES, hooks=_IMAGE_HOOKS, progress=progress)
             progress(f"laying {suite} onto a disk")
             note = await asyncio.to_thread(_finish_root, suite, root, entry)
             await _lay_onto_disk(root, entry / "disk.img")
+            await asyncio.to_thread(images_ext4.settle_times, entry / "disk.img", int(_EPOCH))
             roots_build.write_note(entry / NOTE_FILE, note)
             roots_build.into_place(entry, _entry_folder(suite))
     if (image := look_up(suite)) is None:

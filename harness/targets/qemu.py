@@ -36,7 +36,10 @@ ANSWER_S_MAX: Final = 120.0  # a state that is kept or loaded on a slow disk
 _KVM_GET_API_VERSION: Final = 0xAE00  # linux/kvm.h
 _KVM_CREATE_VM: Final = 0xAE01
 _KVM_API: Final = 12
+PANICKED: Final = "the guest's kernel panicked"
 _PANIC: Final = "Kernel panic"
+_PANIC_LINES: Final = 100  # which it writes after that at most, and before its last word
+_NO_TIMER: Final = "IO-APIC + timer doesn't work"
 _LAST_S_MAX: Final = 1.0
 _ANSWER_BYTES_MAX: Final = 1 << 22
 
@@ -98,6 +101,7 @@ class Qemu:
         self.console: Console | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
+        self._is_reaped = False
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -253,7 +257,18 @@ class Qemu:
             self._stop("qemu ended")
         if not self.stopped.done():
             return ""
-        return "the guest's kernel panicked" if _PANIC in self.tail(100) else self.stopped.result()
+        return PANICKED if self.is_panicked else self.stopped.result()
+
+    @property
+    def is_panicked(self) -> bool:
+        """Whether its kernel says so: one that does not start over stands still after that."""
+        return _PANIC in self.tail(_PANIC_LINES)
+
+    @property
+    def is_without_timer(self) -> bool:
+        """Whether its kernel gave up because the timer's interrupts came late: an emulated machine on a busy host (Linux,
+        arch/x86/kernel/apic/io_apic.c check_timer)."""
+        return _NO_TIMER in self.tail(_PANIC_LINES)
 
     def last_words(self) -> str:
         """Why it is gone, if it is, and the last lines of its console."""
@@ -278,8 +293,9 @@ class Qemu:
             self._pidfd = -1
         if self._process is not None:
             await asyncio.to_thread(self._process.wait)
-        if self.console is not None:
+        if self.console is not None and not self._is_reaped:
             await asyncio.to_thread(self.console.close)
+        self._is_reaped = True
 
 
 def _quoted(path: Path) -> str:

@@ -86,7 +86,9 @@ async def build_root(suite: str, *, progress: Callable[[str], None] = lambda _: 
         with roots_build.workshop(roots_folder(), _FREE_BYTES_MIN) as workshop:
             entry = workshop / "entry"
             (entry / "mnt").mkdir(parents=True)
-            await roots_build.mmdebstrap(suite, entry / "root", packages=PACKAGES, hooks=HOOKS, variant=VARIANT)
+            await roots_build.mmdebstrap(
+                suite, entry / "root", packages=PACKAGES, hooks=HOOKS, variant=VARIANT, progress=progress
+            )
             return _into_place(suite, entry)
 
 

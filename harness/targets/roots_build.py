@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -27,6 +28,12 @@ SUITES: Final = {"bullseye": "247", "bookworm": "252", "trixie": "257", "forky":
 APT_OPTIONS: Final = ('Acquire::Check-Valid-Until "false"',)
 EPOCH: Final = "1600000000"  # of files that the build itself makes: the same twice
 NEVER: Final = "usr/share/doc usr/share/man usr/share/locale usr/share/info"
+# However we end, what mmdebstrap started ends too, and with it every mount: those are in a namespace of its own.
+_ENDS_WITH_US: Final = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"),
+)
+_STAGE: Final = re.compile(r"I: (running apt-get|downloading|extracting|installing|cleaning) ")
 # Nothing of this machine stays in the root, and systemd takes it for updated: it would rebuild caches at each boot else.
 HOOKS: Final = (
     'rm -f "$1/etc/hostname" "$1/etc/resolv.conf" "$1/etc/machine-id"; : > "$1/etc/machine-id"',
@@ -94,10 +101,16 @@ def workshop(base: Path, free_bytes_min: int) -> Iterator[Path]:
 
 
 async def mmdebstrap(
-    suite: str, to: Path, *, packages: Sequence[str], hooks: Sequence[str], variant: str = "essential"
+    suite: str,
+    to: Path,
+    *,
+    packages: Sequence[str],
+    hooks: Sequence[str],
+    variant: str = "essential",
+    progress: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Make a root in the folder `to`, in a workshop; TargetError with mmdebstrap's own lines where it cannot be."""
-    words = ["mmdebstrap", "--quiet", f"--variant={variant}", f"--include={','.join(packages)}"]
+    words = [*_ENDS_WITH_US, "mmdebstrap", f"--variant={variant}", f"--include={','.join(packages)}"]
     words += [f"--aptopt={option}" for option in APT_OPTIONS]
     words += [f"--dpkgopt=path-exclude=/{path}/*" for path in NEVER.split()]
     words += [f"--customize-hook={hook}" for hook in hooks]
@@ -107,6 +120,7 @@ async def mmdebstrap(
         words,
         env={"TMPDIR": str(to.parent.parent), "LC_ALL": "C.UTF-8", "SOURCE_DATE_EPOCH": EPOCH},
         timeout_s=BUILD_S_MAX,
+        on_line=lambda line: progress(f"{suite}: {line.removeprefix('I: ')}") if _STAGE.match(line) else None,
     )
     if not done.ok:
         known = suite in SUITES

@@ -25,6 +25,8 @@ KVM_S_MAX: Final = 15.0  # for a guest under KVM to say its first word
 POWER_OFF_S_MAX: Final = 120.0
 _KNOCK_S: Final = 0.25
 _CLEAN: Final = "clean"
+_NO_BOOT: Final = "did not boot"
+TIMER_TRIES: Final = 3
 
 
 class VmTarget:
@@ -117,19 +119,38 @@ class VmTarget:
         started = now_ns()
         config = await self.guest.configure(self.folder, self.layout)
         no_kvm = find_kvm()
-        for accelerator in (TCG,) if no_kvm else (KVM, TCG):
-            self._qemu = Qemu(accelerator)
-            layout = f" ({self.layout})" if self.layout else ""
-            progress(f"booting {self.guest.name}{layout} under {accelerator}{f' ({no_kvm})' if no_kvm else ''}")
-            if accelerator == KVM and not await self._wakes(self._qemu, config):
-                await self._stop_qemu()
-                progress("the guest does not live under KVM here; falling back to TCG")
-                continue
-            if accelerator == TCG:
-                await self._qemu.start(config)
-            await self._connect(self.guest.boot_s_max, "did not boot")
-            break
+        if no_kvm or not await self._boots_under_kvm(config, progress):
+            await self._boot_under_tcg(config, no_kvm, progress)
         self.boot_ns = now_ns() - started
+
+    async def _boots_under_kvm(self, config: MachineConfig, progress: Callable[[str], None]) -> bool:
+        progress(f"booting {self._shown} under {KVM}")
+        self._qemu = Qemu(KVM)
+        if not await self._wakes(self._qemu, config):
+            await self._stop_qemu()
+            progress("the guest does not live under KVM here; falling back to TCG")
+            return False
+        await self._connect(self.guest.boot_s_max, _NO_BOOT)
+        return True
+
+    async def _boot_under_tcg(self, config: MachineConfig, no_kvm: str, progress: Callable[[str], None]) -> None:
+        progress(f"booting {self._shown} under {TCG}{f' ({no_kvm})' if no_kvm else ''}")
+        for left in reversed(range(TIMER_TRIES)):
+            self._qemu = Qemu(TCG)
+            await self._qemu.start(config)
+            try:
+                await self._connect(self.guest.boot_s_max, _NO_BOOT)
+                return
+            except TargetError:
+                if not left or not self._qemu.is_without_timer:
+                    raise
+            progress(
+                "this machine is too busy for an emulated timer, and the guest's kernel gave up; booting once more"
+            )
+
+    @property
+    def _shown(self) -> str:
+        return f"{self.guest.name} ({self.layout})" if self.layout else self.guest.name
 
     async def _wakes(self, qemu: Qemu, config: MachineConfig) -> bool:
         """Whether the guest gets to its first word under KVM: it may be that no instruction of it can be run here."""
@@ -159,7 +180,7 @@ class VmTarget:
                 self._channel.name = f"the machine with {self.guest.name}"
                 return
             except TargetError as error:
-                if self._qemu.stopped.done():
+                if self._qemu.stopped.done() or self._qemu.is_panicked:
                     raise await self._failed(otherwise, "") from None
                 if now_ns() > deadline:
                     late = f"no ssh within {seconds_max:.0f} s"
@@ -169,10 +190,9 @@ class VmTarget:
     async def _failed(self, otherwise: str, why: str) -> TargetError:
         """why: "" where the machine's end says it."""
         assert self._qemu is not None
-        ended = not why
         await self._stop_qemu()
         return TargetError(
-            f"the machine with {self.guest.name} {otherwise}: {self._qemu.why() if ended else why}",
+            f"the machine with {self.guest.name} {otherwise}: {why or self._qemu.why()}",
             hint=self.guest.hint,
             detail=self._qemu.tail() or "nothing was written on its console",
         )

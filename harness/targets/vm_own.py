@@ -120,15 +120,15 @@ class OwnGuest:
                 firmware=(f"io.systemd.credential.binary:ssh.authorized_keys.root={credential}",),
                 may_reboot=True,
             )
-        own = not layout or layout == self._note["layout"]
+        extracted = bool(self._note["kernel"])
         return MachineConfig(
             folder=folder,
             disk=self._entry / _DISK,
             disk_format="qcow2",
             memory_mb=MEMORY_MB,
-            kernel=None if own else self._entry / _KERNEL,
-            initrd=None if own else self._entry / _INITRD,
-            command_line="" if own else _command_line(str(self._note["command_line"]), layout),
+            kernel=self._entry / _KERNEL if extracted else None,
+            initrd=self._entry / _INITRD if extracted else None,
+            command_line=_command_line(str(self._note["command_line"]), layout) if extracted else "",
         )
 
     async def keep(self, overlay: Path) -> None:
@@ -231,12 +231,12 @@ async def _look(disk: OwnDisk, channel: SshChannel, entry: Path) -> dict[str, An
 
 
 def _command_line(own: str, layout: str) -> str:
-    """Its own with another layout, and the console where we read it."""
-    dropped = ("BOOT_IMAGE", "initrd", "panic", *LAYOUT_KEYS)
+    """Its own with another layout ("": its own too), and what an emulated machine takes."""
+    dropped = ("BOOT_IMAGE", "initrd", "panic", *(LAYOUT_KEYS if layout else ()))
     words = [word for word in own.split() if word.partition("=")[0] not in dropped]
     if not any(word.startswith(_SAYS) for word in words):
         words.append(_SAYS)
-    return " ".join([*words, "panic=-1", layout_words(layout)])
+    return " ".join([*words, "panic=-1", "no_timer_check", *([layout_words(layout)] if layout else [])])
 
 
 def _path_of(text: str) -> Path:

@@ -1,0 +1,85 @@
+"""Disk images: the same twice, whatever the clock said; a builder that ends with its caller."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cgrace.harness.errors import TargetError
+from cgrace.harness.targets import images, images_ext4
+from cgrace.harness.targets.vm_own import _command_line, find_disk
+
+WHEN = 1_600_000_000
+
+
+def _tree(folder: Path, when: int) -> Path:
+    """A small tree whose files are of some time."""
+    (folder / "etc/deep").mkdir(parents=True)
+    for number in range(300):
+        (folder / f"etc/deep/{number}").write_text(str(number))
+    (folder / "etc/link").symlink_to("deep/1")
+    for path in folder.rglob("*"):
+        os.utime(path, (when, when), follow_symlinks=False)
+    return folder
+
+
+@pytest.mark.skipif(shutil.which("mke2fs") is None, reason="no mke2fs")
+def test_a_disk_is_the_same_twice(tmp_path: Path) -> None:
+    """Two trees with the same content make the same disk, whenever they were made, and its file system is whole."""
+    digests = []
+    for name, when in (("a", 1_700_000_000), ("b", 1_650_000_000)):
+        disk = tmp_path / f"{name}.img"
+        asyncio.run(images._lay_onto_disk(_tree(tmp_path / name, when), disk))
+        images_ext4.settle_times(disk, WHEN)
+        digests.append(hashlib.sha256(disk.read_bytes()).hexdigest())
+    assert digests[0] == digests[1]
+    checked = subprocess.run(["e2fsck", "-f", "-n", str(disk)], capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_no_file_system_to_settle(tmp_path: Path) -> None:
+    """What is no ext4 is left alone."""
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(4096))
+    with pytest.raises(TargetError, match="no ext4"):
+        images_ext4.settle_times(disk, WHEN)
+    assert disk.read_bytes() == bytes(4096)
+
+
+@pytest.mark.skipif(shutil.which("qemu-img") is None or shutil.which("qemu-system-x86_64") is None, reason="no QEMU")
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "there is no"), (b"text\n", "no disk image"), (b"QFI\xfb" + bytes(range(64)), "cannot be read")],
+)
+def test_no_disk_images(tmp_path: Path, content: bytes | None, said: str) -> None:
+    """A path without a file, a file without a boot sector and a damaged image are told before anything is booted."""
+    path = tmp_path / "disk.qcow2"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(TargetError, match=said):
+        asyncio.run(find_disk(str(path)))
+
+
+def test_a_disk_of_ones_own_is_known_by_its_content(tmp_path: Path) -> None:
+    """An image that was changed is another one: what was kept of the old one is not laid over it."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(510) + b"\x55\xaa")
+    first = asyncio.run(find_disk(str(path)))
+    assert (first.form, first.note) == ("raw", None)
+    path.write_bytes(bytes(510) + b"\x55\xaa" + bytes(512))
+    assert asyncio.run(find_disk(str(path))).entry != first.entry
+
+
+def test_a_disks_own_command_line_with_another_layout() -> None:
+    """The boot loader's own words go, the disk's stay, and the layout is asked for once."""
+    own = "BOOT_IMAGE=/boot/vmlinuz root=UUID=1 ro systemd.unified_cgroup_hierarchy=1 console=tty0 panic=30 quiet"
+    words = _command_line(own, "v1").split()
+    assert words[:4] == ["root=UUID=1", "ro", "console=tty0", "quiet"] and "console=ttyS0" in words
+    assert [word for word in words if "unified" in word] == ["systemd.unified_cgroup_hierarchy=0"]
+    assert "systemd.unified_cgroup_hierarchy=1" in _command_line(own, "").split()
