@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cgrace.harness.cli import main
+from cgrace.harness.commands.validate_text import counts, verdict
 from cgrace.harness.errors import UsageError
 from cgrace.harness.validate import baseline
 from cgrace.harness.validate.baseline import Baseline, find, leading_number, load, nearest_below, recorded, save
@@ -216,6 +217,79 @@ def test_the_command_on_recorded_ones(capsys: pytest.CaptureFixture[str], tmp_pa
     assert all(name in page.read_text() for name in changed)
     assert main(["validate", "257", "--against", "257"]) == 0
     assert "safe for the drivers: nothing changed" in capsys.readouterr().out
+
+
+def test_junit_as_ci_systems_read_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The counts of suites are those of their cases; each case has a name of its own, and one outcome; what was not compared is
+    skipped, and each scenario's case is there, whether it changed or not."""
+    path = tmp_path / "junit.xml"
+    assert main(["validate", "257-v2-vm", "--against", str(recorded()["252-v2"]), "--junit", str(path), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    root = ET.parse(path).getroot()
+    suite = root[0]
+    assert (root.tag, suite.tag, len(root)) == ("testsuites", "testsuite", 1)
+    cases = list(suite)
+    assert {case.tag for case in cases} == {"testcase"}
+    assert len({(case.get("classname"), case.get("name")) for case in cases}) == len(cases)
+    assert all(len({"failure", "error", "skipped"} & {part.tag for part in case}) <= 1 for case in cases)
+    for one in (root, suite):
+        assert one.get("tests") == str(len(cases)) and one.get("errors") == "0"
+        for attribute, tag in (("failures", "failure"), ("skipped", "skipped")):
+            assert one.get(attribute) == str(len(suite.findall(f"testcase/{tag}")))
+    skipped = {case.get("name") for case in cases if case.find("skipped") is not None}
+    assert skipped and skipped == set(told["not_compared"]) & set(told["answers"])
+    assert set(told["compared_outcomes"]) <= {case.get("name") for case in cases}
+
+
+def test_the_page(tmp_path: Path) -> None:
+    """It says the verdict, the counts and what changed, marks what only one list has, and takes nothing from elsewhere."""
+    page = tmp_path / "page.html"
+    assert main(["validate", "257", "--against", "252", "--html", str(page)]) == 1
+    text = page.read_text()
+    assert "<p class='verdict bad'>Not safe for the drivers: " in text and "13 habits changed" in text
+    assert "<del><code>" in text and "<ins><code>" in text and "<h2>What drivers rely on</h2>" in text
+    assert not re.search(r"(src|href)=|url\(|@import|<script", text)
+    opened = re.findall(r"<(table|tr|td|th|div|span|code|del|ins|details|ul|li)[ >]", text)
+    closed = re.findall(r"</(table|tr|td|th|div|span|code|del|ins|details|ul|li)>", text)
+    assert sorted(opened) == sorted(closed)
+    assert main(["validate", "257", "--against", "257", "--html", str(page)]) == 0
+    assert "<p class='verdict good'>Safe for the drivers: nothing changed.</p>" in page.read_text()
+
+
+def test_no_driver_relies_on_a_broken_contract() -> None:
+    """The last line and the exit code agree: it is safe for the drivers, and the count says that a contract is broken."""
+    found = compare(answered("done"), answered("failed"), [probe(Kind.CONTRACT, relied_on=())])
+    assert counts(found) == "0 answers are the same, 1 contract is broken (none that drivers rely on)"
+    assert verdict(found).plain == "safe for the drivers: none of them relies on what changed" and found.safe
+    found = compare(answered("done"), answered("failed"), [probe(Kind.CONTRACT)])
+    assert verdict(found).plain == "not safe for the drivers: today relies on what changed" and not found.safe
+
+
+def test_drivers_of_another_layout_are_not_touched() -> None:
+    """The ladder does not drive cgroup v2: what changed there does not concern it."""
+    one = probe(Kind.HABIT, relied_on=("rc4", "today"))
+    sides = [dataclasses.replace(answered(value), layout="v2") for value in (1, 2)]
+    assert [change.drivers for change in compare(*sides, [one]).changes] == [("today",)]
+    assert [change.drivers for change in compare(answered(1), answered(2), [one]).changes] == [("rc4", "today")]
+
+
+def test_a_step_of_a_bisection(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """0, 1, and 125 for what cannot be asked, which git skips; without anything to compare with it is no step."""
+    saved = tmp_path / "good.json"
+    assert main(["validate", "252", "--save", str(saved)]) == 0
+    assert main(["validate", "252", "--against", str(saved), "--bisect"]) == 0
+    assert main(["validate", "257", "--against", str(saved), "--bisect"]) == 1
+    nothing = tmp_path / "tree"
+    assert main(["validate", f"container:{nothing}", "--against", str(saved), "--bisect"]) == 125
+    assert "git may skip this one" in capsys.readouterr().out
+    assert main(["validate", "257", "--bisect"]) == 2
+
+
+@pytest.mark.parametrize("name", ["container:trixie+/srv/tree", "container:/srv/root"])
+def test_builds_are_not_recorded(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A version's baseline is what that version's release says."""
+    assert main(["validate", name, "--record"]) == 2
+    assert "--save" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,11 @@ def verdict(found: Comparison) -> Text:
         why = "none of them relies on what changed" if found.changes else "nothing changed"
         return Text(f"safe for the drivers: {why}", style="bold green")
     drivers = sorted({driver for change in found.changes for driver in change.drivers})
-    said = [f"relied on by {', '.join(drivers)}"] if drivers else []
-    said += [f"{len(found.outcomes)} cases of scenarios came out otherwise"] if found.outcomes else []
+    said = [f"{', '.join(drivers)} {'relies' if len(drivers) == 1 else 'rely'} on what changed"] if drivers else []
+    if found.outcomes:
+        said.append(
+            f"{'a case' if len(found.outcomes) == 1 else f'{len(found.outcomes)} cases'} of scenarios came out otherwise"
+        )
     return Text(f"not safe for the drivers: {'; '.join(said)}", style="bold red")
 
 
