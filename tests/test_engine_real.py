@@ -14,7 +14,7 @@ from test_targets_container import SUITE, left_of
 
 from cgrace.harness import events as ev
 from cgrace.harness import runner
-from cgrace.harness.commands.common import scenarios_folder
+from cgrace.harness.commands.common import baselines_folder, scenarios_folder
 from cgrace.harness.drivers.catalogue import find
 from cgrace.harness.engine.ground import Ground
 from cgrace.harness.engine.run import Run
@@ -96,6 +96,61 @@ def test_a_gate_keeps_the_job_of_a_unit_and_of_the_slice_above_it(tmp_path: Path
         assert ran.index(ev.JobChanged, unit=blocked.unit, state="blocked") < waits
         assert waits < ran.index(ev.JobChanged, unit=blocked.unit, state="started")
         assert not [event for event in ran.of(ev.JobChanged) if event.unit.startswith("cgrace-gate")]
+
+
+def states(ran: Ran, unit: str) -> list[str]:
+    """What its jobs did, one behind the other."""
+    return [f"{event.type} {event.state}" for event in ran.of(ev.JobChanged) if event.unit == unit]
+
+
+def test_a_gate_keeps_a_stop_job_and_a_later_start_job(tmp_path: Path) -> None:
+    """Behind another unit that stops first; and closed only once the job before it has ended."""
+    run = ("apply", "destroy", "apply", "destroy")
+    steps = ", ".join(f'{{ id = "s{n}", do = "{do}", unit = "cgrace-a.slice" }}' for n, do in enumerate(run, 1))
+    gate = 'faults = [{ id = "x", job = "cgrace-a.slice", type = "%s", nth = %d, stays_queued_until = "s%d waits" }]\n'
+    gated = {("stop", 1): 2, ("start", 2): 3, ("stop", 2): 4}
+    texts = [f"steps = [{steps}]\n" + gate % (*which, step) for which, step in gated.items()]
+    done = run_on(tmp_path, *((text(tmp_path, one), "today") for one in texts))
+    plain = [f"{kind} {state}" for kind in ("start", "stop") * 2 for state in ("queued", "started", "ended")]
+    for (which, step), ran in zip(gated.items(), done, strict=True):
+        assert ran.fired() == ["x"], which
+        assert ran.judgement.outcome is Outcome.CLEAN, (which, ran.judgement.reasons)
+        kept = plain.copy()
+        kept.insert(3 * (step - 1) + 1, f"{which[0]} blocked")
+        assert states(ran, "cgrace-a.slice") == kept
+        assert ran.index(ev.StepWaits, step=f"s{step}") < ran.index(ev.HoldLetGo, hold="x")
+
+
+@pytest.mark.parametrize("result", ["canceled", "dependency", "timeout"])
+def test_a_job_ends_otherwise_by_rules_of_systemd(tmp_path: Path, result: str) -> None:
+    """Cancelled, for what it requires, or after its time: the driver hears of it, and the unit was never started."""
+    steps = 'steps = [{ id = "s1", do = "apply", unit = "cgrace-a.scope", pid = "p", may_fail = true }]\n'
+    fault = f'faults = [{{ id = "x", job = "cgrace-a.scope", ends = "{result}" }}]\n'
+    (ran,) = run_on(tmp_path, (text(tmp_path, steps + fault), "today"))
+    assert f"got `{result}`" in ran.error("s1")
+    assert ran.fired() == ["x"]
+    assert states(ran, "cgrace-a.scope") == ["start queued", "start ended"]
+
+
+RECORDED = (
+    "job_canceled",
+    "unit_exists_stopping",
+    "destroy_twice",
+    "slice_with_live_scope_stopped",
+    "stop_crosses_start",
+)
+
+
+def test_the_corpus_comes_out_as_it_was_recorded(tmp_path: Path) -> None:
+    """Some quick entries of it, with today's driver and one that ends its wait: `cgrace run corpus --target` runs them all."""
+    on = ground(baselines_folder())
+    scenarios = [load(scenarios_folder() / "corpus" / f"{name}.toml") for name in RECORDED]
+    cases = runner.plan(scenarios, [find(name) for name in ("today", "buffered", "buffered@rc6")], on=on)
+    if not any(case.recorded for case in cases):
+        pytest.skip(f"nothing was recorded on {SUITE}")
+    assert len([case for case in cases if case.recorded]) == 2 * len(RECORDED)
+    for ran in run_all(tmp_path, cases, target=on.facts.name):
+        assert ran.judgement.outcome.passes, (ran.trace.head.scenario["name"], ran.judgement.reasons)
 
 
 PEERS = {

@@ -9,8 +9,9 @@ keep it from being made (src/core/unit.c, unit_is_pristine, from 228 on; 219 tak
 
 A stop job: what is ordered After= the unit stops first, whatever the unit's job is (job_compare). So the gate is a service that is
 up, and is asked to stop once the unit has started; its ExecStop= is a `sleep`, and the gate opens when that is killed. While it is
-closed a new start of the unit would wait, too. The unit cannot be forgotten while a gate names it, and the gate is forgotten
-before what waited behind it runs (manager.c, manager_loop: the queue of units to collect comes before that of jobs).
+closed a new start of the unit would wait, too. A unit is not forgotten while a gate names it, and until then it exists; so a gate
+is made when it is needed, and that of a stop job is forgotten before what waited behind it runs (manager.c, manager_loop: the
+queue of units to collect comes before that of jobs).
 
 A job that ends otherwise: cancelled (CancelJob of the job itself); for a dependency (a drop-in has it require the gate, whose
 own job is cancelled); timed out (JobTimeoutSec= in a drop-in, and the gate stays closed). Drop-ins do not make a scope exist.
@@ -53,7 +54,8 @@ def is_gate(unit: str) -> bool:
 
 @dataclass(slots=True)
 class _Gate:
-    """job: what keeps the unit's, 0 where that is not known (yet). armed: it was closed; open: and then opened."""
+    """job: what keeps the unit's, 0 where that is not known (yet). armed: it was closed, or is about to be; open: and then
+    opened."""
 
     fault: GateFault
     name: str
@@ -71,6 +73,7 @@ class Gates:
         self._root = root
         self._seconds = str(math.ceil(seconds_max))
         self._gates: dict[str, _Gate] = {}
+        self._coming: set[str] = set()
         self._ending: set[str] = set()
         self._ended: Counter[tuple[str, str]] = Counter()
         self._dropins: list[Path] = []
@@ -84,20 +87,31 @@ class Gates:
         wanted = [self._waits(BASE, [])] if any(fault.type == "start" for fault in faults) else []
         first = [gate for gate in self._gates.values() if gate.fault.type == "start" and gate.fault.nth == 1]
         wanted += [self._close_start(gate) for gate in first]
-        wanted += [self._stands(gate) for gate in self._gates.values() if gate.fault.type == "stop"]
         await asyncio.gather(*wanted)
 
     def job_ended(self, unit: str, kind: str) -> None:
-        """A job of the unit's has: gates for a later one close now."""
+        """A job of the unit's has: once it has started, a gate for its next stop closes."""
         self._ended[unit, kind] += 1
-        for gate in self._gates.values():
-            fault = gate.fault
-            if gate.armed or fault.unit != unit or self._ended[unit, fault.type] != fault.nth - 1:
-                continue
-            if fault.type == "start":
-                self._close_start(gate)
-            elif kind == "start":
-                self._close_stop(gate)
+        if kind == "start":
+            for gate in self._due(unit, "stop"):
+                self._coming.add(gate.name)
+                self._stands(gate)
+
+    def forgotten(self, unit: str) -> None:
+        """The unit is there no more: a gate for its next start closes."""
+        for gate in self._due(unit, "start"):
+            self._close_start(gate)
+
+    def _due(self, unit: str, kind: str) -> list[_Gate]:
+        due = [
+            gate
+            for gate in self._gates.values()
+            if not gate.armed
+            and (gate.fault.unit, gate.fault.type, gate.fault.nth - 1) == (unit, kind, self._ended[unit, kind])
+        ]
+        for gate in due:
+            gate.armed = True
+        return due
 
     def open(self, fault: GateFault) -> None:
         """Let the jobs behind it run."""
@@ -120,12 +134,15 @@ class Gates:
 
     @property
     def busy(self) -> bool:
-        """Whether one that was opened still stands."""
-        return bool(self._ending)
+        """Whether one is about to close, or still stands though it was opened."""
+        return bool(self._coming or self._ending)
 
     def heard(self, message: Message) -> None:
         """A signal of systemd's."""
         match message.interface, message.member, message.body:
+            case systemd1.MANAGER, "JobRemoved", (_, _, str(unit), _) if unit in self._coming:
+                self._coming.discard(unit)
+                self._control.call("StopUnit", "ss", unit, "replace")
             case systemd1.MANAGER, "JobRemoved", (_, _, str(unit), _):
                 self._ending.discard(unit)
 
@@ -135,10 +152,6 @@ class Gates:
             await asyncio.to_thread(_remove, path)
         for gate in self._gates.values():
             self.open(gate.fault)
-            if gate.fault.type == "stop" and not gate.armed:
-                gate.armed = gate.open = True
-                self._control.call("StopUnit", "ss", gate.name, "replace")
-                self._control.call("KillUnit", "ssi", gate.name, "all", int(signal.SIGKILL))
         if any(gate.fault.type == "start" for gate in self._gates.values()):
             with contextlib.suppress(TargetError):
                 await self._control.ask("StopUnit", "ss", BASE, "replace")
@@ -151,10 +164,6 @@ class Gates:
         answer = self._waits(gate.name, order)
         answer.add_done_callback(lambda done: _note(gate, done))
         return answer
-
-    def _close_stop(self, gate: _Gate) -> None:
-        gate.armed = True
-        self._control.call("StopUnit", "ss", gate.name, "replace")
 
     def _waits(self, name: str, more: list[Any]) -> asyncio.Future[Message]:
         """A service that starts for ever."""

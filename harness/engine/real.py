@@ -158,6 +158,8 @@ class RealSystemd:
             return
         self._gates.heard(message)
         self._jobs.on_signal(message)
+        if message.member == "UnitRemoved" and (unit := str(message.body[0])) not in self._jobs.units:
+            self._gates.forgotten(unit)
 
     def _came_back(self) -> None:
         """It can be spoken to again; what was said to it meanwhile it never read."""
