@@ -157,6 +157,8 @@ class RealSystemd:
                 self._came_back()
             return
         self._gates.heard(message)
+        if self._closing:  # what comes of leaving is no part of the run
+            return
         self._jobs.on_signal(message)
         if message.member == "UnitRemoved" and (unit := str(message.body[0])) not in self._jobs.units:
             self._gates.forgotten(unit)
@@ -170,9 +172,7 @@ class RealSystemd:
             self._gates.open(fault)
 
     def _on_closed(self, why: str) -> None:
-        if self._closing:
-            return
-        if self._back is None or self._back.done():
+        if not self._closing and (self._back is None or self._back.done()):
             self._back = asyncio.ensure_future(self._come_back(why))
 
     async def _come_back(self, why: str) -> None:
