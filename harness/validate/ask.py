@@ -40,7 +40,7 @@ async def ask(machine: Machine, probe: Probe, number: int) -> Answer:
     """One probe's answer; that it never came is an answer, too."""
     async with Stage(machine, number) as stage:
         try:
-            async with asyncio.timeout(PROBE_S_MAX):
+            async with asyncio.timeout(PROBE_S_MAX * machine.slowness):
                 if probe.tree:
                     await stage.quiet()  # what the probe before left to be realised is done
                 return await probe.ask(stage)

@@ -18,13 +18,14 @@ _EVERYTHING: Final = f"type='signal',sender='{systemd1.NAME}'"
 
 
 class Client:
-    """One connection. Made by `Machine.connect`, which says Hello.
+    """One connection. Made by `Machine.connect`, which says Hello. slowness: see there; time-outs are so much longer.
 
     inbox: every message that arrived, in order, the bus's own answers too. serial: the last one that was used.
     """
 
-    def __init__(self, send: Callable[[Message], None]) -> None:
+    def __init__(self, send: Callable[[Message], None], *, slowness: float = 1.0) -> None:
         self._send = send
+        self._slowness = slowness
         self._waiting: dict[int, asyncio.Future[Message]] = {}
         self._news = asyncio.Event()
         self.inbox: list[Message] = []
@@ -80,7 +81,7 @@ class Client:
 
     async def call(self, member: str, signature: str = "", *body: Any, **where: str) -> Message:
         """Call and wait for the answer, a reply or an error. TimeoutError when none comes, TargetError when the bus is lost."""
-        async with asyncio.timeout(CALL_S_MAX):
+        async with asyncio.timeout(CALL_S_MAX * self._slowness):
             return await self.post(member, signature, *body, **where)
 
     async def get(self, path: str, interface: str, name: str) -> Message:
@@ -106,7 +107,7 @@ class Client:
         self, wanted: Callable[[Message], bool], since: int = 0, seconds_max: float = CALL_S_MAX
     ) -> Message:
         """The first message of the inbox from index `since` on that is wanted, waited for; TimeoutError when it does not come."""
-        async with asyncio.timeout(seconds_max):
+        async with asyncio.timeout(seconds_max * self._slowness):
             position = since
             while True:
                 while position < len(self.inbox):

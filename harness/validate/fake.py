@@ -30,6 +30,7 @@ class FakeMachine:
     One decision at a time: what was posted is told to the bus at once, turns are taken later."""
 
     quiet_s = 0.0
+    slowness = 1.0
 
     def __init__(self, name: MachineName, sandbox: FakeSandbox) -> None:
         self.name = str(name)

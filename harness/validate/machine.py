@@ -61,7 +61,8 @@ class Machine(Protocol):
     Virtualization.
 
     tree: its cgroup file systems by hierarchy; paths there begin at what its systemd takes for the root ("" or "/a.slice").
-    quiet_s: when so long nothing was heard, nothing more comes. 0 for the fake, which works at once.
+    quiet_s: when so long nothing was heard, nothing more comes. 0 for the fake, which works at once. slowness: by how much it is
+    slower than what time-outs were made for, 1 or more: an emulated machine, or a host with too much to do.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Machine(Protocol):
     runs_in: str
     tree: KernelTree
     quiet_s: float
+    slowness: float
 
     def connect(self) -> AbstractAsyncContextManager[Client]:
         """A connection of one's own to its bus, named; closed when the block ends."""

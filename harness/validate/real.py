@@ -7,12 +7,14 @@ import contextlib
 import os
 import signal
 import socket
+import statistics
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cgrace.fakes.systemd.hierarchies import hierarchies_of
 from cgrace.fakes.systemd.tree import KernelTree
+from cgrace.harness.clock import now_ns
 from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.auth import ClientAuth
 from cgrace.harness.dbus.codec import encode
@@ -32,6 +34,9 @@ Start = Callable[[bool, bool], Awaitable[Worker]]
 StartMany = Callable[[Sequence[bool]], Awaitable[list[Worker]]]
 
 QUIET_S = 0.2
+CALL_S = 0.004  # a call on a machine that is fast enough, with its answer
+CALLS_TIMED = 15
+SLOWNESS_MAX = 6.0
 SYSTEM_BUS = "/run/dbus/system_bus_socket"
 _READ_BYTES = 1 << 16
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -41,8 +46,6 @@ _OWN_INIT = 1  # of the machine that this runs on
 class RealMachine:
     """See `machine.Machine`. dial: makes a connection to its bus; start: a process on it, for a `Worker`; start_many: many at once,
     where that is quicker; init_pid: its PID 1 as we see it, 0 where that must not be stopped. It is used inside of `running`."""
-
-    quiet_s = QUIET_S
 
     def __init__(
         self,
@@ -59,6 +62,8 @@ class RealMachine:
         self.layout = layout
         self.version = ""
         self.runs_in = ""
+        self.quiet_s = QUIET_S
+        self.slowness = 1.0
         self.tree = tree
         self._dial = dial
         self._start = start
@@ -73,13 +78,15 @@ class RealMachine:
             async with self.connect() as client:
                 self.version = (await client.get(systemd1.PATH, systemd1.MANAGER, "Version")).body[0].value
                 self.runs_in = (await client.get(systemd1.PATH, systemd1.MANAGER, "Virtualization")).body[0].value
+                self.slowness = await _slowness(client)
+                self.quiet_s = QUIET_S * self.slowness
             yield self
 
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator[Client]:
         """See `Machine`."""
         reader, writer = await asyncio.open_unix_connection(sock=await self._dial())
-        client = Client(lambda message: writer.write(encode(message)))
+        client = Client(lambda message: writer.write(encode(message)), slowness=self.slowness)
         reading: asyncio.Task[None] | None = None
         try:
             await _authenticate(reader, writer)
@@ -132,6 +139,16 @@ class RealMachine:
     async def settle(self) -> None:
         """See `Machine`."""
         await asyncio.sleep(self.quiet_s)
+
+
+async def _slowness(client: Client) -> float:
+    """By how much its answers take longer than what the time-outs here were made for."""
+    took = []
+    for _ in range(CALLS_TIMED):
+        began = now_ns()
+        await client.get(systemd1.PATH, systemd1.MANAGER, "Version")
+        took.append((now_ns() - began) / 1e9)
+    return min(SLOWNESS_MAX, max(1.0, statistics.median(took) / CALL_S))
 
 
 class _RealGate:

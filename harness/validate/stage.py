@@ -70,7 +70,7 @@ class Stage(Words):
 
     async def __aexit__(self, *_: object) -> None:
         try:
-            async with asyncio.timeout(CLEAN_S_MAX):
+            async with asyncio.timeout(CLEAN_S_MAX * self.machine.slowness):
                 await self._clean()
         finally:
             await self._stack.aclose()
@@ -135,12 +135,12 @@ class Stage(Words):
     async def kill(self, name: str = "worker", number: int = signal.SIGKILL) -> None:
         """End a process, and see it gone."""
         self.workers[name].kill(number)
-        await asyncio.wait_for(self.workers[name].gone.wait(), SOON_S)
+        await asyncio.wait_for(self.workers[name].gone.wait(), SOON_S * self.machine.slowness)
 
     async def ends(self, name: str = "worker", seconds_max: float = SOON_S) -> bool:
         """Whether the process ends by itself or by systemd's doing."""
         try:
-            await asyncio.wait_for(self.workers[name].gone.wait(), seconds_max)
+            await asyncio.wait_for(self.workers[name].gone.wait(), seconds_max * self.machine.slowness)
         except TimeoutError:
             return False
         return True
@@ -280,7 +280,7 @@ class Stage(Words):
 
     async def becomes(self, unit: str, wanted: str, seconds_max: float = SOON_S) -> str:
         """The state once it is the wanted one; the one that it stays in when it does not get there."""
-        deadline = asyncio.get_running_loop().time() + seconds_max
+        deadline = asyncio.get_running_loop().time() + seconds_max * self.machine.slowness
         # Asked again and again: without Subscribe nobody tells of a state.
         while (state := await self.state(unit)) != wanted and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
