@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import select
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from cgrace.harness.clock import now_ns
 from cgrace.harness.errors import TargetError
-from cgrace.harness.targets import images, images_ext4
+from cgrace.harness.targets import images, images_ext4, roots_build
 from cgrace.harness.targets.vm_own import _command_line, find_disk
 
 WHEN = 1_600_000_000
@@ -83,3 +87,68 @@ def test_a_disks_own_command_line_with_another_layout() -> None:
     assert words[:4] == ["root=UUID=1", "ro", "console=tty0", "quiet"] and "console=ttyS0" in words
     assert [word for word in words if "unified" in word] == ["systemd.unified_cgroup_hierarchy=0"]
     assert "systemd.unified_cgroup_hierarchy=1" in _command_line(own, "").split()
+
+
+BUILDER = """#!/bin/sh
+mount -t tmpfs cgrace-test-tmpfs "$TMPDIR" && : > "$TMPDIR/file"
+sleep 987654 &
+setsid sleep 987654 &
+echo "I: installing essential packages..." >&2
+wait
+"""
+BUILDING = """
+import asyncio, sys
+from pathlib import Path
+from cgrace.harness.targets import roots_build
+say = lambda line: print(line, flush=True)
+with roots_build.workshop(Path(sys.argv[1]), 0) as shop:
+    (shop / "tree").mkdir()
+    asyncio.run(roots_build.mmdebstrap("sid", shop / "tree/root", packages=["x"], hooks=[], progress=say))
+"""
+
+
+def _sleepers() -> list[int]:
+    """The builder's children."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "cmdline").read_bytes() == b"sleep\x00987654\x00":
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts take root")
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="no unshare")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_build_that_is_killed_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    """Killed in the middle, a build takes its processes and mounts along, also those that left its group; the next build removes
+    its workshop."""
+    programs, base = tmp_path / "bin", tmp_path / "images"
+    programs.mkdir()
+    base.mkdir()
+    (programs / "mmdebstrap").write_text(BUILDER)
+    (programs / "mmdebstrap").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    words = [sys.executable, "-c", BUILDING, str(base)]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as building:
+        assert building.stdout is not None
+        assert building.stdout.readline() == b"sid: installing essential packages...\n"
+        deadline = now_ns() + 20_000_000_000
+        while (
+            len(sleepers := _sleepers()) < 2 and now_ns() < deadline
+        ):  # they have been forked, and become what they are
+            select.select([], [], [], 0.05)
+        alive = [os.pidfd_open(pid) for pid in sleepers]
+        assert len(alive) == 2 and "cgrace-test-tmpfs" not in Path("/proc/self/mounts").read_text()
+        building.send_signal(number)
+    for one in alive:
+        assert select.select([one], [], [], 20)[0], "a process of the build lives on"
+        os.close(one)
+    assert "cgrace-test-tmpfs" not in Path("/proc/self/mounts").read_text()
+    left = list(base.glob(".work-*"))
+    assert len(left) == (number == signal.SIGKILL)
+    with roots_build.workshop(base, 0) as shop:
+        assert list(base.glob(".work-*")) == [shop]
+    assert not list(base.glob(".work-*"))
