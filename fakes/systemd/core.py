@@ -242,12 +242,13 @@ class Core:
         """What the main loop does before it looks at the next event: collect, realise, announce, until nothing is left to do
         (manager.c, manager_loop)."""
         while self.is_busy:
-            self.units.dispatch_load_queue()
-            if self.gc:
+            if self.units.to_load:
+                self.units.dispatch_load_queue()
+            elif self.gc:
                 self.collect()
-            if self.realiser.queue:
+            elif self.realiser.queue:
                 self.realiser.run_queue()
-            if self.out.units or self.out.jobs:
+            else:
                 for unit in self.out.flush():
                     if not 240 <= self.profile.version < 253:
                         self.consider(unit)

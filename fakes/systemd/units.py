@@ -86,7 +86,7 @@ class Unit:
     realised: bool = False
     realised_mask: frozenset[str] = NOTHING
     enabled_mask: frozenset[str] = NOTHING
-    invalid: bool = False
+    invalid: bool = True
     own_mask: frozenset[str] | None = None
     members_mask: frozenset[str] | None = None
     family_mask: frozenset[str] | None = None
