@@ -253,11 +253,11 @@ class Part:
         return sure
 
     def _jobs(self, sure: Confidence) -> Confidence:
-        jobs, wanted = self._seen.jobs, self._signature.jobs
+        seen, jobs, wanted = self._seen, self._seen.jobs, self._signature.jobs
         if not wanted:
             return sure
         if not jobs.known:
-            if wanted == "queued":
+            if wanted in ("queued", "stays"):
                 self._failed.append("nobody said which jobs are queued (--jobs)")
             return sure
         queued = jobs.of_drivers
@@ -265,8 +265,10 @@ class Part:
             self._failed.append(
                 f"the job {queued[0].type} {queued[0].unit} is still {queued[0].state}, so the answer may come"
             )
-        elif wanted == "queued" and not queued:
+        elif wanted in ("queued", "stays") and not queued:
             self._failed.append("no job of a slice or scope is queued")
+        elif wanted == "stays" and not (seen.proved or seen.own_wait or seen.stuck):
+            self._failed.append(f"the job {queued[0].type} {queued[0].unit} is {queued[0].state}, and that may yet end")
         else:
             text = (
                 f"the job {queued[0].type} {queued[0].unit} is {queued[0].state}"

@@ -88,8 +88,9 @@ class Affected:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
     """One entry. rows: of #1780; scenarios: that reproduce it; over: entries that it makes superfluous where both match; jobs:
-    "gone" when no job may be queued, "queued" when one must be; units: whether a unit "ran" when the wait began, or "none ran";
-    silent: systemd itself does not answer; tell: what would tell it from entries that look alike."""
+    "gone" when no job may be queued, "queued" when one must be, "stays" when one must be and is known to stay; units: whether a
+    unit "ran" when the wait began, or "none ran"; silent: systemd itself does not answer; tell: what would tell it from entries
+    that look alike."""
 
     id: str
     title: str
@@ -174,8 +175,8 @@ def _check(one: Signature) -> None:
         raise ValueError(f"certain = {one.certain!r}; it is one of {', '.join(CERTAIN)}")
     if one.certain == "timed" and one.bound_s <= 0:
         raise ValueError("timed without bound_s")
-    if one.jobs not in ("", "gone", "queued") or one.units not in ("", "ran", "none ran"):
-        raise ValueError("jobs is gone or queued, units is ran or none ran")
+    if one.jobs not in ("", "gone", "queued", "stays") or one.units not in ("", "ran", "none ran"):
+        raise ValueError("jobs is gone, queued or stays, units is ran or none ran")
     conditions: tuple[GoroutineCondition | LineCondition, ...] = (*one.goroutines, *one.lines)
     if any(condition.needs not in NEEDS for condition in conditions):
         raise ValueError(f"needs is one of {', '.join(NEEDS)}")
