@@ -124,12 +124,11 @@ class RemoteMachine:
 
     async def why_lost(self, worker: Worker) -> TargetError:
         """What to say of a worker that ended before it had answered: the machine is gone, or the worker alone."""
-        with contextlib.suppress(TargetError):
-            if (await self.channel.run(["true"], timeout_s=_ANSWER_S_MAX)).ok:
-                tail = (await self._said[worker]).decode(errors="replace").strip()
-                return TargetError(
-                    f"cgrace inside {self.name} ended", detail=tail or self.console_tail(), hint="run it again"
-                )
+        if await self.channel.is_open(_ANSWER_S_MAX):
+            tail = (await self._said[worker]).decode(errors="replace").strip()
+            return TargetError(
+                f"cgrace inside {self.name} ended", detail=tail or self.console_tail(), hint="run it again"
+            )
         return self.channel.lost()
 
     async def put_builds(self, folders: Sequence[Path]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import shlex
 import shutil
@@ -28,6 +29,7 @@ COMMAND_S_MAX: Final = 600.0
 _CONTROL: Final = "ssh.ctl"
 _SESSION: Final = "echo cgrace-connected; exec cat"
 _GREETING: Final = b"cgrace-connected"
+_BEGINS: Final = "cgrace-begins"
 _SSH_FAILED: Final = 255  # ssh(1): "exits with the exit status of the remote command or with 255 if an error occurred"
 # What the channel is made of. A user's RequestTTY, RemoteCommand, forwardings and sharing of connections are for other sessions.
 _OPTIONS: Final = (
@@ -153,6 +155,14 @@ class SshChannel:
         """Whether the master connection is there."""
         return self._master is not None and self._master.returncode is None
 
+    async def is_open(self, seconds_max: float) -> bool:
+        """Whether the master is there and a command comes through. (Where there is no master, ssh connects anew for a command, so
+        that alone says nothing; it helps where sshd allows one session to a connection.)"""
+        words = [*self._base, "-S", _CONTROL, "-O", "check", "--", self.destination]
+        if not self.lives or not (await run(words, cwd=self._folder, timeout_s=seconds_max)).ok:
+            return False
+        return (await run(self.words(["true"]), cwd=self._folder, timeout_s=seconds_max)).ok and self.lives
+
     def lost(self) -> TargetError:
         """What to say when the connection is gone in the middle."""
         return TargetError(
@@ -162,11 +172,24 @@ class SshChannel:
         )
 
     def words(self, remote: Sequence[str] | str, env: Mapping[str, str] | None = None) -> list[str]:
-        """ssh's words for a command there: words, quoted for its shell, or a line for the shell itself. Run them in `folder`."""
+        """ssh's words for a command there: words, quoted for its shell, or a line for the shell itself. Run them in `folder`.
+
+        Its stdout begins behind a line of ours: a shell's own file (.bashrc) may say something first.
+        """
         line = remote if isinstance(remote, str) else shlex.join(remote)
         if env:
             line = "env " + " ".join(f"{key}={shlex.quote(value)}" for key, value in env.items()) + " " + line
-        return [*self._base, "-S", _CONTROL, "-o", "ControlMaster=no", "-T", "--", self.destination, line]
+        return [
+            *self._base,
+            "-S",
+            _CONTROL,
+            "-o",
+            "ControlMaster=no",
+            "-T",
+            "--",
+            self.destination,
+            f"echo {_BEGINS}; {line}",
+        ]
 
     @property
     def folder(self) -> Path:
@@ -187,7 +210,8 @@ class SshChannel:
         done = await run(self.words(remote, env), cwd=self._folder, stdin=stdin, timeout_s=timeout_s)
         if done.status == _SSH_FAILED and not self.lives:
             raise self.lost()
-        return done
+        begun = done.stdout.find(f"{_BEGINS}\n".encode())
+        return dataclasses.replace(done, stdout=done.stdout[begun + len(_BEGINS) + 1 :] if begun >= 0 else b"")
 
     async def run_ok(self, remote: Sequence[str] | str, *, what: str, stdin: bytes = b"") -> Completed:
         """As `run`; a failure is a TargetError that says that `what` failed, with the command's own lines."""
@@ -202,7 +226,7 @@ class SshChannel:
         """A command there with its stdin, stdout and stderr as pipes here; it belongs to the caller."""
         if not self.lives:
             raise self.lost()
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             *("setpriv", "--pdeathsig", "KILL"),
             *self.words(remote, env),
             cwd=self._folder,
@@ -211,6 +235,14 @@ class SshChannel:
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
+        assert process.stdout is not None
+        try:
+            while (line := await process.stdout.readline()) and line != f"{_BEGINS}\n".encode():
+                pass
+        except BaseException:
+            process.kill()
+            raise
+        return process
 
     async def put(self, archive: bytes, to: str) -> None:
         """Unpack a tar archive (gzip) below a folder there, which is made."""
