@@ -100,22 +100,16 @@ class Place:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """With a ssh in PATH that reads our configuration in place of the user's, and a store of our own."""
-        return {
-            **os.environ,
-            "PATH": f"{self.folder}/bin:{os.environ['PATH']}",
-            "XDG_STATE_HOME": f"{self.folder}/state",
-        }
+        """That of the user."""
+        return environment_of(self.folder)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start cgrace as this user."""
-        argv = [sys.executable, "-m", "cgrace.harness.cli", *words]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(argv, env=self.environment, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+        return start_of(self.folder, *words)
 
     def cgrace(self, *words: str) -> Done:
         """Run cgrace as this user, to its end."""
-        return ended(self.start(*words))
+        return cgrace_of(self.folder, *words)
 
     def left(self) -> list[str]:
         """What of cgrace is there, but for what the image itself has: cgroups, folders, processes."""
@@ -138,9 +132,26 @@ class Place:
             yield from (Path(path, name) for name in folders if name.startswith("cgrace"))
 
 
+def environment_of(folder: Path) -> Mapping[str, str]:
+    """With a ssh in PATH that reads the folder's configuration in place of the user's, and a store of our own."""
+    return {**os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}", "XDG_STATE_HOME": f"{folder}/state"}
+
+
+def start_of(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Start cgrace as the user whose ssh is in that folder."""
+    argv = [sys.executable, "-m", "cgrace.harness.cli", *words]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(argv, env=environment_of(folder), cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+
+
+def cgrace_of(folder: Path, *words: str) -> Done:
+    """The same, to its end."""
+    return ended(start_of(folder, *words))
+
+
 def ended(process: subprocess.Popen[str]) -> Done:
     """Wait for its end."""
-    text, said = process.communicate(timeout=240)
+    text, said = process.communicate(timeout=600)
     return Done(process.returncode, text, said)
 
 

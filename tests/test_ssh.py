@@ -104,6 +104,17 @@ def test_doctor_tells_which_way(place: Place) -> None:
     assert place.left() == []
 
 
+def test_a_talkative_login(place: Place) -> None:
+    """A shell's own file that says something, and an sshd that gives one session to a connection, change nothing."""
+    host = place.name("talks", sshd=("MaxSessions 1", "Banner /etc/os-release"))
+    (place.root / "root/.bashrc").write_text("echo welcome; echo to this machine\n")
+    try:
+        run(place, host, "core/exec_scope")
+    finally:
+        (place.root / "root/.bashrc").unlink()
+    assert place.left() == []
+
+
 def test_not_root(place: Place) -> None:
     """A user who is not root there is told so, by a run and by the doctor, whose other rows stand."""
     host = place.name("guest", config="  User guest\n")
