@@ -35,6 +35,7 @@ from cgrace.harness.targets.sweep import Swept, record_owner, sweep
 
 PREFIX: Final = "cgrace"
 ANSWER_S_MAX: Final = 10.0
+UNDO_S_MAX: Final = 30.0  # there is no other one to go on with
 FOLDERS: Final = (
     "systemd/user.control",
     "systemd/transient",
@@ -51,6 +52,7 @@ class UserTarget(MachineRuns):
 
     def __init__(self, bus_path: str, runtime: Path) -> None:
         super().__init__("v2", Path(tempfile.gettempdir(), owner.own_name()))
+        self.undo_s_max = UNDO_S_MAX
         self._bus_path = bus_path
         self._runtime = runtime
         self._manager_pid = 0
@@ -92,7 +94,7 @@ class UserTarget(MachineRuns):
                 comparison = target._comparison()
                 comparison.look_at_nothing()
                 left = await comparison.left()
-                problem = await comparison.put_back() if left else ""
+                problem = await comparison.put_back(UNDO_S_MAX) if left else ""
         except TargetError:
             return []
         return [Swept(kind="unit", name=name, problem=problem) for name in left]
@@ -137,7 +139,14 @@ class UserTarget(MachineRuns):
 
     def _comparison(self) -> PutBack:
         own = owner.own_name()
-        return PutBack(self.bus_path, self._runtime, self.hierarchies, prefix=PREFIX, folders=FOLDERS, besides=own)
+        return PutBack(
+            self.bus_path,
+            self._runtime,
+            self.hierarchies,
+            prefix=PREFIX,
+            folders=FOLDERS,
+            besides=own,
+        )
 
     def _wake(self) -> None:
         for hierarchy in self.hierarchies:
@@ -151,7 +160,7 @@ class UserTarget(MachineRuns):
         """End what a killed cgrace left: whatever has our prefix, as we are alone. TargetError for what stays."""
         comparison = self._comparison()
         comparison.look_at_nothing()
-        if problem := await comparison.put_back():
+        if problem := await comparison.put_back(UNDO_S_MAX):
             raise TargetError(f"an earlier cgrace left what cannot be undone: {problem}", hint="cgrace clean")
         await comparison.look()
         return comparison
