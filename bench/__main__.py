@@ -15,6 +15,7 @@ BENCHES = {
     "proofs": "how soon hangs are proved, and how many proofs are false",
     "throughput": "how long a passing run takes, and how many there are in a second",
     "witness-cost": "what the trace and the kernel's tracefs add to a passing run",
+    "vm": "how long a virtual machine takes to boot and to go back to its snapshot",
     "reproduce": "wall time of `cgrace reproduce 1780`, warm",
 }
 

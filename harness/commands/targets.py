@@ -105,7 +105,9 @@ def _rows() -> Iterator[Row]:
     )
     yield _runtimes(capable=capable)
     for suite, systemd in SUITES.items():
-        yield _vm(suite, systemd)
+        state = "built" if images.look_up(suite) is not None else ""
+        yield _vm(suite, systemd, layouts_of(suite), "QEMU, ssh; once root, mmdebstrap, mke2fs", state)
+    yield _vm("DISK", "the disk's own", images.LAYOUTS, "QEMU, ssh, an image with systemd and sshd", "can boot it")
     yield _ssh()
     yield _host()
     yield _user()
@@ -148,22 +150,22 @@ def _runtimes(*, capable: bool) -> Row:
     )
 
 
-def _vm(suite: str, systemd: str) -> Row:
-    built = images.look_up(suite) is not None
+def _vm(place: str, systemd: str, layouts: tuple[str, ...], needs: str, state: str) -> Row:
+    """state: what is there, "" where an image has to be built."""
     wanted = {PROGRAM: PACKAGES, "qemu-img": "qemu-utils", "ssh": "openssh-client", "ssh-keygen": "openssh-client"}
-    if not built:
+    if not state:
         wanted |= {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs"}
     missing = [name for name in wanted if find_program(name) is None]
     accelerator = "KVM or TCG" if not find_kvm() else "TCG"
-    state = "built" if built else "to be built (once, about a minute)"
     packages = sorted({word for name in missing for word in wanted[name].split()})
+    shown = f"{state or 'to be built (once, about a minute)'}; {accelerator}"
     return Row(
-        name=f"vm:{suite}",
+        name=f"vm:{place}",
         systemd=systemd,
-        layouts=layouts_of(suite),
-        needs="QEMU, ssh; once root, mmdebstrap, mke2fs",
-        ready=not missing and (built or os.geteuid() == 0),
-        found=f"no {', no '.join(missing)}" if missing else f"{state}; {accelerator}",
+        layouts=layouts,
+        needs=needs,
+        ready=not missing and bool(state or os.geteuid() == 0),
+        found=f"no {', no '.join(missing)}" if missing else shown,
         how=f"apt install {' '.join(packages)}" if missing else "",
     )
 

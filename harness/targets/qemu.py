@@ -193,6 +193,10 @@ class Qemu:
             match said:
                 case {"event": "GUEST_PANICKED"}:
                     self._stop("the guest's kernel panicked")
+                case {"event": "BLOCK_IO_ERROR", "data": {"action": "stop", **data}}:
+                    room = "this machine has no room for what the guest writes"
+                    self._stop(room if data.get("nospace") else f"its disk fails: {data.get('reason', '')}")
+                    self.kill()  # it stands still: whoever waits for it is to know at once
                 case {"event": "SHUTDOWN", "data": {"reason": reason}}:
                     self._stop(f"the machine went down ({reason})")
         self._answers.put_nowait({"error": {"desc": "qemu ended"}})
@@ -247,6 +251,13 @@ class Qemu:
     def tail(self, lines: int = 20) -> str:
         """The last lines of its console and of QEMU itself."""
         return self.console.tail(lines) if self.console is not None else ""
+
+    def cpu_s(self) -> float:
+        """Seconds on processors that it has taken (proc(5): utime and stime); 0 when it is gone."""
+        if self._process is None or self._process.poll() is not None:
+            return 0.0
+        stat = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return sum(map(int, stat[stat.rindex(")") + 2 :].split()[11:13])) / os.sysconf("SC_CLK_TCK")
 
     def why(self) -> str:
         """Why it is gone, "" while it is there. Blocks for a moment where it has just died."""

@@ -32,7 +32,8 @@ TIMER_TRIES: Final = 3
 class VmTarget:
     """One booted machine. Made by `VmTarget.open`.
 
-    channel: ssh to it, as root; boot_ns: from start to the first ssh command; accelerator: "kvm" or "tcg".
+    channel: ssh to it, as root; boot_ns: from start to the first ssh command; boot_cpu_s: on processors until then; accelerator:
+    "kvm" or "tcg".
     """
 
     def __init__(self, guest: Guest, layout: str, folder: Path) -> None:
@@ -40,6 +41,7 @@ class VmTarget:
         self.layout = layout
         self.folder = folder
         self.boot_ns = 0
+        self.boot_cpu_s = 0.0
         self._qemu: Qemu | None = None
         self._channel: SshChannel | None = None
         self._channels = contextlib.AsyncExitStack()
@@ -81,6 +83,10 @@ class VmTarget:
         assert self._qemu is not None
         return self._qemu.stopped
 
+    def cpu_s(self) -> float:
+        """Seconds on processors that it has taken; 0 when it is gone."""
+        return self._qemu.cpu_s() if self._qemu is not None else 0.0
+
     def console_tail(self, lines: int = 20) -> str:
         """The last lines of its console."""
         return self._qemu.tail(lines) if self._qemu is not None else ""
@@ -117,11 +123,17 @@ class VmTarget:
 
     async def _boot(self, progress: Callable[[str], None]) -> None:
         started = now_ns()
-        config = await self.guest.configure(self.folder, self.layout)
+        try:
+            config = await self.guest.configure(self.folder, self.layout)
+        except OSError as error:
+            raise TargetError(
+                f"what {self.guest.name} is booted with cannot be written to {self.folder}: {error.strerror}",
+                hint="set TMPDIR to a directory with room",
+            ) from error
         no_kvm = find_kvm()
         if no_kvm or not await self._boots_under_kvm(config, progress):
             await self._boot_under_tcg(config, no_kvm, progress)
-        self.boot_ns = now_ns() - started
+        self.boot_ns, self.boot_cpu_s = now_ns() - started, self.cpu_s()
 
     async def _boots_under_kvm(self, config: MachineConfig, progress: Callable[[str], None]) -> bool:
         progress(f"booting {self._shown} under {KVM}")

@@ -16,7 +16,7 @@ INIT_SOURCE: Final = Path(__file__).resolve().parent / "go" / "vminit"
 _FIRST_WORD: Final = "cgrace-vminit"
 _ALIAS: Final = "cgrace-vm"
 _BASE: Final = (
-    "console=ttyS0 net.ifnames=0 quiet loglevel=4 systemd.show_status=0 systemd.unit=cgrace.target panic=-1 "
+    "console=ttyS0 net.ifnames=0 quiet loglevel=4 systemd.show_status=auto systemd.unit=cgrace.target panic=-1 "
     "mitigations=off no_timer_check random.trust_cpu=on rw"
 )
 
