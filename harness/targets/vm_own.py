@@ -203,7 +203,16 @@ async def prepare(disk: OwnDisk, boot: Boot, progress: Callable[[str], None]) ->
                 await channel.run(_OFF)
             roots_build.write_note(entry / NOTE_FILE, note)
             roots_build.into_place(entry, disk.entry)
+            await asyncio.to_thread(_remove_older, disk)
     return note
+
+
+def _remove_older(disk: OwnDisk) -> None:
+    """What was kept of the same path when another image was there."""
+    for entry in disk.entry.parent.glob("own-*"):
+        note = roots_build.read_note(entry / NOTE_FILE)
+        if entry != disk.entry and note is not None and note.get("image") == str(disk.path):
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 async def _look(disk: OwnDisk, channel: SshChannel, entry: Path) -> dict[str, Any]:
