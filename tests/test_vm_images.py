@@ -17,7 +17,7 @@ import pytest
 from cgrace.harness.clock import now_ns
 from cgrace.harness.errors import TargetError
 from cgrace.harness.targets import images, images_ext4, roots_build
-from cgrace.harness.targets.vm_own import _command_line, find_disk
+from cgrace.harness.targets.vm_own import _command_line, find_disk, is_for_uefi
 
 WHEN = 1_600_000_000
 
@@ -70,13 +70,28 @@ def test_no_disk_images(tmp_path: Path, content: bytes | None, said: str) -> Non
         asyncio.run(find_disk(str(path)))
 
 
+def test_a_disk_for_another_firmware(tmp_path: Path) -> None:
+    """A disk that only UEFI can start is told as that before anything is booted, and one for both is not."""
+    system, grub = bytes.fromhex("28732ac11ff8d211ba4b00a0c93ec93b"), bytes.fromhex("4861682149646f6e744e656564454649")
+    for code, partitions, alone in ((0, system, True), (0, system + bytes(112) + grub, False), (0xEB, system, False)):
+        head = bytes([code]).ljust(510, b"\0") + b"\x55\xaa" + b"EFI PART".ljust(512, b"\0") + partitions
+        assert is_for_uefi(head) == alone
+        path = tmp_path / "disk.img"
+        path.write_bytes(head.ljust(1 << 20, b"\0"))
+        if alone:
+            with pytest.raises(TargetError, match="UEFI firmware alone"):
+                asyncio.run(find_disk(str(path)))
+        else:
+            assert asyncio.run(find_disk(str(path))).form == "raw"
+
+
 def test_a_disk_of_ones_own_is_known_by_its_content(tmp_path: Path) -> None:
     """An image that was changed is another one: what was kept of the old one is not laid over it."""
     path = tmp_path / "disk.img"
-    path.write_bytes(bytes(510) + b"\x55\xaa")
+    path.write_bytes((bytes(510) + b"\x55\xaa").ljust(1 << 16, b"\0"))
     first = asyncio.run(find_disk(str(path)))
     assert (first.form, first.note) == ("raw", None)
-    path.write_bytes(bytes(510) + b"\x55\xaa" + bytes(512))
+    path.write_bytes((bytes(510) + b"\x55\xaa").ljust(1 << 17, b"\0"))
     assert asyncio.run(find_disk(str(path))).entry != first.entry
 
 

@@ -22,7 +22,7 @@ from cgrace.harness.targets.sweep import sweep
 
 RECONNECT_S_MAX: Final = 120.0  # after a snapshot was loaded
 KVM_S_MAX: Final = 15.0  # for a guest under KVM to say its first word
-POWER_OFF_S_MAX: Final = 120.0
+POWER_OFF_S_MAX: Final = 300.0
 _KNOCK_S: Final = 0.25
 _CLEAN: Final = "clean"
 _NO_BOOT: Final = "did not boot"

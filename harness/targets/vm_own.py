@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import re
 import shutil
+import uuid
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -43,6 +46,10 @@ _KERNEL: Final = "vmlinuz"
 _INITRD: Final = "initrd.img"
 _EXTRACT_BYTES_MAX: Final = 1 << 29
 _SAYS: Final = "console=ttyS0"
+_HEAD_BYTES: Final = 34 * 512  # the boot sector and the whole of a GUID partition table
+_DUMPED: Final = re.compile(r"^[0-9a-f]{8}:  ((?:[0-9a-f]{2} ){16})", re.MULTILINE)
+_ESP: Final = uuid.UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b").bytes_le
+_BIOS_BOOT: Final = uuid.UUID("21686148-6449-6e6f-744e-656564454649").bytes_le
 # $r: the release that runs. Distributions call these files in their own ways (kernel-install(8), mkinitramfs(8), dracut(8)).
 _LOOK: Final = """r=$(uname -r)
 first() { for f in "$@"; do [ -r "$f" ] && { echo "$f"; return; }; done; echo; }
@@ -161,12 +168,20 @@ async def find_disk(text: str) -> OwnDisk:
     check_program()
     path = await asyncio.to_thread(_path_of, text)
     asked = await run(["qemu-img", "info", "-U", "--output=json", str(path)])
-    form = json.loads(asked.text).get("format", "") if asked.ok else ""
-    if form not in FORMATS or (form == "raw" and not await asyncio.to_thread(_boots, path)):
+    if not asked.ok:
+        raise TargetError(f"{text} cannot be read as a disk image", hint=", ".join(FORMATS), detail=asked.tail)
+    form = json.loads(asked.text).get("format", "")
+    # QEMU takes every file for a raw disk, so it is the boot sector that counts.
+    head = await _head(path, form) if form in FORMATS else b""
+    if head[510:512] != b"\x55\xaa":
         raise TargetError(
-            f"{text} is no disk image that can be booted" if asked.ok else f"{text} cannot be read as a disk image",
+            f"{text} is no disk image that can be booted",
             hint=f"a whole disk with a boot loader: {', '.join(FORMATS)}",
-            detail=asked.tail if not asked.ok else "",
+        )
+    if is_for_uefi(head):
+        raise TargetError(
+            f"{text} is for UEFI firmware alone, and a machine here has a BIOS",
+            hint="an image for both, as most distributions publish them, or vm:SUITE",
         )
     info = path.stat()
     key = content_key([(str(word), b"") for word in (_FORMAT, path, info.st_size, info.st_mtime_ns, info.st_ino)])
@@ -200,7 +215,8 @@ async def prepare(disk: OwnDisk, boot: Boot, progress: Callable[[str], None]) ->
             async with boot(OwnGuest(disk, entry, None)) as channel:
                 note = await _look(disk, channel, entry)
                 await channel.run_ok(_SETTLE, what="what was found cannot be kept")
-                await channel.run(_OFF)
+                with contextlib.suppress(TargetError):  # it may go before it has answered
+                    await channel.run(_OFF)
             roots_build.write_note(entry / NOTE_FILE, note)
             roots_build.into_place(entry, disk.entry)
             await asyncio.to_thread(_remove_older, disk)
@@ -258,10 +274,19 @@ def _path_of(text: str) -> Path:
     return path
 
 
-def _boots(path: Path) -> bool:
-    """Whether the first sector ends as a boot sector does; QEMU takes every file for a raw disk."""
-    with path.open("rb") as file:
-        return file.read(512)[510:] == b"\x55\xaa"
+async def _head(path: Path, form: str) -> bytes:
+    """The first sectors of a disk, as qemu-io(1) shows them; b"" where it cannot."""
+    shown = await run(["qemu-io", "-U", "-r", "-f", form, "-c", f"read -v 0 {_HEAD_BYTES}", str(path)])
+    lines = _DUMPED.findall(shown.text) if shown.ok else []
+    return b"".join(bytes.fromhex(line) for line in lines)
+
+
+def is_for_uefi(head: bytes) -> bool:
+    """Whether these first sectors have a partition table with a system partition for UEFI and nothing that a BIOS starts: no boot
+    code, no partition for GRUB's (UEFI specification, GUID Partition Table; GRUB manual, BIOS installation)."""
+    return (
+        head[512:520] == b"EFI PART" and _ESP in head[1024:] and _BIOS_BOOT not in head[1024:] and not any(head[:440])
+    )
 
 
 def _write_seed(folder: Path, public: str) -> None:
