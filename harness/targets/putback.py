@@ -266,12 +266,12 @@ async def _ask(bus: BusClient, member: str, signature: str = "", *body: Any) -> 
 
 
 async def _is_made_at_run_time(bus: BusClient, name: str) -> bool:
-    """Whether a unit has no file, or one that went with the call that made it (systemd.unit(5): transient)."""
+    """Whether a unit has no file, or one that came with the call that made it (its folder was another before 228)."""
     try:
         file = str(await bus.get(systemd1.unit_path(name), systemd1.UNIT, "FragmentPath"))
+        return not file or bool(await bus.get(systemd1.unit_path(name), systemd1.UNIT, "Transient"))
     except TargetError:  # it has gone meanwhile
         return False
-    return not file or file.startswith("/run/systemd/transient/")
 
 
 async def _units(bus: BusClient) -> dict[str, str]:

@@ -27,6 +27,7 @@ _LOOK: Final = (
     "stat -f -c %T /sys/fs/cgroup 2>/dev/null || echo none"
 )
 _LOOK_LINES: Final = 5
+_OLD_CGROUP2: Final = "UNKNOWN (0x63677270)"  # as a stat(1) calls it that is older than cgroup v2
 _ANSWER_S_MAX: Final = 5.0  # of a connection that may be dead
 
 
@@ -155,7 +156,7 @@ class RemoteMachine:
         if len(lines) != _LOOK_LINES:
             raise TargetError(f"{self.name} does not say what it is", detail=done.tail)
         machine, kernel, systemd, uid, kind = lines
-        layout = {"cgroup2fs": "v2", "tmpfs": "v1"}.get(kind, "")
+        layout = {"cgroup2fs": "v2", _OLD_CGROUP2: "v2", "tmpfs": "v1"}.get(kind, "")
         if layout == "v1":
             unified = await self.channel.run(["test", "-e", "/sys/fs/cgroup/unified/cgroup.procs"])
             layout = "hybrid" if unified.ok else "v1"
