@@ -41,8 +41,11 @@ def told(found: Comparison) -> Iterator[RenderableType]:
         yield Text.assemble(("outcome changed", "bold red"), f"  {outcome.case}: {outcome.old} -> {outcome.new}")
     for probe, why in found.excused.items():
         yield Text(f"known difference: {probe}: {why}", style="dim")
+    reasons: dict[str, list[str]] = {}
     for probe, why in found.apart.items():
-        yield Text(f"not compared: {probe}: {why}", style="dim")
+        reasons.setdefault(why, []).append(probe)
+    for why, names in reasons.items():
+        yield Text(f"not compared: {_some(names)}: {why}", style="dim")
     yield ""
     yield counts(found)
     if shared := old.outcomes.keys() & new.outcomes.keys():
@@ -116,8 +119,12 @@ def _scenario_lines(change: Change, found: Comparison) -> Iterator[str]:
         how = "came out otherwise" if name in otherwise else "came out as before" if name in ran else "not compared"
         groups.setdefault(how, []).append(name)
     for how, names in groups.items():
-        more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
-        yield f"  scenarios, {how}: {', '.join(names[:NAMES_MAX])}{more}"
+        yield f"  scenarios, {how}: {_some(names)}"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
+    return f"{', '.join(names[:NAMES_MAX])}{more}"
 
 
 def _in_words(at: str, old: list[Any], new: list[Any]) -> list[str]:

@@ -79,7 +79,7 @@ class RealMachine:
                 self.version = (await client.get(systemd1.PATH, systemd1.MANAGER, "Version")).body[0].value
                 self.runs_in = (await client.get(systemd1.PATH, systemd1.MANAGER, "Virtualization")).body[0].value
                 self.slowness = await _slowness(client)
-                self.quiet_s = QUIET_S * self.slowness
+                self.quiet_s = QUIET_S * max(1.0, self.slowness / 3)
             yield self
 
     @contextlib.asynccontextmanager
