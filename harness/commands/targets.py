@@ -14,7 +14,7 @@ from typing import Final
 from cgrace.harness.commands import EXIT_OK
 from cgrace.harness.commands.common import show, show_json
 from cgrace.harness.proc.find import find_program
-from cgrace.harness.targets import images, oci, roots, user
+from cgrace.harness.targets import images, oci, rootless, roots, user
 from cgrace.harness.targets.layout import host_hierarchies
 from cgrace.harness.targets.probe import probe
 from cgrace.harness.targets.qemu import PACKAGES, PROGRAM, find_kvm
@@ -22,6 +22,7 @@ from cgrace.harness.targets.roots_build import SUITES
 from cgrace.harness.targets.vms import layouts_of
 
 _SYSTEMD_RUNS: Final = Path("/run/systemd/system")  # sd_booted(3)
+_ROOT: Final = "root, or a user namespace"
 _V2: Final = Path("/sys/fs/cgroup/cgroup.controllers")
 
 
@@ -73,15 +74,20 @@ def _rows() -> Iterator[Row]:
     # A v2 that lacks controllers, beside v1, will do for systemd; what needs one of them is left out there.
     bare = "v2" not in here and any(one.is_v2 for one in host_hierarchies())
     booted = (*here, "v2") if bare else here
-    why = "" if capable else "takes root with CAP_SYS_ADMIN"
+    as_root = capable
+    if not as_root and not (why := rootless.why_not()):
+        capable, bare, here, booted = True, False, ("v2",), ("v2",)
+    why = "" if capable else f"takes root with CAP_SYS_ADMIN; as a user: {why}"
+    how = "" if capable else "sudo cgrace ..."
+    can = "" if as_root else ", in a user namespace"
     yield Row(
         name="fake",
         systemd="any profile",
         layouts=here or ("v1", "v2"),
-        needs="root, namespaces",
+        needs=f"{_ROOT}, namespaces",
         ready=capable,
-        found=why or "can run",
-        how="" if capable else "sudo cgrace ...",
+        found=why or f"can run{can}",
+        how=how,
     )
     for suite, systemd in SUITES.items():
         yield _container(suite, systemd, capable=capable, here=booted, bare=bare)
@@ -89,10 +95,10 @@ def _rows() -> Iterator[Row]:
         name="container:PATH",
         systemd="the root's own",
         layouts=booted or ("v1", "v2"),
-        needs="root, a folder, tar or OCI layout with a systemd in it",
+        needs=f"{_ROOT}, a folder, tar or OCI layout with a systemd in it",
         ready=capable,
-        found=why or "can boot it",
-        how="" if capable else "sudo cgrace ...",
+        found=why or f"can boot it{can}",
+        how=how,
     )
     yield Row(
         name="container:ROOT+DIR",
@@ -100,10 +106,10 @@ def _rows() -> Iterator[Row]:
         layouts=booted or ("v1", "v2"),
         needs="the same; in DIR what DESTDIR=DIR ninja install made, laid over the suite's or PATH's root",
         ready=capable,
-        found=why or "can boot it",
-        how="" if capable else "sudo cgrace ...",
+        found=why or f"can boot it{can}",
+        how=how,
     )
-    yield _runtimes(capable=capable)
+    yield _runtimes(capable=as_root)
     for suite, systemd in SUITES.items():
         state = "built" if images.look_up(suite) is not None else ""
         yield _vm(suite, systemd, layouts_of(suite), "QEMU, ssh; once root, mmdebstrap, mke2fs", state)
@@ -130,7 +136,7 @@ def _container(suite: str, systemd: str, *, capable: bool, here: tuple[str, ...]
         name=f"container:{suite}",
         systemd=systemd,
         layouts=layouts or known,
-        needs="root, mmdebstrap once",
+        needs=f"{_ROOT}, mmdebstrap once",
         ready=not missing,
         found=f"no {', no '.join(missing)}" if missing else state,
         how=how,
@@ -143,7 +149,7 @@ def _runtimes(*, capable: bool) -> Row:
         name="container:...@runc",
         systemd="as without @",
         layouts=("v1", "v2"),
-        needs=f"as without @, where cgrace boots by itself; {' or '.join(oci.RUNTIMES)} to boot it as an OCI bundle",
+        needs=f"root; as without @, where cgrace boots by itself; {' or '.join(oci.RUNTIMES)} to boot it as an OCI bundle",
         ready=capable and bool(had),
         found=f"{' and '.join(had)} here" if had else f"no {', no '.join(oci.RUNTIMES)}",
         how="" if had else f"apt install {oci.RUNTIMES[0]}",
