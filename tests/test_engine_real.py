@@ -121,15 +121,24 @@ def test_a_gate_keeps_a_stop_job_and_a_later_start_job(tmp_path: Path) -> None:
         assert ran.index(ev.StepWaits, step=f"s{step}") < ran.index(ev.HoldLetGo, hold="x")
 
 
-@pytest.mark.parametrize("result", ["canceled", "dependency", "timeout"])
-def test_a_job_ends_otherwise_by_rules_of_systemd(tmp_path: Path, result: str) -> None:
+def test_a_job_ends_otherwise_by_rules_of_systemd(tmp_path: Path) -> None:
     """Cancelled, for what it requires, or after its time: the driver hears of it, and the unit was never started."""
     steps = 'steps = [{ id = "s1", do = "apply", unit = "cgrace-a.scope", pid = "p", may_fail = true }]\n'
-    fault = f'faults = [{{ id = "x", job = "cgrace-a.scope", ends = "{result}" }}]\n'
-    (ran,) = run_on(tmp_path, (text(tmp_path, steps + fault), "today"))
-    assert f"got `{result}`" in ran.error("s1")
-    assert ran.fired() == ["x"]
-    assert states(ran, "cgrace-a.scope") == ["start queued", "start ended"]
+    results = ("canceled", "dependency", "timeout")
+    faults = [f'faults = [{{ id = "x", job = "cgrace-a.scope", ends = "{result}" }}]\n' for result in results]
+    done = run_on(tmp_path, *((text(tmp_path, steps + fault), "today") for fault in faults))
+    for result, ran in zip(results, done, strict=True):
+        assert f"got `{result}`" in ran.error("s1")
+        assert ran.fired() == ["x"]
+        assert states(ran, "cgrace-a.scope") == ["start queued", "start ended"]
+
+
+def test_a_process_joins_a_unit_by_way_of_systemd(tmp_path: Path) -> None:
+    """AttachProcessesToUnit wants its caller's pid of the bus: the relay connects as a process of the machine's own."""
+    (ran,) = run_on(tmp_path, (load(scenarios_folder() / "core" / "exec_scope.toml"), "today"))
+    assert ran.judgement.outcome is Outcome.CLEAN, ran.judgement.reasons
+    attached = [event for event in ran.of(ev.MessageSeen) if event.member == "AttachProcessesToUnit"]
+    assert [event.kind for event in attached] == ["call", "reply"] * 2
 
 
 RECORDED = (
