@@ -20,7 +20,7 @@ import pytest
 from ssh_kit import NEWER
 
 from cgrace.harness.engine import sight
-from cgrace.harness.errors import UnavailableError
+from cgrace.harness.errors import TargetError, UnavailableError
 from cgrace.harness.events import CgroupMade, CgroupRemoved, Event, WitnessLost
 from cgrace.harness.points import parse_point
 from cgrace.harness.proc.handle import ProcessHandle
@@ -28,10 +28,10 @@ from cgrace.harness.scenario.parse import load_tree
 from cgrace.harness.targets import namespaces
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.survey_inside import HELD_CALLS, WITNESS
-from cgrace.harness.witnesses import inotify, waits
+from cgrace.harness.witnesses import inotify, tracefs, waits
 from cgrace.harness.witnesses.attribution import of_this_machine
 from cgrace.harness.witnesses.inotify import InotifyWitness
-from cgrace.harness.witnesses.tracefs import KernelRecord, Subscription
+from cgrace.harness.witnesses.tracefs import KernelRecord, KernelWitness, Subscription
 
 SCENARIOS = Path(__file__).resolve().parent.parent / "scenarios"
 
@@ -186,6 +186,14 @@ def test_inotify_on_a_machine_that_others_use(tmp_path: Path) -> None:
         ("cgroup-made", "/cgrace.slice/cgrace-a.slice/sub"),
         ("cgroup-removed", "/system.slice/cgrace-x.scope"),
     ]
+
+
+def test_a_kernel_without_cgroup_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tracefs that has none (before Linux 4.11) is as good as no tracefs, and the caller is told so."""
+    (tmp_path / "instances").mkdir()
+    monkeypatch.setattr(tracefs, "_tracefs", lambda: (None, tmp_path))
+    with pytest.raises(TargetError, match="cannot make a tracefs instance"):
+        KernelWitness.open()
 
 
 def test_inotify_says_when_it_may_watch_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,7 @@ def _ssh() -> Row:
         layouts=("v1", "v2", "hybrid"),
         needs="ssh, root there, the same processor or Python 3.11 there",
         ready=ok,
-        found="ssh is here; HOST as ssh takes it" if ok else "no ssh",
+        found="ssh is here; HOST as ssh takes it; say what it has: cgrace doctor --target ssh:HOST" if ok else "no ssh",
         how="" if ok else "apt install openssh-client",
     )
 

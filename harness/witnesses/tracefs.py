@@ -134,7 +134,8 @@ class KernelWitness:
             witness._make()
             witness._set_up()
         except OSError as error:
-            witness.close()
+            with contextlib.suppress(OSError):
+                witness.close()
             raise TargetError(
                 f"cannot make a tracefs instance: {error.strerror}",
                 hint="run as root, on a kernel with CONFIG_FTRACE and cgroup trace events",
