@@ -11,6 +11,7 @@ from cgrace.harness.errors import TargetError
 from cgrace.harness.targets import roots
 from cgrace.harness.validate.machine import parse_machine
 from cgrace.harness.validate.sequences.draw import draw
+from cgrace.harness.validate.sequences.fit import fit
 from cgrace.harness.validate.sequences.hunt import Hunt, hunt, pair
 from cgrace.harness.validate.sequences.judge import Excuse, Found, Judge, excuses
 from cgrace.harness.validate.sequences.program import Act, Program
@@ -39,6 +40,17 @@ def test_every_smaller_sequence_is_smaller() -> None:
         for less in smaller(program):
             assert less != program
             assert (len(str(less)), less.subscribed) <= (len(str(program)), program.subscribed) or less.moments
+
+
+def test_no_version_is_asked_what_it_does_not_live_through() -> None:
+    """247 spins when one connection holds a unit twice: the second time is left out, for it alone."""
+    ref, unref = Act(do="ref", unit="t-a.scope"), Act(do="unref", unit="t-a.scope")
+    other = Act(do="ref", unit="t-a.scope", by=1)
+    program = Program(moments=((ref,), (ref, other), (ref,), (unref,)))
+    assert fit(program, 252) == program
+    assert [moment for moment in fit(program, 247).moments if ref in moment] == [(ref,)]
+    assert (other,) in fit(program, 247).moments
+    assert len(fit(program, 247).moments) == len(program.moments)
 
 
 def test_shrinks_to_what_matters() -> None:

@@ -251,9 +251,10 @@ def ref_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
 def unref_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     """The inverse."""
     unit = _loaded(core, body[0], "get_not_loaded")
-    if not unit.refs:
+    # While another holds it nobody minds, in later versions (bus_unit_track_remove_sender, sd_bus_track_remove_name).
+    if not unit.refs or (sender not in unit.refs and core.profile.version < 249):
         raise core.refuse("not_referenced")
-    if sender not in unit.refs:  # while another holds it nobody minds (bus_unit_track_remove_sender)
+    if sender not in unit.refs:
         return "", ()
     unit.refs[sender] -= 1
     if not unit.refs[sender]:

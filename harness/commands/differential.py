@@ -28,7 +28,8 @@ def differential(args: argparse.Namespace) -> int:
         raise UsageError(
             "sequences need two systemds", hint="cgrace validate fake:257 --against container:trixie --differential"
         )
-    ours, real = parse_machine(args.new), parse_machine(args.against)
+    # Whichever is named first: the fake is ours.
+    ours, real = sorted((parse_machine(args.new), parse_machine(args.against)), key=lambda one: one.kind != "fake")
     seconds, count = _seconds(args.seconds), args.differential or 0
     if not seconds and count < 1:
         raise UsageError(f"{count} sequences are none", hint="--differential 1000, or --for 10m")
@@ -43,7 +44,7 @@ def differential(args: argparse.Namespace) -> int:
 
     result = run_async(go())
     if args.json:
-        show_json(_document(args, result))
+        show_json(_document(result, str(ours), str(real)))
     else:
         for one in result.found:
             show(*_lines(one, str(ours), str(real)))
@@ -78,7 +79,7 @@ def _lines(found: Found, ours: str, real: str) -> list[str]:
     return lines
 
 
-def _document(args: argparse.Namespace, result: Hunt) -> dict[str, Any]:
+def _document(result: Hunt, ours: str, real: str) -> dict[str, Any]:
     from cgrace.reports.machine import document
 
     found = [
@@ -92,8 +93,8 @@ def _document(args: argparse.Namespace, result: Hunt) -> dict[str, Any]:
     return document(
         "differential",
         passed=not result.differing,
-        ours=args.new,
-        real=args.against,
+        ours=ours,
+        real=real,
         played=result.played,
         differing=result.differing,
         unsteady=len(result.unsteady),

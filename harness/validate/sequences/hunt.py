@@ -12,6 +12,7 @@ from typing import Final
 from cgrace.harness.validate.baseline import leading_number
 from cgrace.harness.validate.machine import MachineName, open_machine
 from cgrace.harness.validate.sequences.draw import draw
+from cgrace.harness.validate.sequences.fit import fit
 from cgrace.harness.validate.sequences.judge import Found, Judge, excuses
 from cgrace.harness.validate.sequences.play import Theatre, opened
 from cgrace.harness.validate.sequences.program import Program
@@ -21,6 +22,9 @@ BATCH: Final = 150
 QUIET_S: Final = 0.045
 PATIENT_S: Final = 0.3  # when a difference is looked at again
 KINDS_MAX: Final = 12  # so many different differences are made small
+SHRINK_S_MAX: Final = 300.0
+_SHRINK_PART: Final = 0.15  # of a given time, for making small what was found
+_FIRST: Final = 40  # sequences that are played to see how long one takes, where time is short
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,13 +90,12 @@ async def pair(ours: MachineName, real: MachineName, progress: Callable[[str], N
 async def hunt(
     both: Pair, count: int, *, seed: int = 0, seconds: float = 0.0, told: Callable[[Hunt], None] = lambda _: None
 ) -> Hunt:
-    """Play `count` sequences, or for so many seconds where given. `told` hears after each batch."""
+    """Play `count` sequences, or as many as there is time for where `seconds` is given. `told` hears after each batch."""
     result = Hunt()
     kinds: dict[tuple[str, ...], Found] = {}
     began = time.monotonic()
-    while time.monotonic() - began < seconds if seconds else result.played < count:
-        size = 2 * BATCH if seconds else min(2 * BATCH, count - result.played)
-        programs = [draw(seed + result.played + n) for n in range(size)]
+    while size := _size(result, count, seconds):
+        programs = [fit(draw(seed + result.played + n), both.judge.version) for n in range(size)]
         differing = [one for one in await both.compare(programs) if one is not None]
         if differing:
             differing, unsteady = await both.steady(differing)
@@ -107,5 +110,17 @@ async def hunt(
         told(result)
         await asyncio.sleep(0)
     result.excused = dict(both.judge.excused)
-    result.found = await shrink(list(kinds.values())[:KINDS_MAX], both.compare)
+    left_s = max(0.0, seconds - result.seconds) if seconds else SHRINK_S_MAX
+    result.found = await shrink(list(kinds.values())[:KINDS_MAX], both.compare, seconds_max=left_s)
     return result
+
+
+def _size(so_far: Hunt, count: int, seconds: float) -> int:
+    """How many to play next, 0 when it is enough: with a time, not more than a quarter of what is left can hold."""
+    if not seconds:
+        return min(2 * BATCH, count - so_far.played)
+    if not so_far.played:
+        return _FIRST
+    left_s = seconds * (1 - _SHRINK_PART) - so_far.seconds
+    fits = int(left_s * so_far.played / so_far.seconds)
+    return min(2 * BATCH, fits) if fits >= _FIRST // 2 else 0

@@ -70,9 +70,10 @@ def _head(place: str) -> str:
 
 
 class Judge:
-    """Compares tellings for one real version. excused: how often each entry was needed."""
+    """Compares tellings for one real version. version: its number; excused: how often each entry was needed."""
 
     def __init__(self, excuses: Iterable[Excuse], version: int, layout: str) -> None:
+        self.version = version
         self._excuses = tuple(
             one
             for one in excuses

@@ -13,7 +13,7 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.message import Message, MessageType, Variant
@@ -33,9 +33,10 @@ PENDING_MAX: Final = (
     100  # a bus refuses more calls of one connection than 128 at once (dbus-daemon's max_replies_per_connection)
 )
 ANSWER_S_MAX: Final = 20.0
-REST_S_MAX: Final = 10.0
+REST_S_MAX: Final = 60.0
 GONE_S_MAX: Final = 20.0
 _LOOKS: Final = 3
+_Item = TypeVar("_Item")
 _JOB_NUMBER: Final = re.compile(r"\bjob \d+\b")
 _ACCOUNTING: Final = ("MemoryAccounting", "CPUAccounting", "BlockIOAccounting", "TasksAccounting", "IOAccounting")
 _SIGNATURES: Final = {
@@ -348,18 +349,31 @@ class Theatre:
             async with asyncio.timeout(GONE_S_MAX):
                 await asyncio.gather(*(worker.gone.wait() for worker in workers))
         await self._rest()
+        held = [(client, part.name(unit)) for part in parts.values() for client, unit in self._holders(part.program)]
+        for some in _lots(held, PENDING_MAX):
+            await asyncio.wait([client.post("UnrefUnit", "s", unit) for client, unit in some], timeout=ANSWER_S_MAX)
         units = [part.name(unit) for part in parts.values() for unit in (*part.program.units, "t.slice")]
-        for start in range(0, len(units), PENDING_MAX):
-            some = units[start : start + PENDING_MAX]
-            posted = [client.post("UnrefUnit", "s", unit) for unit in some for client in self._clients]
-            posted += [self._watcher.post("StopUnit", "ss", unit, "replace") for unit in some]
-            await asyncio.wait(posted, timeout=ANSWER_S_MAX)
+        for names in _lots(units, PENDING_MAX):
+            await asyncio.wait(
+                [self._watcher.post("StopUnit", "ss", unit, "replace") for unit in names], timeout=ANSWER_S_MAX
+            )
         await self._rest()
         await self._watcher.call("ResetFailed")
         await self._rest()
         for hierarchy, path, _ in self._own_cgroups():
             self.machine.tree.rmdir(hierarchy, path)
         self._forget()
+
+    def _holders(self, program: Program) -> Iterator[tuple[Client, str]]:
+        """Who may hold which unit, as often as that: references are counted for each connection."""
+        for act in program.acts:
+            if act.do == "ref" or any(name == "AddRef" for name, _, _ in act.properties):
+                yield self._clients[act.by], act.unit
+
+
+def _lots(items: Sequence[_Item], most: int) -> Iterator[Sequence[_Item]]:
+    for start in range(0, len(items), most):
+        yield items[start : start + most]
 
 
 def _chunks(parts: dict[int, Part], number: int) -> Iterator[dict[int, Part]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
@@ -50,11 +52,14 @@ def _less(act: Act) -> Iterator[Act]:
         yield replace(act, args=("replace",))
 
 
-async def shrink(found: Sequence[Found], attempt: Try) -> list[Found]:
-    """The smallest that was found of each, with a difference in the same kind of place."""
+async def shrink(found: Sequence[Found], attempt: Try, seconds_max: float = math.inf) -> list[Found]:
+    """The smallest that was found of each in that time, with a difference in the same kind of place."""
+    until = time.monotonic() + seconds_max
     best = [_cut(one) for one in found]
     open_ = set(range(len(best)))
     for _ in range(ROUNDS_MAX):
+        if time.monotonic() >= until:
+            break
         candidates = {at: list(smaller(best[at].program))[:CANDIDATES_MAX] for at in sorted(open_)}
         flat = [(at, one) for at, programs in candidates.items() for one in programs]
         if not flat:
