@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 from collections.abc import AsyncIterator
@@ -271,3 +272,26 @@ def test_lines_do_not_depend_on_how_the_bytes_arrive(lines: list[bytes], data: s
         rest = rest[size:]
     splitter.connection_lost(None)
     assert seen == lines
+
+
+def test_a_start_that_is_cancelled_closes_each_descriptor_once() -> None:
+    """Whoever got the number of a closed descriptor meanwhile keeps it: the run's end closes nothing of others."""
+
+    async def cancelled(turns: int) -> None:
+        pipes = [os.pipe() for _ in range(3)]
+        shim = Shim(pipes[0][1], pipes[1][0], pipes[2][0])
+        starting = asyncio.get_running_loop().create_task(shim.start())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await settle()
+        others = [os.open(os.devnull, os.O_RDONLY) for _ in range(6)]
+        shim.close()
+        gc.collect()
+        await settle()
+        for fd in (*others, pipes[0][0], pipes[1][1], pipes[2][1]):
+            os.close(fd)
+
+    for turns in range(6):
+        asyncio.run(cancelled(turns))

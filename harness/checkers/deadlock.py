@@ -4,8 +4,8 @@ The proof is a WorldClosed event: every thread of the driver waits without limit
 ours is held or queued, and everything else that could wake it is accounted for. What it leaves unread itself cannot wake it
 any more, as its threads slept on after that had been written (witnesses/waits.py): a stuck reader looks like that. The look
 must come after the last progress of the process, and the process must have been quiet for QUIET_NS_MIN. Whatever is missing
-makes the finding unknown and is named. A driver that wakes by its own timer is in no deadlock, however often it finds nothing:
-how long it may do so is bounded latency's to say.
+makes the finding unknown and is named. Of a driver that looks again by its own timer, past the step's bound, bounded latency
+speaks: whether it ever ends nobody can say.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def _judge(run: Run, step: StepRun) -> Finding:
                 "bounded latency judges that",
                 events=(progress.index,),
             )
-    if run.ended_why == "bound" and looks and (bound := _only_wakes(looks[-1])) is not None:
+    if run.ended_why == "bound" and looks and (bound := _looks_again(run, step, progress, looks[-1])):
         return _plain(
             step,
             Verdict.HOLDS,
-            f"{step.title} was still out, and its driver wakes by itself every {duration(bound)}: bounded latency judges that",
+            f"{step.title} was still out, and its driver looks again every {duration(bound)}: bounded latency judges that",
             events=(progress.index, looks[-1].index),
         )
     reasons = list(_missing(run, step, progress, looks[-1])) if looks else []
@@ -77,11 +77,22 @@ def _judge(run: Run, step: StepRun) -> Finding:
     )
 
 
-def _only_wakes(entry: Entry) -> int | None:
-    """After what time its driver wakes by itself, where a look found nothing else that still could wake it; else None."""
+def _looks_again(run: Run, step: StepRun, progress: Entry, entry: Entry) -> int:
+    """After what time a driver wakes by its own timer, past the step's bound and with nothing else that could wake it; else 0.
+
+    A timer that leaves it no rest as long as a proof needs may be a mere ticker beside a wait without limit.
+    """
     world = entry.event
     assert isinstance(world, ev.WorldClosed)
-    return None if world.bytes_in or world.holds or world.jobs or world.unaccounted else world.bound_ns
+    if world.bytes_in or world.holds or world.jobs or world.unaccounted:
+        return 0
+    rests = [
+        waits.bound_ns or 0
+        for at, waits in run.trace.of(ev.StepWaits)
+        if waits.step == step.id and at.t_ns > progress.t_ns
+    ]
+    longest = max(rests, default=0)
+    return longest if longest >= QUIET_NS_MIN and run.stop_ns - progress.t_ns > run.bound_ns(step.id) else 0
 
 
 def _text(run: Run) -> str:

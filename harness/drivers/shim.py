@@ -7,6 +7,7 @@ still out ends with `ShimGone`; what is no answer to anything that we asked goes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -119,13 +120,23 @@ class Shim:
         """Take up the pipes."""
         loop = asyncio.get_running_loop()
         self._hello = loop.create_future()
-        stdin, stdout, stderr = (
-            os.fdopen(fd, mode, buffering=0) for fd, mode in zip(self._fds, ("wb", "rb", "rb"), strict=True)
-        )
-        reading, _ = await loop.connect_read_pipe(lambda: _Lines(LINE_BYTES_MAX, self._line, self._ended), stdout)
-        said, _ = await loop.connect_read_pipe(lambda: _Lines(STDERR_BYTES_MAX, self._said, lambda: None), stderr)
-        self._writer, _ = await loop.connect_write_pipe(asyncio.Protocol, stdin)
-        self._pipes = [reading, said, self._writer]
+        # From here on each descriptor has one owner, first its file, then its transport: one that is closed twice may be another's.
+        fds, self._fds = self._fds, ()
+        files = [os.fdopen(fd, mode, buffering=0) for fd, mode in zip(fds, ("wb", "rb", "rb"), strict=True)]
+        stdin, stdout, stderr = files
+        try:
+            reading, _ = await loop.connect_read_pipe(lambda: _Lines(LINE_BYTES_MAX, self._line, self._ended), stdout)
+            self._pipes.append(reading)
+            files.remove(stdout)
+            said, _ = await loop.connect_read_pipe(lambda: _Lines(STDERR_BYTES_MAX, self._said, lambda: None), stderr)
+            self._pipes.append(said)
+            files.remove(stderr)
+            self._writer, _ = await loop.connect_write_pipe(asyncio.Protocol, stdin)
+            self._pipes.append(self._writer)
+        except BaseException:
+            for file in files:
+                file.close()
+            raise
 
     async def hello(self) -> Hello:
         """What it says once its own start-up probes are over. Waits as long as they take: bound it with asyncio.timeout."""
@@ -164,13 +175,10 @@ class Shim:
 
     def close(self) -> None:
         """End its stdin, which ends a sound shim, and let go of every pipe. Calls that are out end with ShimGone."""
-        if not self._pipes:
-            for fd in self._fds:
-                try:
-                    os.close(fd)
-                except OSError:
-                    continue
-            self._fds = ()
+        for fd in self._fds:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._fds = ()
         for pipe in self._pipes:
             if pipe.is_closing():
                 continue

@@ -155,14 +155,10 @@ class Run:
         try:
             async with asyncio.timeout(self.scenario.wall_ns / 1e9), asyncio.TaskGroup() as tasks:
                 self.tasks = tasks
-                await self.crew.start()
-                watching = tasks.create_task(self.watch.run())
-                await self.over.wait()
-                for task in (watching, *self.crew.partings):
-                    task.cancel()
-                await self.systemd.arrived()
-                for process in self.crew.processes.values():
-                    process.shim.close()
+                try:
+                    await self._until_over(tasks)
+                finally:
+                    self.tasks = None  # a group that ends takes no more tasks: whatever still arrives asks for nothing
         except TimeoutError:
             self.finish("bound", f"the wall-clock backstop of {self.scenario.wall_ns / 1e9:g} s")
             for process in self.crew.processes.values():
@@ -170,8 +166,16 @@ class Run:
         except ExceptionGroup as group:
             # A process that cannot be started here is this run's reason, plain: others may well go on.
             raise next((error for error in group.exceptions if isinstance(error, CgraceError)), group) from None
-        finally:
-            self.tasks = None
+
+    async def _until_over(self, tasks: asyncio.TaskGroup) -> None:
+        await self.crew.start()
+        watching = tasks.create_task(self.watch.run())
+        await self.over.wait()
+        for task in (watching, *self.crew.partings):
+            task.cancel()
+        await self.systemd.arrived()
+        for process in self.crew.processes.values():
+            process.shim.close()
 
     def finish(self, why: str, text: str = "", details: tuple[str, ...] = ()) -> None:
         """End the run; the first reason counts."""
@@ -253,7 +257,7 @@ class Run:
     async def _call_in_turn(self, step: Step) -> None:
         """A real systemd first does all that it can: what was done to it takes effect before the next step is called."""
         await self.systemd.arrived()
-        if self.ended is None:
+        if self.ended is None and self.tasks is not None:
             self._call(step)
         self._coming.discard(step.id)
 
