@@ -40,7 +40,6 @@ BASE: Final = f"{PREFIX}0.service"
 SYSTEMD_MIN: Final = 228
 STOPS_MIN: Final = 240  # takes ExecStop= of a transient service
 _SLEEP: Final = "/bin/sleep"
-_DROPINS: Final = "run/systemd/system"
 _ENDS: Final = frozenset({("start", "canceled"), ("start", "dependency"), ("start", "timeout"), ("stop", "canceled")})
 _FOREVER: Final = 2**64 - 1
 
@@ -65,12 +64,12 @@ class _Gate:
 
 
 class Gates:
-    """The gates of one run. root: the machine's file system. seconds_max: after so long they open by themselves, should we have
-    been killed."""
+    """The gates of one run. dropins: the folder of the machine's runtime units. seconds_max: after so long they open by
+    themselves, should we have been killed."""
 
-    def __init__(self, control: Control, *, root: Path, seconds_max: float) -> None:
+    def __init__(self, control: Control, *, dropins: Path, seconds_max: float) -> None:
         self._control = control
-        self._root = root
+        self._folder = dropins
         self._seconds = str(math.ceil(seconds_max))
         self._gates: dict[str, _Gate] = {}
         self._coming: set[str] = set()
@@ -196,7 +195,7 @@ class Gates:
 
     def _drop_in(self, unit: str, setting: str) -> None:
         """Give the unit a setting, before systemd has loaded it."""
-        folder = self._root / _DROPINS / f"{unit}.d"
+        folder = self._folder / f"{unit}.d"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._dropins.append(folder)

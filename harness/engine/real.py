@@ -74,7 +74,7 @@ class RealSystemd:
         )
         self._gates = Gates(
             self._control,
-            root=Path(f"/proc/{self._machine.init_pid}/root"),
+            dropins=sandbox.dropins,
             seconds_max=seconds_max + GATES_S_SPARE,
         )
         self._agent = ReleaseAgent(self._machine.init_pid, self._machine.hierarchies)

@@ -108,6 +108,11 @@ class MachineSandbox:
         return spawned
 
     @property
+    def dropins(self) -> Path:
+        """Where a unit of the machine's can be given a setting before it is there (systemd.unit(5), the runtime folder)."""
+        return Path(f"/proc/{self.machine.init_pid}/root/run/systemd/system")
+
+    @property
     def is_outside(self) -> bool:
         """Whether the machine has a pid namespace of its own, in which cgrace's processes have no pid."""
         return not namespaces.in_namespace_of(os.getpid(), self.machine.init_pid)

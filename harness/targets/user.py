@@ -231,6 +231,11 @@ class UserSandbox(MachineSandbox):
 
     uses_session_bus = True
 
+    @property
+    def dropins(self) -> Path:
+        """The user's own runtime folder of units."""
+        return runtime_of() / "systemd" / "user"
+
     def outer(self, pid: int) -> int | None:
         """The same, None when there is no such process."""
         if (spawned := self._by_inner.get(pid)) is not None:
