@@ -232,6 +232,11 @@ class UserSandbox(MachineSandbox):
     uses_session_bus = True
 
     @property
+    def is_outside(self) -> bool:
+        """No: there is one pid namespace (that of a systemd with a capability cannot be looked up)."""
+        return False
+
+    @property
     def dropins(self) -> Path:
         """The user's own runtime folder of units."""
         return runtime_of() / "systemd" / "user"
