@@ -189,22 +189,25 @@ class KernelTree:
 
     def locate(self, hierarchy: str, pid_outer: int) -> str | None:
         """See CgroupTree."""
-        try:
-            fd = os.open(f"/proc/{pid_outer}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            text = _read_all(fd).decode(errors="surrogateescape")
-        except OSError:
-            return None
-        finally:
-            os.close(fd)
-        for line in text.splitlines():
-            _, controllers, where = line.split(":", 2)
+        for controllers, where in _cgroups_of(pid_outer):
             if _is_named(controllers, hierarchy):
-                prefix = self._prefix(hierarchy)
-                if where == prefix or where.startswith(prefix + "/"):
-                    return where[len(prefix) :].rstrip("/")
+                return self._below_root(hierarchy, where)
+        return None
+
+    def places(self, pid_outer: int) -> dict[str, str]:
+        """The path of the process by hierarchy; where it is outside the run's root, and when it is gone, that is missing."""
+        found = {}
+        for controllers, where in _cgroups_of(pid_outer):
+            name = next((one.name for one in self.hierarchies if _is_named(controllers, one.name)), "")
+            place = self._below_root(name, where) if name else None
+            if place is not None:
+                found[name] = place
+        return found
+
+    def _below_root(self, hierarchy: str, where: str) -> str | None:
+        prefix = self._prefix(hierarchy)
+        if where == prefix or where.startswith(prefix + "/"):
+            return where[len(prefix) :].rstrip("/")
         return None
 
     def read(self, hierarchy: str, path: str, file: str) -> str:
@@ -240,6 +243,22 @@ class KernelTree:
 
 def _living(pid: int) -> int | None:
     return pid if pid > 0 and Path(f"/proc/{pid}").exists() else None
+
+
+def _cgroups_of(pid_outer: int) -> list[tuple[str, str]]:
+    """The lines of /proc/PID/cgroup: controllers and path; none when the process is gone."""
+    try:
+        fd = os.open(f"/proc/{pid_outer}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return []
+    try:
+        text = _read_all(fd).decode(errors="surrogateescape")
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+    lines = (line.split(":", 2) for line in text.splitlines())
+    return [(controllers, where) for _, controllers, where in lines]
 
 
 def _read_all(fd: int) -> bytes:

@@ -291,11 +291,11 @@ class Theatre:
         if worker.gone.is_set():
             return "gone"
         by_place: dict[str, list[str]] = {}
+        places = self.machine.tree.places(worker.pid_outer)
         for one in self.machine.tree.hierarchies:
             if one.name == self._chill:
                 continue
-            place = self.machine.tree.locate(one.name, worker.pid_outer)
-            if place is None:
+            if (place := places.get(one.name)) is None:
                 return "gone"
             word = "home" if place == HOME else part.plain(place) or "/"
             by_place.setdefault(word, []).append(one.name)
