@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -221,6 +222,37 @@ def test_what_it_gathers_is_read_back(tmp_path: Path) -> None:
     file = tmp_path / "node.txt"
     file.write_text(done.stdout, encoding="utf-8")
     assert cli.main(["diagnose", str(file)]) in (0, 1)
+    file.write_text(f"{done.stdout}=== cgrace: goroutines kubelet 7 ===\n{dump('late-signal-lock')}", encoding="utf-8")
+    assert cli.main(["diagnose", str(file)]) == 0
+
+
+# A node as the script may find it: its own systemctl is hidden, and the hierarchies are these alone.
+NODES = {
+    "as it is": "",
+    "v2 alone": "mount -t cgroup2 none /sys/fs/cgroup",
+    "v1 alone": "umount /sys/fs/cgroup/unified 2>/dev/null",
+}
+NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root, to hide systemctl in a mount namespace")
+@pytest.mark.parametrize("node", NODES)
+@pytest.mark.parametrize("user", ["root", "nobody"])
+@pytest.mark.parametrize("shell", ["dash", "busybox sh"])
+def test_the_script_runs_anywhere(shell: str, user: str, node: str, tmp_path: Path) -> None:
+    """In small shells, without systemctl, without root, on any layout: it says what it can, no error, and is read back."""
+    for program in (shell.split(maxsplit=1)[0], "unshare", "setpriv"):
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program} here")
+    hide = f"mount --bind /dev/null {found}; " if (found := shutil.which("systemctl")) else ""
+    run = f"{shell} -s < {SCRIPT}" if user == "root" else f"{NOBODY} {shell} -s < {SCRIPT}"
+    words = ["unshare", "-m", "--propagation", "private", "sh", "-c", f"{hide}{NODES[node] or ':'}; {run}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=100)
+    assert done.stderr == ""
+    assert done.stdout.endswith("=== cgrace: end ===\n")
+    assert "=== cgrace: jobs ===" not in done.stdout
+    assert observe(done.stdout).versions["kernel"]
+    file = tmp_path / "node.txt"
     file.write_text(f"{done.stdout}=== cgrace: goroutines kubelet 7 ===\n{dump('late-signal-lock')}", encoding="utf-8")
     assert cli.main(["diagnose", str(file)]) == 0
 
