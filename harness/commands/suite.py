@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cgrace.harness.clock import now_ns
 from cgrace.harness.commands import EXIT_CANNOT, EXIT_DIFFERED, EXIT_OK
-from cgrace.harness.commands.common import Progress, baselines_folder, run_async
+from cgrace.harness.commands.common import Progress, baselines_folder, note, run_async
 from cgrace.harness.errors import CgraceError, UsageError
 from cgrace.harness.store import StoredRun
 from cgrace.harness.suite import Case, CaseResult
@@ -110,6 +110,7 @@ def target_of(args: argparse.Namespace) -> TargetName:
 
     name = parse_target(getattr(args, "target", "fake"), allow_host=getattr(args, "allow_host", False))
     if os.geteuid() != 0 and rootless.is_command() and name.kind in ("fake", "container") and not rootless.why_not():
+        note("not root: in a user namespace from here on, where cgroup v1 and the kernel's tracefs are not to be had")
         rootless.enter(sys.argv[1:])
     if name.is_real and args.bus != "embedded":
         raise UsageError(f"--bus is what stands behind the fake systemd; {name.text} has a bus of its own")
