@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -26,8 +26,9 @@ from cgrace.harness.engine.process import environment, pipes
 from cgrace.harness.errors import TargetError
 from cgrace.harness.targets import user
 from cgrace.harness.targets.bus_client import BusClient
-from cgrace.harness.targets.container import ContainerTarget
+from cgrace.harness.targets.container import BOOT_SOURCE, ContainerTarget
 from cgrace.harness.targets.machine import MachineSandbox
+from cgrace.harness.targets.rootless import RANGES
 from cgrace.harness.targets.runs import INIT_SOURCE
 from cgrace.harness.targets.user import UserTarget
 
@@ -129,7 +130,7 @@ async def driver(sandbox: MachineSandbox, target: UserTarget) -> AsyncIterator[S
         shim.close()
 
 
-async def _log_in(machine: ContainerTarget) -> int:
+async def log_in(machine: ContainerTarget) -> int:
     """Give the user a systemd with a bus; its pid as the machine sees it."""
     root = Path(f"/proc/{machine.init_pid}/root")
     run = root / HOME[1:]
@@ -154,22 +155,38 @@ async def _log_in(machine: ContainerTarget) -> int:
         return int(await bus.get(systemd1.unit_path(SERVICE), systemd1.SERVICE, "MainPID"))
 
 
-async def _own_cache(folder: Path) -> None:
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that the user may go into; pytest closes those of its own to others."""
+    made = Path(tempfile.mkdtemp(prefix="users-"))
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+async def own_cache(folder: Path) -> None:
     """A cache that belongs to the user, with what a run needs."""
-    init = await build_go_program(INIT_SOURCE, "cgrace-init")
-    for entry in (init.parent, (await build([find("today")]))["today"].binary.parent):
+    programs = [await build_go_program(INIT_SOURCE, "cgrace-init"), await build_go_program(BOOT_SOURCE, "cgrace-boot")]
+    for entry in (*(one.parent for one in programs), (await build([find("today")]))["today"].binary.parent):
         shutil.copytree(entry, folder / "cgrace/builds" / entry.name)
     for path, _, files in os.walk(folder):
         for name in (".", *files):
             os.chown(f"{path}/{name}", UID, UID)
-    for above in folder.parents:
-        if above.is_relative_to(tempfile.gettempdir()) and above != Path(tempfile.gettempdir()):
-            above.chmod(0o711)
 
 
-async def _as_user(
-    sandbox: MachineSandbox, manager: int, cache_home: Path, script: str, *words: str
-) -> tuple[int, str]:
+def _opened(wanted: Path, scratch: Path) -> str:
+    """Shell commands that show a folder to everybody, where one above it is root's alone (an interpreter below /root)."""
+    closed = next((path for path in reversed(wanted.parents) if not path.stat().st_mode & 0o001), None)
+    if closed is None:
+        return ""
+    aside = scratch / "aside"
+    aside.mkdir(exist_ok=True)
+    return (
+        f"umask 022; mount --bind {closed} {aside}; mount -t tmpfs -o mode=755 tmpfs {closed}; mkdir -p {wanted}; "
+        f"mount --bind {aside / wanted.relative_to(closed)} {wanted}; umount {aside}; "
+    )
+
+
+async def as_user(sandbox: MachineSandbox, manager: int, cache_home: Path, script: str, *words: str) -> tuple[int, str]:
     """Run a Python script as the user: its status, and what it said."""
     reader, writer = os.pipe()
     ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -184,11 +201,16 @@ async def _as_user(
     }
     # It may read what root may, as the interpreter and the cache can be root's alone; it has no other privilege.
     read = ("--inh-caps=-all,+dac_read_search", "--ambient-caps=+dac_read_search")
+    ranges = cache_home / "ranges"
+    ranges.write_text(f"{UID}:100000:65536\n")
+    mounts = "".join(f"mount --bind {ranges} {file}; " for file in RANGES)
+    mounts += _opened(Path(sys.base_prefix), cache_home)
+    apart = ("/usr/bin/unshare", "--mount", "/bin/sh", "-ec", f'{mounts}exec "$@"', "sh")
     become = (shutil.which("setpriv") or "", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", *read)
     with null() as fd:
         await sandbox.spawn(
             "user",
-            [*become, sys.executable, "-c", script, *words],
+            [*apart, *become, sys.executable, "-c", script, *words],
             env=env,
             stdin=fd,
             stdout=writer,
@@ -205,25 +227,23 @@ async def _as_user(
 @needs_root
 @needs_built
 @needs_setpriv
-@pytest.mark.timeout(90)
-def test_runs_without_root_are_undone_and_one_that_was_killed_is_swept(tmp_path: Path) -> None:
+@pytest.mark.timeout(240)
+def test_runs_without_root_are_undone_and_one_that_was_killed_is_swept(folder: Path) -> None:
     """Slices and scopes go after each run, and a stranger's service stays; after kill -9 the user's systemd goes on, and `clean`
     ends what is left."""
 
     async def body(machine: ContainerTarget) -> None:
-        await _own_cache(tmp_path)
+        await own_cache(folder)
         async with machine.sandbox() as sandbox:
-            manager = await _log_in(machine)
-            status, text = await _as_user(sandbox, manager, tmp_path, _INSIDE, "well")
+            manager = await log_in(machine)
+            status, text = await as_user(sandbox, manager, folder, _INSIDE, "well")
             assert status == 0, text
             assert f"{machine.version} undone" in text
-            status, text = await _as_user(sandbox, manager, tmp_path, _INSIDE, "killed")
+            status, text = await as_user(sandbox, manager, folder, _INSIDE, "killed")
             assert status == -signal.SIGKILL, text
-            status, text = await _as_user(
-                sandbox, manager, tmp_path, _CLEAN
-            )  # a systemd that is stopped would not answer
+            status, text = await as_user(sandbox, manager, folder, _CLEAN)  # a systemd that is stopped would not answer
             assert (status, "unit cgrace-t.slice removed" in text) == (0, True), text
-            status, text = await _as_user(sandbox, manager, tmp_path, _CLEAN)
+            status, text = await as_user(sandbox, manager, folder, _CLEAN)
             assert (status, text) == (0, "\n")
 
     on_machine(body, "v2")
