@@ -115,6 +115,9 @@ def test_a_runtime_in_a_name(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         parse_target("container:bookworm@lxc")
     assert "container:bookworm@crun" in caught.value.hint
+    with pytest.raises(UsageError) as caught:
+        parse_target("container:bookworm@podman")
+    assert caught.value.hint.startswith("podman's own runtime")
 
 
 def test_a_runtime_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ def _rows() -> Iterator[Row]:
         found=why or f"can boot it{can}",
         how=how,
     )
-    yield _runtimes(capable=as_root)
+    yield _runtimes(capable=capable)
     for suite, systemd in SUITES.items():
         state = "built" if images.look_up(suite) is not None else ""
         yield _vm(suite, systemd, layouts_of(suite), "QEMU, ssh; once root, mmdebstrap, mke2fs", state)
@@ -149,7 +149,7 @@ def _runtimes(*, capable: bool) -> Row:
         name="container:...@runc",
         systemd="as without @",
         layouts=("v1", "v2"),
-        needs=f"root; as without @, where cgrace boots by itself; {' or '.join(oci.RUNTIMES)} to boot it as an OCI bundle",
+        needs=f"as without @, where cgrace boots by itself; {' or '.join(oci.RUNTIMES)} to boot it as an OCI bundle",
         ready=capable and bool(had),
         found=f"{' and '.join(had)} here" if had else f"no {', no '.join(oci.RUNTIMES)}",
         how="" if had else f"apt install {oci.RUNTIMES[0]}",

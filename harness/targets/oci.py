@@ -40,9 +40,12 @@ def split_runtime(place: str) -> tuple[str, str]:
     if runtime not in RUNTIMES:
         if Path(place).exists():
             return place, ""
+        known = ", ".join(f"container:{before}@{one}" for one in RUNTIMES)
         raise UsageError(
             f"cgrace boots no container by {runtime!r:.40}",
-            hint=f"one of: {', '.join(f'container:{before}@{one}' for one in RUNTIMES)}; without a word it boots it itself",
+            hint=f"podman's own runtime is one of these, without root too: {known}"
+            if runtime == "podman"
+            else f"one of: {known}; without a word it boots it itself",
         )
     return before, runtime
 
