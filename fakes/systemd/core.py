@@ -42,7 +42,8 @@ class Core:
     rewatch: scopes whose processes are to be looked up anew, when there is nothing else to do.
 
     controls: what SetUnitProperties left as files for units that are not transient. watched: units whose cgroup is watched for
-    emptiness. freezing: calls whose answer waits for the kernel.
+    emptiness. freezing: calls whose answer waits until the kernel has frozen the processes, with their callers.
+    waits_for_kernel: the one in hand is such a call.
     """
 
     profile: Profile
@@ -60,6 +61,8 @@ class Core:
     gc: dict[Unit, None] = field(default_factory=dict)
     watched: dict[Unit, None] = field(default_factory=dict)
     rewatch: dict[Unit, None] = field(default_factory=dict)
+    freezing: list[tuple[Message, str]] = field(default_factory=list)
+    waits_for_kernel: bool = False
     now_ns: int = 0
     starts: int = 0
 

@@ -104,7 +104,10 @@ class Manager:
         except Refusal as refusal:
             core.out.error(message, sender, refusal.name, refusal.text)
         else:
-            if answer is not None:
+            if core.waits_for_kernel:
+                core.waits_for_kernel = False
+                core.freezing.append((message, sender))
+            elif answer is not None:
                 core.out.reply(message, sender, *answer)
         return core.take()
 
@@ -160,7 +163,7 @@ class Manager:
     def pending(self) -> bool:
         """Whether a turn would do something."""
         core = self._core
-        return core.is_busy or core.jobs.next_runnable() is not None or bool(core.rewatch)
+        return core.is_busy or core.jobs.next_runnable() is not None or bool(core.rewatch or core.freezing)
 
     def turn(self) -> list[Message]:
         """One thing: what the loop does between events, else the run queue."""
@@ -171,6 +174,11 @@ class Manager:
         core = self._core
         if core.is_busy:
             core.between_events()
+            return core.take()
+        if core.freezing:
+            for message, sender in core.freezing:
+                core.out.reply(message, sender, "", ())
+            core.freezing.clear()
             return core.take()
         job = core.jobs.next_runnable()
         if job is None:

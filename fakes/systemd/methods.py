@@ -227,13 +227,18 @@ def _freezable(core: Core, name: str) -> Unit:
 
 def freeze_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     """Freeze by the v2 freezer."""
-    core.realiser.freeze(_freezable(core, body[0]), frozen=True)
-    return "", ()
+    return _freeze(core, _freezable(core, body[0]), frozen=True)
 
 
 def thaw_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     """Thaw."""
-    core.realiser.freeze(_freezable(core, body[0]), frozen=False)
+    return _freeze(core, _freezable(core, body[0]), frozen=False)
+
+
+def _freeze(core: Core, unit: Unit, *, frozen: bool) -> Answer:
+    """The answer waits for the processes, where there are any and something changes (unit_freezer_complete)."""
+    core.waits_for_kernel = unit.frozen is not frozen and core.realiser.is_populated(unit)
+    core.realiser.freeze(unit, frozen=frozen)
     return "", ()
 
 
