@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from cgrace.harness.errors import TargetError
 from cgrace.harness.targets import roots
 from cgrace.harness.targets.elf import read_elf
-from cgrace.harness.targets.roots import split_over
+from cgrace.harness.targets.roots import build_root, split_over
 from cgrace.harness.targets.roots_tree import INITS, Layers, install_tree, package_of, systemd_version
 
 PROGRAM = Path(shutil.which("env") or "/usr/bin/env").resolve()  # links to libc alone, wherever it is from
@@ -221,3 +222,13 @@ def test_a_build_is_held_against_its_suite(capsys: pytest.CaptureFixture[str]) -
     assert not parse_target("container:trixie").is_build
     assert main(["reproduce", "1780", "--target", "container:trixie+/srv/tree", "--record"]) == 2
     assert "of a suite" in capsys.readouterr().err
+
+
+@HERE
+def test_a_program_that_is_no_systemd(tmp_path: Path) -> None:
+    """What does not say which systemd it is is no machine's init."""
+    suite = next((one for one in ("trixie", "bookworm") if roots.look_up(one)), "")
+    if not suite:
+        pytest.skip("no root is built here yet")
+    with pytest.raises(TargetError, match="which systemd"):
+        asyncio.run(build_root(f"{suite}+{tree(tmp_path, PROGRAM.read_bytes())}"))

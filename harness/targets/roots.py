@@ -72,6 +72,8 @@ async def build_root(suite: str, *, progress: Callable[[str], None] = lambda _: 
     if over:
         below = await build_root(base, progress=progress)
         tree = await asyncio.to_thread(install_tree, over, below.folder / "root", base)
+        if not tree.version:
+            raise TargetError(f"{over} has a {tree.inits[0][1:]} that does not say which systemd it is")
         note = {**below.note, "suite": suite, "packages": {**below.note["packages"], "systemd": tree.version}}
         return replace(below, suite=suite, over=tree, note=note)
     if roots_own.is_own(suite):
