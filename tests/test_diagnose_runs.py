@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from pathlib import Path
 
 import pytest
@@ -24,11 +23,10 @@ from cgrace.harness.suite import Case
 from cgrace.harness.trace import Trace, read_trace
 from cgrace.harness.verdict import Invariant, Verdict
 
-COMMANDS = ("crun", "runc")
 # What their dumps alone do not tell: only the messages do (one job for two calls), or the list of jobs, which is not empty there.
 MESSAGES_TELL = ("corpus/two_stops_one_job", "corpus/accepted_never_started")
 FOLDERS = ["runc_1780", "corpus", "core", "primers"]
-DRIVERS = ["rc4", "wait-forever", "timeout", "err-nil", "buffered", "fleet", "today", "crun", "runc"]
+DRIVERS = ["rc4", "wait-forever", "timeout", "err-nil", "buffered", "fleet", "today"]
 DUMPED = {Invariant.NO_DEADLOCK, Invariant.BOUNDED_LATENCY, Invariant.DRIVER_ALIVE}
 Taken = list[tuple[str, Trace]]
 
@@ -36,9 +34,7 @@ Taken = list[tuple[str, Trace]]
 def picked() -> list[Case]:
     """Of each scenario, of all drivers that come to the same there, the oldest and the newest; where nobody can have a dump, the
     oldest alone, and none that takes half a minute."""
-    drivers = [
-        spec for name in DRIVERS for spec in (find_all(name) if name not in COMMANDS or shutil.which(name) else ())
-    ]
+    drivers = [spec for name in DRIVERS for spec in find_all(name)]
     groups: dict[tuple[object, ...], list[Case]] = {}
     for case in plan(find_scenarios(FOLDERS), drivers):
         wrong = tuple(pair for one in case.expected for pair in one.violated)

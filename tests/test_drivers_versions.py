@@ -11,6 +11,7 @@ from cgrace.harness.drivers import gobuild, gomod, versions
 from cgrace.harness.drivers.base import UNITS
 from cgrace.harness.drivers.build import build
 from cgrace.harness.drivers.catalogue import find, listed
+from cgrace.harness.drivers.commands import machine_commands
 from cgrace.harness.drivers.recipe import recipe
 from cgrace.harness.errors import DriverError
 from cgrace.harness.scenario import releases, words
@@ -91,7 +92,7 @@ def test_the_fleet_is_one_of_each_step() -> None:
     fleet = [spec.name for spec in versions.fleet()]
     assert len(fleet) == len(set(fleet)) == 21
     picked = [spec.name for spec in pick_drivers(["today", "fleet", "runc@1.1.5"])]
-    assert picked == ["today", *fleet]
+    assert picked == ["today", *fleet, *(spec.name for spec in machine_commands())]
     steps = {spec.generation for spec in versions.fleet()}
     assert steps >= {
         "checked",

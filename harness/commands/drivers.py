@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from cgrace.harness.drivers.base import DriverSpec
 
 HINT = """\
-* taken when no --driver is given; + of `--driver fleet`, one a step in behaviour. What is not built is built when asked for.
+* taken when no --driver is given; + of `--driver fleet`, one a step in behaviour and this machine's commands. What is not built is
+built when asked for.
 Behind a release, +go-systemd@VERSION or +godbus@VERSION links that one, +rootless asks the user's systemd. A version that is
 not listed is taken to be like the one before it. A checkout of your own: --driver source:PATH
 runc and crun are this machine's commands, and runc-cli@VERSION builds that of a release. Your own: runc:PATH, crun:PATH, and
@@ -29,8 +30,9 @@ def drivers(args: argparse.Namespace) -> int:
     from cgrace.reports.machine import document
 
     default = {spec.name for spec in default_drivers()}
-    steps = {spec.name for spec in fleet()}
-    specs = [*listed(), *machine_commands()]
+    commands = machine_commands()
+    steps = {spec.name for spec in (*fleet(), *commands)}
+    specs = [*listed(), *commands]
     built = is_built(specs)
     if args.json:
         told = [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cgrace.harness.drivers import versions
 from cgrace.harness.drivers.base import DriverSpec
-from cgrace.harness.drivers.commands import find_command
+from cgrace.harness.drivers.commands import find_command, machine_commands
 from cgrace.harness.drivers.ladder import RELEASED, RUNGS
 from cgrace.harness.drivers.reference import find_reference
 from cgrace.harness.errors import DriverError
@@ -138,8 +138,9 @@ def _meant_release(name: str) -> str | None:
 
 
 def find_all(name: str) -> tuple[DriverSpec, ...]:
-    """What a name on a command line stands for: `fleet` for one driver of each step in behaviour, else the driver of that name."""
-    return versions.fleet() if name == FLEET else (find(name),)
+    """What a name on a command line stands for: `fleet` for one driver of each step in behaviour and the commands that this machine
+    has, else the driver of that name."""
+    return (*versions.fleet(), *machine_commands()) if name == FLEET else (find(name),)
 
 
 def listed() -> tuple[DriverSpec, ...]:
