@@ -178,13 +178,12 @@ def _release(core: Core, unit: Unit) -> None:
 def process_ended(core: Core, pid: int, *, late: bool = False) -> None:
     """systemd heard of the end of a child: the scopes that watched it look again. pid: an outer one. late: after it looked
     whether what is down can be collected: nothing makes it look again."""
-    for unit in tuple(core.watched):
-        if unit.is_down:
-            if not late:
-                _release(core, unit)
-        elif pid in unit.living:
+    for unit in core.units:
+        if pid in unit.living:
             unit.living.discard(pid)
             core.rewatch[unit] = None
+        elif not late and unit.is_down and unit in core.watched:
+            _release(core, unit)
 
 
 def watch_again(core: Core) -> None:
@@ -194,12 +193,17 @@ def watch_again(core: Core) -> None:
     while core.rewatch:
         unit = next(iter(core.rewatch))
         del core.rewatch[unit]
-        if main is None or unit.is_down:
+        if main is None or not unit.realised:
             continue
         alive = (pid for pid in unit.living if core.tree.locate(main.name, pid) is not None)
         unit.living = {*alive, *core.tree.procs(main.name, unit.cgroup, recursive=True)}
-        if not unit.living:
+        if unit.living:
+            continue
+        core.consider(unit)
+        if not unit.is_down:
             _ran_empty(core, unit)
+        elif core.profile.prunes_empty:
+            core.realiser.prune(unit)
 
 
 def _ran_empty(core: Core, unit: Unit) -> None:

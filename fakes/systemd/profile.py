@@ -62,6 +62,7 @@ class Profile:
     stop_waits_v1: whether a stop job waits until the cgroup is empty.
     cpuacct_joined: cpuacct is taken for mounted together with cpu: where it is not, processes are moved in it all the same, but
     its directories are neither made nor removed.
+    prunes_empty: when the cgroup of a unit that is down runs empty it is removed (cgroup.c, on_cgroup_empty_event).
     collects_populated: a unit is collected although a process is in its cgroup. bfq_scaled: a blkio weight is scaled to bfq's
     range. quota_step_us: what CPUQuotaPerSecUSec is rounded down to in the unit's file, as a reload shows.
     pids_checked: PIDs= are checked at the call. any_pid_fails: one missing process of several fails the job.
@@ -94,6 +95,7 @@ class Profile:
     family_on_free: bool
     stop_waits_v1: str
     collects_populated: bool
+    prunes_empty: bool
     cpuacct_joined: bool
     bfq_scaled: bool
     quota_step_us: int
