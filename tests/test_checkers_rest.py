@@ -161,6 +161,24 @@ def test_a_fault_on_steps_that_failed_could_not_act() -> None:
     assert lone(fired.check(fault_run(fault, (20, ev.StepReturned(step="first"))))).verdict is Verdict.VIOLATED
 
 
+def test_an_answer_to_a_driver_that_was_killed_need_not_come() -> None:
+    """Whether a real systemd still answers before its bus has seen that is a matter of luck; that it was asked is not."""
+    answer = Match(text="x", kind="answer", member="StartTransientUnit", unit="late.slice")
+    kill = Peer(id="killed", when=point("StartTransientUnit of late.slice seen"), peer="driver", do="kill")
+    asked = (11, call(1, "late.slice"))
+    killed = (12, ev.FaultFired(fault="killed", grade=Grade.LEGAL, what="driver kill"))
+
+    def of_drop(*told: tuple[float, Event]) -> Verdict:
+        done = trace(
+            scenario(kill, Drop(id="lost", match=answer)), *start(), (10, called("first")), *told, (60, ended())
+        )
+        return next(one.verdict for one in fired.check(done) if one.subject == "lost")
+
+    assert of_drop(asked, killed) is Verdict.HOLDS
+    assert of_drop(asked) is Verdict.VIOLATED
+    assert of_drop(killed) is Verdict.VIOLATED
+
+
 def test_an_unmet_order_is_named() -> None:
     """A run that could not be what was asked for is not judged by its other findings."""
     told = trace(scenario(), *start(), (60, ev.RunEnded(why="unmet order", text="a before b")))

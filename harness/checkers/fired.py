@@ -104,6 +104,10 @@ def _judge(run: Run, fault: ft.Fault, acted: dict[str, int]) -> Finding:
         return _holds(fault, f"{fault.id} had no chance to act: the run ended before ({run.ended_why})")
     if (failed := _steps_failed(run, fault)) is not None:
         return _holds(fault, f"{fault.id} had no chance to act: {failed.title} failed before")
+    if _nobody_hears(run, fault, acted):
+        return _holds(
+            fault, f"{fault.id} had nothing to act on: who had asked was killed, and whether an answer came is all one"
+        )
     line = f" (line {fault.line} of the scenario)" if fault.line else ""
     hint = _hint(run, fault)
     return Finding(
@@ -154,6 +158,24 @@ def _unit(fault: ft.Fault) -> str:
         return fault.path.rsplit("/", 1)[-1]
     unit = match.unit if match is not None else str(getattr(fault, "unit", ""))
     return when.subject if not unit and when is not None and when.kind in _BUS_POINTS else unit
+
+
+def _nobody_hears(run: Run, fault: ft.Fault, acted: dict[str, int]) -> bool:
+    """Whether an answer that was not to arrive had nobody to go to: the driver was killed behind the call. A real systemd may still
+    answer before its bus has seen that, or not."""
+    if not isinstance(fault, ft.Drop) or fault.match.kind != "answer":
+        return False
+    kills = (
+        one
+        for one in run.scenario.faults
+        if isinstance(one, ft.Peer) and one.do == "kill" and one.peer in run.scenario.processes
+    )
+    match = fault.match
+    return any(one.id in acted for one in kills) and any(
+        (m.message.kind, m.message.member) == ("call", match.member) and match.unit in ("", m.message.unit)
+        for m in run.messages.values()
+        if not m.message.probe
+    )
 
 
 def _steps_failed(run: Run, fault: ft.Fault) -> StepRun | None:

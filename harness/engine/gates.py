@@ -124,8 +124,13 @@ class Gates:
         elif gate.job:
             self._control.call("CancelJob", "u", gate.job)
 
+    def closed(self, fault: GateFault) -> bool:
+        """Whether it keeps back what comes now; not so before the unit has started for the first time, of a stop job."""
+        gate = self._gates.get(fault.id)
+        return gate is not None and gate.armed and not gate.open
+
     def end(self, fault: ft.JobEnds, job: str) -> None:
-        """The unit's job is there: end it as the fault wants it. job: its path."""
+        """The unit's job is there, behind its gate: end it as the fault wants it. job: its path."""
         if fault.result == "canceled":
             self._control.call("CancelJob", "u", _number(job))
         if fault.result != "timeout":

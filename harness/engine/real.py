@@ -217,7 +217,7 @@ class RealSystemd:
                 continue
             if isinstance(fault, ft.JobEnds):
                 self._gates.end(fault, job.job)
-            elif not (keep := self._plan.keeps[fault.id]).open:
+            elif self._gates.closed(fault) and not (keep := self._plan.keeps[fault.id]).open:
                 keep.keeps = True
                 self._jobs.blocked(job.job)
                 self._fired(fault, fault.what)
