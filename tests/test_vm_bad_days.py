@@ -6,6 +6,7 @@ They boot where that was asked for: CGRACE_TEST_VM=vm:sid:v2.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -96,12 +97,21 @@ def test_a_guest_that_hangs_at_boot(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_host_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the guest writes finds no room: it is said as that, and the machine is not waited for."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "cgrace-test", str(tmp_path)], check=True)
+    """What the guest writes finds no room: that is its end, at once, and it is said as that."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "cgrace-test", str(tmp_path)], check=True)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    async def go() -> None:
+        image = await images.build_image(parse_remote(BOOT).which)
+        async with VmTarget.open(SuiteGuest(image), layout="v2") as target:
+            with contextlib.suppress(TargetError):
+                await target.channel.run("dd if=/dev/urandom of=/fill bs=1M count=64; sync")
+            assert "no room" in await asyncio.wait_for(asyncio.shield(target.stopped), 10)
+            raise target.channel.lost()
+
     try:
-        error = fails(boot(""))
-        assert "no room" in error.message or "No space left" in error.message
+        error = fails(go)
+        assert "was lost" in error.message and "this machine has no room" in error.detail
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
 
