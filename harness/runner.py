@@ -124,6 +124,8 @@ def versions() -> dict[str, str]:
 
 async def run_case(case: Case, place: Place, store: Path | None, *, expect_clean: bool = False) -> CaseResult:
     """Run and judge one case. The trace is on disk before it is judged. The time counts from where it has its place."""
+    if case.refused:
+        raise UnavailableError(case.refused)
     place.check(case.scenario, case.setting, case.driver)
     built = place.built[case.driver.name]
     path = None if store is None else store / f"{file_name(case)}.jsonl"

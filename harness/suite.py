@@ -16,7 +16,7 @@ class Case:
     """One scenario in one of its settings on one driver. `turn` tells repetitions of the same case apart, from 0.
 
     target: where it runs, without the layout. recorded: its scenario expects what was seen there before, and not what history
-    says; note: why that is otherwise than history has it, where it is.
+    says; note: why that is otherwise than history has it, where it is. refused: why it is not to be run there, "" where it is.
     """
 
     scenario: Scenario
@@ -26,6 +26,7 @@ class Case:
     target: str = "fake"
     recorded: bool = False
     note: str = ""
+    refused: str = ""
 
     @property
     def id(self) -> str:

@@ -17,7 +17,7 @@ from cgrace.harness.scenario.model import Setting
 from cgrace.harness.scenario.parse import load, load_tree
 from cgrace.harness.scenario.real import placed_on, settings_on
 from cgrace.harness.scenario.recorded import Recorded, Row, file_of, read, steady, story_of, write
-from cgrace.harness.scenario.rules import Rule, read_rules, why
+from cgrace.harness.scenario.rules import Rule, chance, read_rules, read_unsteady, why
 from cgrace.harness.targets.registry import parse_target, systemd_number
 from cgrace.harness.verdict import Invariant
 
@@ -177,6 +177,23 @@ def test_each_rule_is_shown_by_a_probe() -> None:
         assert inside, rule
         assert all(answer == inside[0] for answer in inside), rule
         assert all(answer != inside[0] for answer in outside), rule
+
+
+def test_what_comes_out_by_chance_is_not_recorded(tmp_path: Path) -> None:
+    """It is known by scenario and generation, with the reason, and no record holds anything of it."""
+    cases = read_unsteady(baselines_folder())
+    names = {s.name for folder in scenarios_folder().iterdir() if folder.is_dir() for s in load_tree(folder)}
+    assert cases and all(set(one.scenarios) <= names for one in cases)
+    assert "by chance" in chance(cases, "corpus/controller_deleted_in_the_wait", "async")
+    assert not chance(cases, "corpus/controller_deleted_in_the_wait", "today")
+    for path in baselines_folder().glob("story-*.json"):
+        recorded = read(path)
+        assert recorded is not None
+        assert not [(name, driver) for name, driver in recorded.rows if chance(cases, name, driver.partition("@")[0])]
+    assert read_unsteady(tmp_path) == ()
+    (tmp_path / "rules.toml").write_text("[[unsteady]]\n", encoding="utf-8")
+    with pytest.raises(CgraceError, match="no list of unsteady"):
+        read_unsteady(tmp_path)
 
 
 def test_a_rule_explains_its_rows_and_no_others() -> None:

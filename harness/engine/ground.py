@@ -10,7 +10,7 @@ from cgrace.harness.drivers.base import DriverSpec
 from cgrace.harness.scenario.model import Scenario, Setting
 from cgrace.harness.scenario.real import placed_on, settings_on
 from cgrace.harness.scenario.recorded import Recorded, Row, file_of, read, story_of
-from cgrace.harness.scenario.rules import Rule, read_rules, why
+from cgrace.harness.scenario.rules import Rule, Unsteady, chance, read_rules, read_unsteady, why
 from cgrace.harness.suite import Case
 from cgrace.harness.targets.registry import Facts
 from cgrace.harness.targets.roots_build import SUITES
@@ -25,6 +25,7 @@ class Ground:
     facts: Facts
     folder: Path
     _rules: tuple[Rule, ...] | None = None
+    _unsteady: tuple[Unsteady, ...] | None = None
     _read: dict[tuple[str, str], Recorded | None] = field(default_factory=dict)
 
     def settings(self, scenario: Scenario) -> tuple[Setting, ...]:
@@ -52,6 +53,7 @@ class Ground:
             driver=driver,
             target=self.facts.name.base,
             recorded=row is not None,
+            refused=chance(self.unsteady, scenario.name, driver.generation),
             note=why(self.rules, scenario.name, driver.name, systemd=self.facts.systemd, layout=setting.layout),
         )
 
@@ -61,6 +63,13 @@ class Ground:
         if self._rules is None:
             self._rules = read_rules(self.folder)
         return self._rules
+
+    @property
+    def unsteady(self) -> tuple[Unsteady, ...]:
+        """What comes out by chance there."""
+        if self._unsteady is None:
+            self._unsteady = read_unsteady(self.folder)
+        return self._unsteady
 
     def row(self, scenario: Scenario, layout: str, driver: str) -> Row | None:
         """What was recorded of a driver."""

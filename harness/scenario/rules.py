@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cgrace.harness.errors import CgraceError
 
@@ -44,15 +44,45 @@ class Rule:
         return f"{self.says} (probe {self.probe})"
 
 
-def read_rules(folder: Path) -> tuple[Rule, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsteady:
+    """Cases that come out by chance on a real systemd, which nothing in the scenario orders. drivers: generations; (): any."""
+
+    scenarios: tuple[str, ...]
+    drivers: tuple[str, ...]
+    says: str
+
+
+def read_unsteady(folder: Path) -> tuple[Unsteady, ...]:
     """Those beside the baselines; none where there is no file. CgraceError where it says something else."""
     path = folder / FILE
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tuple(
+            Unsteady(scenarios=tuple(one["scenarios"]), drivers=tuple(one["drivers"]), says=str(one["says"]))
+            for one in _data(path).get("unsteady", ())
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CgraceError(f"this is no list of unsteady cases: {error!r}", file=path) from None
+
+
+def chance(cases: Iterable[Unsteady], scenario: str, generation: str) -> str:
+    """Why a case comes out by chance, "" where it does not."""
+    found = (one.says for one in cases if scenario in one.scenarios and (not one.drivers or generation in one.drivers))
+    return next(found, "")
+
+
+def _data(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return ()
+        return {}
     except (OSError, ValueError) as error:
         raise CgraceError(f"the rules cannot be read: {error}", file=path) from None
+
+
+def read_rules(folder: Path) -> tuple[Rule, ...]:
+    """Those beside the baselines; none where there is no file. CgraceError where it says something else."""
+    path = folder / FILE
     try:
         return tuple(
             Rule(
@@ -64,7 +94,7 @@ def read_rules(folder: Path) -> tuple[Rule, ...]:
                 says=str(one["says"]),
                 probe=str(one["probe"]),
             )
-            for one in data["rules"]
+            for one in _data(path).get("rules", ())
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CgraceError(f"this is no list of rules: {error!r}", file=path) from None
