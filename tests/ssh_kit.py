@@ -151,7 +151,7 @@ def cgrace_of(folder: Path, *words: str) -> Done:
 
 def ended(process: subprocess.Popen[str]) -> Done:
     """Wait for its end."""
-    text, said = process.communicate(timeout=600)
+    text, said = process.communicate(timeout=1200)  # an emulated machine on a busy one
     return Done(process.returncode, text, said)
 
 
