@@ -17,9 +17,8 @@ from cgrace.harness.validate.sequences.judge import Excuse, Found, Judge, excuse
 from cgrace.harness.validate.sequences.program import Act, Program
 from cgrace.harness.validate.sequences.shrink import shrink, smaller
 
-PAIRS = (("247", "bullseye"), ("257", "trixie"))
-SEQUENCES = 100
-DIFFER_MAX = 10  # of the hundred: what is still to be mended is in the report of `validate --differential`
+PAIRS = (("247", "bullseye"), ("252", "bookworm"), ("257", "trixie"))
+SEQUENCES = 60
 
 
 def stop(unit: str) -> Act:
@@ -94,7 +93,7 @@ def test_the_list_of_differences_can_be_read() -> None:
 @pytest.mark.parametrize(("profile", "suite"), PAIRS)
 @pytest.mark.timeout(300)
 def test_the_fake_does_as_the_real_one(profile: str, suite: str) -> None:
-    """A hundred sequences on both: no more differ than are known to, and each difference is made small."""
+    """The same sixty sequences on both: none differs but as written down."""
     if not roots.look_up(suite):
         pytest.skip(f"no root of {suite} is built here (tests do not download one)")
 
@@ -107,4 +106,4 @@ def test_the_fake_does_as_the_real_one(profile: str, suite: str) -> None:
     except TargetError as error:
         pytest.skip(error.message)
     assert result.played == SEQUENCES
-    assert result.differing <= DIFFER_MAX, "\n\n".join(str(one) for one in result.found)
+    assert not result.differing, "\n\n".join(str(one) for one in result.found)

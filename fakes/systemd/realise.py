@@ -197,7 +197,6 @@ class Realiser:
         if unit.phantom or (unit.realised and target <= unit.realised_mask and enable <= unit.enabled_mask):
             return
         self._update(unit, unit.realised_mask | target, unit.enabled_mask | enable)
-        self._look_again(unit)
 
     def _disable_down(self, unit: Unit) -> None:
         """A member that lacks something is first brought to what it has and is to keep (unit_realize_cgroup_now_disable)."""
@@ -209,14 +208,16 @@ class Realiser:
             if target <= member.realised_mask and enable <= member.enabled_mask:
                 continue
             self._update(member, member.realised_mask & target, member.enabled_mask & enable)
-            self._look_again(member)
 
     def _look_again(self, unit: Unit) -> None:
+        """What its siblings were realised for is no longer sure to hold for each."""
         if unit.slice is not None:
             unit.slice.family_mask = None
 
     def _update(self, unit: Unit, target: frozenset[str], enable: frozenset[str]) -> None:
         """unit_update_cgroup."""
+        if unit.realised and unit.realised_mask != target:
+            self._look_again(unit)
         if self.is_v2:
             fresh = self._update_v2(unit, target, enable)
         elif self._profile.trim == "before":

@@ -37,6 +37,8 @@ REST_S_MAX: Final = 60.0
 GONE_S_MAX: Final = 20.0
 _LOOKS: Final = 3
 _Item = TypeVar("_Item")
+# Which of several jobs in the way is named hangs on a hash map of pointers (transaction.c, transaction_is_destructive).
+_IN_THE_WAY: Final = re.compile(r"(is destructive \()\S+(?= has)")
 _JOB_NUMBER: Final = re.compile(r"\bjob \d+\b")
 _ACCOUNTING: Final = ("MemoryAccounting", "CPUAccounting", "BlockIOAccounting", "TasksAccounting", "IOAccounting")
 _SIGNATURES: Final = {
@@ -94,6 +96,7 @@ class Part(Words):
             return "no answer"
         if message.type is MessageType.ERROR:
             text = self.plain(str(message.body[0])) if message.body else ""
+            text = _IN_THE_WAY.sub(r"\1<one>", text)
             return f"{short(message.error_name)}: {_JOB_NUMBER.sub('job <number>', text)}"
         body = self.plain(list(message.body))
         return "replied" if not body else body[0] if len(body) == 1 else body
