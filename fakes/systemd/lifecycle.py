@@ -186,24 +186,25 @@ def process_ended(core: Core, pid: int, *, late: bool = False) -> None:
             _release(core, unit)
 
 
-def watch_again(core: Core) -> None:
+def watch_again(core: Core) -> bool:
     """On v1 a scope watches the processes in its cgroup, and those that it watched before and that live; when there is none, it is
-    at its end (unit.c, on_rewatch_pids_event."""
+    at its end (unit.c, on_rewatch_pids_event). One scope at a time; False when there is none to look at."""
+    if not core.rewatch:
+        return False
+    unit = next(iter(core.rewatch))
+    del core.rewatch[unit]
     main = core.realiser.main
-    while core.rewatch:
-        unit = next(iter(core.rewatch))
-        del core.rewatch[unit]
-        if main is None or not unit.realised:
-            continue
-        alive = (pid for pid in unit.living if core.tree.locate(main.name, pid) is not None)
-        unit.living = {*alive, *core.tree.procs(main.name, unit.cgroup, recursive=True)}
-        if unit.living:
-            continue
+    if main is None or not unit.realised:
+        return True
+    alive = (pid for pid in unit.living if core.tree.locate(main.name, pid) is not None)
+    unit.living = {*alive, *core.tree.procs(main.name, unit.cgroup, recursive=True)}
+    if not unit.living:
         core.consider(unit)
         if not unit.is_down:
             _ran_empty(core, unit)
         elif core.profile.prunes_empty:
             core.realiser.prune(unit)
+    return True
 
 
 def _ran_empty(core: Core, unit: Unit) -> None:

@@ -182,9 +182,7 @@ class Manager:
             return core.take()
         job = core.jobs.next_runnable()
         if job is None:
-            had = bool(core.rewatch)
-            lifecycle.watch_again(core)
-            return core.take() if had else core.take() or None
+            return core.take() if lifecycle.watch_again(core) else core.take() or None
         while job is not None:
             lifecycle.run_job(core, job)
             job = core.jobs.next_runnable()

@@ -22,6 +22,7 @@ from cgrace.harness.validate.machine import START, WHOLE, Gate, Machine, Machine
 
 _NS_PER_S = 1_000_000_000
 _TURNS_MAX = 100_000
+_BURIAL_S = 0.005  # who is let go at once ends at once
 
 
 class FakeMachine:
@@ -37,6 +38,8 @@ class FakeMachine:
         self.layout = name.layout
         self._sandbox = sandbox
         self._dead: set[int] = set()
+        self._ended: list[Worker] = []
+        self._burial: asyncio.TimerHandle | None = None
         self.late_deaths = False
         self.tree = KernelTree(sandbox.hierarchies, outer=self._outer)
         which, _, place = name.which.partition(WHOLE)
@@ -132,7 +135,7 @@ class FakeMachine:
     def close(self) -> None:
         """Take no more turns, and let go of the tree."""
         self._closed = True
-        for handle in (self._soon, self._timer):
+        for handle in (self._soon, self._timer, self._burial):
             if handle is not None:
                 handle.cancel()
         self.tree.close()
@@ -151,15 +154,27 @@ class FakeMachine:
             if self._closed:
                 return
             self._dead.add(worker.pid)
-            self._pass_time()
-            if self.layout == "v1":  # PID 1 hears of its children alone; of a cgroup that ran empty nobody tells it
-                self._emit(self.manager.process_ended(worker.pid_outer, late=self.late_deaths) if adopted else [])
-            else:
-                self._emit(self.manager.poll_empty())
-            self._later()
+            if adopted:
+                self._ended.append(worker)
+            if not self.late_deaths:
+                self._bury()
+            elif self._burial is None:
+                self._burial = self._loop.call_later(_BURIAL_S, self._bury)
 
         worker = await spawn_worker(self._sandbox, self.tree, stubborn=stubborn, ended=ended)
         return worker
+
+    def _bury(self) -> None:
+        """The manager hears of those that ended, of one after the other as waitid(2) finds them: the first that was born first."""
+        self._burial = None
+        ended, self._ended = sorted(self._ended, key=lambda one: one.pid), []
+        self._pass_time()
+        if self.layout == "v1":  # PID 1 hears of its children alone; of a cgroup that ran empty nobody tells it
+            for worker in ended:
+                self._emit(self.manager.process_ended(worker.pid_outer, late=self.late_deaths))
+        else:
+            self._emit(self.manager.poll_empty())
+        self._later()
 
     def _outer(self, pid: int) -> int | None:
         return None if pid in self._dead else self._sandbox.outer(pid)
