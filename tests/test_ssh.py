@@ -20,7 +20,7 @@ from cgrace.harness.targets.remote_runtime import interpreter_part
 
 pytestmark = [needs_sshd, pytest.mark.timeout(400)]
 QUICK = ("core/exec_scope", "core/late_job", "core/lost_signal", "core/no_reply_scope")
-WAIT_S_MAX = 60.0
+WAIT_S_MAX = 180.0
 
 
 @pytest.fixture(scope="module")

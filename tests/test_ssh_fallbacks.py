@@ -19,6 +19,7 @@ import lacking
 import pytest
 from ssh_kit import NEWER
 
+from cgrace.harness.cli import main
 from cgrace.harness.engine import sight
 from cgrace.harness.errors import TargetError, UnavailableError
 from cgrace.harness.events import CgroupMade, CgroupRemoved, Event, WitnessLost
@@ -264,3 +265,15 @@ def test_the_survey_of_an_old_kernel() -> None:
         assert not rows[name]["ok"] and ": " in rows[name]["found"], rows[name]
     assert rows[WITNESS]["ok"] == Path("/sys/kernel/tracing/instances").is_dir()
     assert rows["process tree"]["ok"] and rows["pids"]["ok"]
+
+
+@pytest.mark.parametrize(("target", "known"), [("fake", True), ("nobody", False)])
+def test_doctor_of_what_stands_here(target: str, known: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """The fake runs everything where a driver can be stopped in a call; what is no target is an error of the command line."""
+    status = main(["doctor", "--target", target, "--json"])
+    said = capsys.readouterr().out
+    assert status == (0 if known else 2)
+    if known:
+        told = json.loads(said)
+        assert {row["name"] for row in told["checks"]} >= {"witness", "pidfd", "held calls"}
+        assert all("user notification" in one["reason"] for one in told["cannot_run"])

@@ -67,13 +67,15 @@ async def survey(name: TargetName, progress: Callable[[str], None] = lambda _: N
         async with open_machine(name.text, progress=progress) as machine:
             return await _remote(machine, progress)
     checks = await asyncio.to_thread(lambda: tuple(survey_inside.look()))
+    if name.kind in ("fake", "container"):  # they bring a bus and namespaces of their own
+        checks = tuple(one for one in checks if one.name not in (survey_inside.BUS, survey_inside.NAMESPACE))
     if name.kind == "fake":
-        return Survey(checks=tuple(one for one in checks if one.name != survey_inside.BUS), layouts=("v1", "v2"))
-    if name.kind == "container":
-        checks = tuple(one for one in checks if one.name != survey_inside.BUS)  # it brings its own
+        return Survey(checks=checks, layouts=("v1", "v2"))
     facts = await describe(name, progress)
     found = Check(name="systemd", ok=True, found=facts.version, needed_for="everything")
-    return Survey(checks=(found, *checks), systemd=facts.systemd, layouts=facts.layouts)
+    return Survey(
+        checks=(found, *checks), systemd=facts.systemd, layouts=(name.wanted,) if name.wanted else facts.layouts
+    )
 
 
 async def _remote(machine: RemoteMachine, progress: Callable[[str], None]) -> Survey:

@@ -37,6 +37,7 @@ from cgrace.harness.witnesses.waits import lists_children
 WITNESS: Final = "witness"
 HELD_CALLS: Final = "held calls"
 BUS: Final = "bus"
+NAMESPACE: Final = "cgroup namespace"
 SYSCALL: Final = "thread waits"
 NEEDED: Final = frozenset({BUS, SYSCALL})
 _UNSHARE: Final = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x02000000) != 0)"  # CLONE_NEWCGROUP
@@ -55,7 +56,7 @@ def look() -> Iterator[Check]:
         instead="such scenarios cannot run here",
     )
     yield _check(
-        "cgroup namespace",
+        NAMESPACE,
         "targets fake and container on that machine; not for its own systemd",
         _cgroup_namespace,
         there="not used: a run's processes live in the machine's own namespaces",
