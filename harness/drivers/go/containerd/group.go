@@ -43,7 +43,17 @@ func (g *group) Apply(pid int) error {
 
 func (g *group) Destroy() error { return g.inner.DeleteSystemd() }
 
-func (g *group) Set(r *shim.Resources) error { return g.inner.Update(limits(r)) }
+// updater is what a manager of 1.0.1 is not yet.
+type updater interface {
+	Update(*cgroup2.Resources) error
+}
+
+func (g *group) Set(r *shim.Resources) error {
+	if inner, can := any(g.inner).(updater); can {
+		return inner.Update(limits(r))
+	}
+	return unsupported("set")
+}
 
 func (g *group) Freeze(frozen bool) error {
 	if frozen {
