@@ -143,10 +143,10 @@ def test_a_process_joins_a_unit_by_way_of_systemd(tmp_path: Path) -> None:
 
 RECORDED = (
     "job_canceled",
-    "unit_exists_stopping",
+    "two_stops_one_job",
     "destroy_twice",
     "slice_with_live_scope_stopped",
-    "stop_crosses_start",
+    "unit_exists_starting",
 )
 
 
