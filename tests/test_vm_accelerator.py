@@ -142,6 +142,10 @@ class FakeQemu:
         """What is on its console."""
         return self.does if self.does == SPEAKS else ""
 
+    def starved_ns(self) -> int:
+        """Never."""
+        return 0
+
     def cpu_s(self) -> float:
         """None taken."""
         return 0.0

@@ -123,10 +123,10 @@ def test_a_booted_machine() -> None:
         async with open_machine(BOOT) as machine:
             assert isinstance(machine, RemoteVm)
             await machine.reset()
-            filled = await machine.channel.run("dd if=/dev/zero of=/fill bs=1M; echo more > /more")
+            filled = await machine.channel.run("for n in 1 2 3 4 5; do fallocate -l 500M /fill$n || exit; done")
             assert not filled.ok and "No space left" in filled.stderr.decode()
             await machine.reset()
-            assert (await machine.channel.run("echo more > /more && ! test -e /fill")).ok
+            assert (await machine.channel.run("echo more > /more && ! test -e /fill1")).ok
             async with machine.worker("cgrace.harness.targets.remote_echo") as worker:
                 assert await worker.ask("before") == "before"
                 await machine.channel.run("(sleep 1; echo c > /proc/sysrq-trigger) > /dev/null 2>&1 &")
@@ -146,6 +146,8 @@ def started(desk: Desk, word: str) -> tuple[subprocess.Popen[str], str]:
     for line in process.stderr:
         if word in line:
             break
+    else:
+        raise AssertionError(process.communicate())
     name = next(path.name for path in desk.tmp.iterdir() if path.name.startswith(f"cgrace-{process.pid}-"))
     return process, name.rpartition("-c")[0] or name
 

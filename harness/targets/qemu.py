@@ -259,6 +259,16 @@ class Qemu:
         stat = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8", errors="replace")
         return sum(map(int, stat[stat.rindex(")") + 2 :].split()[11:13])) / os.sysconf("SC_CLK_TCK")
 
+    def starved_ns(self) -> int:
+        """For how long the thread of it that waited most could have run and was not let (Linux, Documentation/scheduler/
+        sched-stats.rst: the second number of schedstat); 0 where that is not told."""
+        waited = 0
+        if self._process is not None:
+            for task in Path(f"/proc/{self._process.pid}/task").glob("*/schedstat"):
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    waited = max(waited, int(task.read_text(encoding="ascii").split()[1]))
+        return waited
+
     def why(self) -> str:
         """Why it is gone, "" while it is there. Blocks for a moment where it has just died."""
         if self._process is None or self.console is None:

@@ -20,8 +20,9 @@ from cgrace.harness.targets.qemu import KVM, OVERLAY, TCG, MachineConfig, Qemu, 
 from cgrace.harness.targets.ssh import SshChannel
 from cgrace.harness.targets.sweep import sweep
 
-RECONNECT_S_MAX: Final = 120.0  # after a snapshot was loaded
+RECONNECT_S_MAX: Final = 240.0  # after a snapshot was loaded
 KVM_S_MAX: Final = 15.0  # for a guest under KVM to say its first word
+STARVED_S_MAX: Final = 1200.0
 POWER_OFF_S_MAX: Final = 300.0
 _KNOCK_S: Final = 0.25
 _CLEAN: Final = "clean"
@@ -179,10 +180,11 @@ class VmTarget:
         return False
 
     async def _connect(self, seconds_max: float, otherwise: str) -> None:
-        """Knock until sshd opens; a machine that stops meanwhile is told at once. otherwise: what it did instead."""
+        """Knock until sshd opens; a machine that stops meanwhile is told at once. seconds_max: in which it could run, on a machine
+        that is busy with other things; otherwise: what it did instead."""
         assert self._qemu is not None
         destination, options = self.guest.ssh_words(self.folder, self._qemu.port)
-        deadline = now_ns() + int(seconds_max * 1e9)
+        begun, starved = now_ns(), self._qemu.starved_ns()
         while True:
             self._channels = contextlib.AsyncExitStack()
             try:
@@ -194,7 +196,8 @@ class VmTarget:
             except TargetError as error:
                 if self._qemu.stopped.done() or self._qemu.is_panicked:
                     raise await self._failed(otherwise, "") from None
-                if now_ns() > deadline:
+                kept = min(self._qemu.starved_ns() - starved, int(STARVED_S_MAX * 1e9))
+                if now_ns() - begun - kept > seconds_max * 1e9:
                     late = f"no ssh within {seconds_max:.0f} s"
                     raise await self._failed(otherwise, f"{late}: {error.detail}" if error.detail else late) from None
             await asyncio.wait({self._qemu.stopped}, timeout=_KNOCK_S)
