@@ -199,7 +199,7 @@ def attach_processes(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
         raise core.refuse("path_not_normalized", value=sub_path)
     if not unit.delegate:
         raise core.refuse("attach_not_delegated")
-    if not unit.is_active:
+    if unit.is_down:
         raise core.refuse("attach_inactive")
     for pid in pids:
         outer = core.tree.outer(pid)

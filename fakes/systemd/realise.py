@@ -449,10 +449,10 @@ class Realiser:
             unit.realised, unit.realised_mask, unit.enabled_mask = False, NOTHING, NOTHING
 
     def release(self, unit: Unit) -> None:
-        """A unit that is down and whose cgroup was busy: now it is empty, so it goes. On v1 nobody removes it."""
+        """A unit that is down and whose cgroup was busy: it is not any more. Later versions remove it then (on_cgroup_empty_event)."""
         unit.busy = False
-        if self.is_v2 and self.main is not None:
-            self._tree.rmdir(self.main.name, unit.cgroup)
+        if self._profile.prunes_empty:
+            self.prune(unit)
 
 
 INFINITY = 2**64 - 1

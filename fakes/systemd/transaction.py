@@ -18,12 +18,13 @@ NO_DEPENDENCIES = frozenset(("ignore-dependencies", "ignore-requirements"))
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Planned:
-    """A job that a transaction would make. pulled_by: the jobs that asked for it, and whether they fail without it.
+    """A job that a transaction would make, or one that is there. pulled_by: the jobs that asked for it, and whether they fail without it.
 
     matters: the job that was asked for fails without it. on_path, cleared: of the look for cycles.
     """
 
     unit: Unit
+    kind: str
     ignores_order: bool = False
     matters: bool = False
     pulled_by: dict[Planned, bool] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Transaction:
         self._mode = mode
         self._failed_pull_stays = failed_pull_stays
         self._jobs: dict[Unit, Planned] = {}
+        self._installed: dict[Unit, Planned] = {}
 
     def plan(self, unit: Unit) -> list[Planned]:
         """The jobs to install, that of `unit` first; Refusal where it cannot be done."""
@@ -80,7 +82,7 @@ class Transaction:
         job = self._jobs.get(unit)
         is_new = job is None
         if job is None:
-            job = self._jobs[unit] = Planned(unit=unit)
+            job = self._jobs[unit] = Planned(unit=unit, kind=self._kind)
         job.ignores_order |= self._mode == "ignore-dependencies"
         if by is not None:
             job.pulled_by[by] = by.pulls[job] = by.pulls.get(job, False) or matters
@@ -178,7 +180,8 @@ class Transaction:
     # ---- order
 
     def _verify_order(self) -> None:
-        """Refuse a circle, or break it at a job that only was wanted."""
+        """Refuse a circle, or break it at a job that only was wanted. Jobs that are installed already may close it, too."""
+        self._installed = {}
         for job in self._jobs.values():
             job.on_path = job.cleared = False
         for job in tuple(self._jobs.values()):
@@ -190,15 +193,14 @@ class Transaction:
         if job.on_path:
             self._break(job, came_from)
         job.came_from, job.on_path = came_from, True
-        if not job.ignores_order:
-            for other in self._later(job.unit):
-                self._walk(other, job)
+        for other in self._later(job):
+            self._walk(other, job)
         job.on_path, job.cleared = False, True
 
     def _break(self, job: Planned, came_from: Planned | None) -> None:
         at = came_from
         while at is not None:
-            if not at.matters:
+            if not at.matters and self._jobs.get(at.unit) is at:
                 self._unlink(at, with_those=True)
                 raise CycleBroken
             if at is job:
@@ -206,12 +208,27 @@ class Transaction:
             at = at.came_from
         raise self._refuse("cyclic")
 
-    def _later(self, unit: Unit) -> Iterator[Planned]:
-        """The transaction's jobs that must run after this unit's."""
-        for other in before(self._units, unit) if self._kind == "start" else after(self._units, unit):
-            job = self._jobs.get(other)
-            if job is not None and not job.ignores_order:
-                yield job
+    def _later(self, job: Planned) -> Iterator[Planned]:
+        """The jobs that must run after this one (job_compare): stops go first, the later unit's first of all."""
+        if job.ignores_order:
+            return
+        for unit in before(self._units, job.unit):
+            other = self._job_of(unit)
+            if other is not None and other.kind != "stop" and not other.ignores_order:
+                yield other
+        for unit in after(self._units, job.unit) if job.kind == "stop" else ():
+            other = self._job_of(unit)
+            if other is not None and not other.ignores_order:
+                yield other
+
+    def _job_of(self, unit: Unit) -> Planned | None:
+        """The transaction's, else the installed one."""
+        if unit in self._jobs:
+            return self._jobs[unit]
+        if unit.job is not None and unit not in self._installed:
+            have = unit.job
+            self._installed[unit] = Planned(unit=unit, kind=have.kind, ignores_order=have.ignores_order, matters=True)
+        return self._installed.get(unit)
 
 
 def _mark_mattering(anchor: Planned) -> None:
