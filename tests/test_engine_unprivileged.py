@@ -23,6 +23,7 @@ SCENARIOS = Path(__file__).resolve().parents[1] / "scenarios"
         ("today", ""),
         ("runc@1.1.12", ""),
         ("runc@1.1.12+rootless", ""),
+        ("program:/bin/true", ""),
         ("cgroupfs", "takes root"),
         ("rc4", "has no way to ask a user's systemd"),
         ("containerd@3.1.3", "has no way to ask a user's systemd"),

@@ -21,7 +21,7 @@ def why_not(scenario: Scenario, driver: DriverSpec) -> str:
 def _driver(driver: DriverSpec) -> str:
     if not driver.uses_bus:
         return f"{driver.name} makes its cgroups below the root of the machine's, which takes root"
-    if not driver.rootless and driver.family not in ROOTLESS_FAMILIES:
+    if not driver.rootless and driver.program is None and driver.family not in ROOTLESS_FAMILIES:
         return f"{driver.name} has no way to ask a user's systemd"
     return ""
 

@@ -250,6 +250,9 @@ def _child_look(pid: int, *, count_first: bool) -> ProcessSample | None:
         return _look(pid, count_first=count_first)
     except ProcessGone:
         return None
+    except PermissionError:  # becoming a user's container, it shows nothing: then it is not known to sleep
+        awake = ThreadSample(tid=pid, state="?", switches=0, wait=None)
+        return ProcessSample(pid=pid, threads=(awake,), children=())
 
 
 def _look(pid: int, *, count_first: bool, whole: bool = False) -> ProcessSample:

@@ -32,9 +32,13 @@ func writeBundle(folder, rootfs string, unit shim.Unit) error {
 		"annotations": annotations,
 		"linux": object{
 			"cgroupsPath": unit.Parent + ":" + unit.ScopePrefix + ":" + unit.Name,
-			"namespaces":  []object{{"type": "mount"}, {"type": "pid"}},
+			"namespaces":  namespaces(),
 			"resources":   withDevices(limits(unit.Resources)),
 		},
+	}
+	if rootless() {
+		config["linux"].(object)["uidMappings"] = []object{{"containerID": 0, "hostID": os.Geteuid(), "size": 1}}
+		config["linux"].(object)["gidMappings"] = []object{{"containerID": 0, "hostID": os.Getegid(), "size": 1}}
 	}
 	text, err := json.Marshal(config)
 	if err != nil {
@@ -46,10 +50,21 @@ func writeBundle(folder, rootfs string, unit shim.Unit) error {
 	return os.WriteFile(filepath.Join(folder, "config.json"), text, 0o600)
 }
 
+// rootless says whether a user makes the container (target user): it has a user namespace then, of that one user.
+func rootless() bool { return os.Geteuid() != 0 }
+
+func namespaces() []object {
+	found := []object{{"type": "mount"}, {"type": "pid"}}
+	if rootless() {
+		found = append(found, object{"type": "user"})
+	}
+	return found
+}
+
 // withDevices adds the rule that every engine begins with: no device is allowed. On cgroup v2 that is a BPF program, for which
-// crun raises a limit; who may not raise it could make no container at all, so it is left out there.
+// crun raises a limit; who may not raise it could make no container at all, so it is left out there. A user may load none.
 func withDevices(resources object) object {
-	if !unified() || mayRaiseLimits() {
+	if !rootless() && (!unified() || mayRaiseLimits()) {
 		resources["devices"] = []object{{"allow": false, "access": "rwm"}}
 	}
 	return resources

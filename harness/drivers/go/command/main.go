@@ -33,7 +33,9 @@ func main() {
 	}
 	dir := os.Getenv(servedDir)
 	var refusal error
-	if dir == "" {
+	if dir == "" && rootless() { // mounts are not a user's to make; the folder is one that cgrace removes
+		dir, refusal = os.MkdirTemp("", "command-")
+	} else if dir == "" {
 		refusal = enterOwnMounts()
 	}
 	os.Unsetenv(servedDir)
