@@ -98,7 +98,7 @@ def test_doctor_tells_which_way(place: Place) -> None:
     lacks = {name for name, row in rows.items() if not row["ok"]}
     assert lacks == {"witness", "held calls", "pidfd", "mounts", "cgroup namespace"}
     assert "inotify" in rows["witness"]["found"] and "waitid" in rows["pidfd"]["found"]
-    assert "brought along" in rows["runtime"]["found"] and "not needed" in rows["forwarding"]["found"]
+    assert "brought along" in rows["runtime"]["found"] and "this sshd refuses it" in rows["forwarding"]["found"]
     assert rows["systemd"]["needed"] and rows["cgroups"]["found"] == "v1"
     assert any("runc_1780/enoent_between_mkdir_and_write" in one["scenarios"] for one in told["cannot_run"])
     assert place.left() == []
