@@ -18,7 +18,8 @@ NO_DEPENDENCIES = frozenset(("ignore-dependencies", "ignore-requirements"))
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Planned:
-    """A job that a transaction would make, or one that is there. pulled_by: the jobs that asked for it, and whether they fail without it.
+    """A job that a transaction would make, or one that is there. pulled_by: the jobs that asked for it, and whether they fail
+    without it.
 
     matters: the job that was asked for fails without it. on_path, cleared: of the look for cycles.
     """
