@@ -26,8 +26,8 @@ def points_of(scenario: Scenario) -> Iterator[Point]:
 
 def stops_calls(scenario: Scenario) -> bool:
     """Whether drivers are stopped in system calls, which takes seccomp's user notifications."""
-    holds = any(isinstance(fault, ft.HoldOpen) for fault in scenario.faults)
-    return holds or any(point.kind is PointKind.OPENS for point in points_of(scenario))
+    holds = any(isinstance(fault, ft.HoldCall) for fault in scenario.faults)
+    return holds or any(point.kind in (PointKind.OPENS, PointKind.CLOSES) for point in points_of(scenario))
 
 
 def check_inotify(scenario: Scenario) -> None:
