@@ -27,7 +27,8 @@ ENTERED: Final = "CGRACE_ROOTLESS"  # in the environment of a cgrace that was he
 LEAF: Final = "cgrace.itself"  # a cgroup with processes gives its children no controllers
 MODULE: Final = "cgrace.harness.targets.rootless"
 COMMAND: Final = "cgrace.harness.cli"
-_NAMESPACES: Final = ("--user", "--map-root-user", "--map-auto", "--cgroup", "--mount", "--propagation", "private")
+RANGES: Final = ("/etc/subuid", "/etc/subgid")
+NAMESPACES: Final = ("--user", "--map-root-user", "--map-auto", "--cgroup", "--mount", "--propagation", "private")
 
 
 def is_command() -> bool:
@@ -44,7 +45,7 @@ def why_not() -> str:
     for program, package in (("unshare", "util-linux"), ("newuidmap", "uidmap")):
         if find_program(program) is None:
             return f"{program} is not installed (apt install {package})"
-    if not _has_range(Path("/etc/subuid")) or not _has_range(Path("/etc/subgid")):
+    if not all(_has_range(Path(file)) for file in RANGES):
         return "the user has no subordinate ids (usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER)"
     return ""
 
@@ -75,10 +76,10 @@ def enter(words: Sequence[str]) -> NoReturn:
     assert program is not None
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os.execv(program, [program, *_NAMESPACES, sys.executable, "-m", MODULE, *words])
+    os.execv(program, [program, *NAMESPACES, sys.executable, "-m", MODULE, *words])
 
 
-def _settle() -> None:
+def settle() -> None:
     """Leave the root of what was delegated, and hand its controllers down."""
     mount = mount_detached("cgroup2")
     root = Path(f"/proc/self/fd/{mount}")
@@ -92,7 +93,7 @@ def _settle() -> None:
 
 def _main(words: Sequence[str]) -> NoReturn:
     try:
-        _settle()
+        settle()
     except (OSError, TargetError) as error:
         sys.exit(f"cgrace: the scope that the user's systemd delegated cannot be used: {error}")
     os.execv(sys.executable, [sys.executable, "-m", COMMAND, *words])
