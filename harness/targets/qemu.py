@@ -278,7 +278,9 @@ class Qemu:
             self._stop("qemu ended")
         if not self.stopped.done():
             return ""
-        return PANICKED if self.is_panicked else self.stopped.result()
+        # The line that says why is above what is shown of the console: the kernel's stack follows it.
+        panic = [line[line.index(_PANIC) :] for line in self.tail(_PANIC_LINES).splitlines() if _PANIC in line]
+        return f"{PANICKED} ({panic[0]})" if panic else self.stopped.result()
 
     @property
     def is_panicked(self) -> bool:
