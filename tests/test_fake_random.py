@@ -87,10 +87,11 @@ class Client:
         happenings[word]()
 
     def call(self, member: str, signature: str, *body: object, sender: str) -> None:
-        """A call has exactly one answer."""
+        """A call has exactly one answer; one that freezes or thaws has it later, or never where that changes nothing in 247."""
         messages = self.world.send(member, signature, *body, sender=sender)
         answers = [each for each in messages if each.type is not MessageType.SIGNAL]
-        assert [each.reply_serial for each in answers] == [self.world.serial]
+        if answers or member not in ("FreezeUnit", "ThawUnit"):
+            assert [each.reply_serial for each in answers] == [self.world.serial]
 
 
 def check_jobs(seen: list[Message]) -> None:

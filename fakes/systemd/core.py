@@ -43,7 +43,7 @@ class Core:
 
     controls: what SetUnitProperties left as files for units that are not transient. watched: units whose cgroup is watched for
     emptiness. freezing: calls whose answer waits until the kernel has frozen the processes, with their callers.
-    waits_for_kernel: the one in hand is such a call.
+    waits_for_kernel: "soon" or "never" where the one in hand is such a call. emptied: units whose cgroup is perhaps empty.
     """
 
     profile: Profile
@@ -62,7 +62,8 @@ class Core:
     watched: dict[Unit, None] = field(default_factory=dict)
     rewatch: dict[Unit, None] = field(default_factory=dict)
     freezing: list[tuple[Message, str]] = field(default_factory=list)
-    waits_for_kernel: bool = False
+    waits_for_kernel: str = ""
+    emptied: dict[Unit, None] = field(default_factory=dict)
     now_ns: int = 0
     starts: int = 0
 
@@ -236,10 +237,28 @@ class Core:
             if self.profile.family_on_free:
                 self.realiser.queue_family(above)
 
+    def unreferenced(self, unit: Unit) -> None:
+        """The last client let go of it (bus_unit_track_handler)."""
+        if unit.realised and not unit.phantom:
+            self.emptied[unit] = None
+        self.consider(unit)
+
+    def cgroup_empty(self, unit: Unit) -> None:
+        """Its cgroup is empty, if it is (on_cgroup_empty_event, scope_notify_cgroup_empty_event)."""
+        if not unit.realised or self.realiser.is_populated(unit):
+            return
+        self.consider(unit)
+        if unit.is_down:
+            if self.profile.prunes_empty or (unit.type == "scope" and self.profile.version >= 247):
+                self.realiser.prune(unit)
+        elif unit.type == "scope":
+            self.set_state(unit, Sub.DEAD if unit.result == "success" else Sub.FAILED)
+
     @property
     def is_busy(self) -> bool:
         """Whether `between_events` has something to do."""
-        return bool(self.units.to_load or self.gc or self.realiser.queue or self.out.units or self.out.jobs)
+        to_do = self.units.to_load or self.gc or self.realiser.queue or self.out.units or self.out.jobs or self.emptied
+        return bool(to_do)
 
     def between_events(self) -> None:
         """What the main loop does before it looks at the next event: collect, realise, announce, until nothing is left to do
@@ -251,6 +270,10 @@ class Core:
                 self.collect()
             elif self.realiser.queue:
                 self.realiser.run_queue()
+            elif self.emptied and not (self.out.units or self.out.jobs):
+                unit = next(iter(self.emptied))
+                del self.emptied[unit]
+                self.cgroup_empty(unit)
             else:
                 for unit in self.out.flush():
                     if not 240 <= self.profile.version < 253:

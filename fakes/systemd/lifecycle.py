@@ -172,6 +172,7 @@ def _release(core: Core, unit: Unit) -> None:
     if not core.realiser.is_populated(unit):
         del core.watched[unit]
         core.realiser.release(unit)
+        core.cgroup_empty(unit)
         core.consider(unit)
 
 
@@ -199,11 +200,7 @@ def watch_again(core: Core) -> bool:
     alive = (pid for pid in unit.living if core.tree.locate(main.name, pid) is not None)
     unit.living = {*alive, *core.tree.procs(main.name, unit.cgroup, recursive=True)}
     if not unit.living:
-        core.consider(unit)
-        if not unit.is_down:
-            _ran_empty(core, unit)
-        elif core.profile.prunes_empty:
-            core.realiser.prune(unit)
+        core.cgroup_empty(unit)
     return True
 
 

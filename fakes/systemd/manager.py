@@ -105,8 +105,9 @@ class Manager:
             core.out.error(message, sender, refusal.name, refusal.text)
         else:
             if core.waits_for_kernel:
-                core.waits_for_kernel = False
-                core.freezing.append((message, sender))
+                if core.waits_for_kernel == "soon":
+                    core.freezing.append((message, sender))
+                core.waits_for_kernel = ""
             elif answer is not None:
                 core.out.reply(message, sender, *answer)
         return core.take()
@@ -154,8 +155,8 @@ class Manager:
         for job in core.jobs.by_id.values():
             job.clients.discard(sender)
         for unit in core.units:
-            if unit.refs.pop(sender, None):
-                core.consider(unit)
+            if unit.refs.pop(sender, None) and not unit.refs:
+                core.unreferenced(unit)
         return core.take()
 
     # ---- turns of the main loop

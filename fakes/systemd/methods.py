@@ -236,8 +236,13 @@ def thaw_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
 
 
 def _freeze(core: Core, unit: Unit, *, frozen: bool) -> Answer:
-    """The answer waits for the processes, where there are any and something changes (unit_freezer_complete)."""
-    core.waits_for_kernel = unit.frozen is not frozen and core.realiser.is_populated(unit)
+    """The answer waits for the kernel to tell (unit_check_cgroup_events): of processes, where there are any. 247 always waits, and
+    for ever where nothing changes."""
+    changes, early = unit.frozen is not frozen, core.profile.version < 249
+    if not changes:
+        core.waits_for_kernel = "never" if early else ""
+    elif early or core.realiser.is_populated(unit):
+        core.waits_for_kernel = "soon"
     core.realiser.freeze(unit, frozen=frozen)
     return "", ()
 
@@ -264,7 +269,8 @@ def unref_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     unit.refs[sender] -= 1
     if not unit.refs[sender]:
         del unit.refs[sender]
-    core.consider(unit)
+    if not unit.refs:
+        core.unreferenced(unit)
     return "", ()
 
 

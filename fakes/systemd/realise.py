@@ -449,11 +449,8 @@ class Realiser:
             unit.realised, unit.realised_mask, unit.enabled_mask = False, NOTHING, NOTHING
 
     def release(self, unit: Unit) -> None:
-        """A unit that is down and whose cgroup was busy: it is not any more. Later versions remove it then (cgroup.c,
-        on_cgroup_empty_event)."""
+        """A unit that is down and whose cgroup was busy: it is not any more."""
         unit.busy = False
-        if self._profile.prunes_empty:
-            self.prune(unit)
 
 
 INFINITY = 2**64 - 1

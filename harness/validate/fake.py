@@ -38,7 +38,7 @@ class FakeMachine:
         self.layout = name.layout
         self._sandbox = sandbox
         self._dead: set[int] = set()
-        self._ended: list[Worker] = []
+        self._ended: list[tuple[bool, int, Worker]] = []
         self._burial: asyncio.TimerHandle | None = None
         self.late_deaths = False
         self.tree = KernelTree(sandbox.hierarchies, outer=self._outer)
@@ -155,7 +155,7 @@ class FakeMachine:
                 return
             self._dead.add(worker.pid)
             if adopted:
-                self._ended.append(worker)
+                self._ended.append((stubborn, worker.pid, worker))
             if not self.late_deaths:
                 self._bury()
             elif self._burial is None:
@@ -165,9 +165,10 @@ class FakeMachine:
         return worker
 
     def _bury(self) -> None:
-        """The manager hears of those that ended, of one after the other as waitid(2) finds them: the first that was born first."""
+        """The manager hears of those that ended, of one after the other as waitid(2) finds them: the first that was born first
+        (spawn_orphans makes the stubborn ones last)."""
         self._burial = None
-        ended, self._ended = sorted(self._ended, key=lambda one: one.pid), []
+        ended, self._ended = [worker for _, _, worker in sorted(self._ended, key=lambda one: one[:2])], []
         self._pass_time()
         if self.layout == "v1":  # PID 1 hears of its children alone; of a cgroup that ran empty nobody tells it
             for worker in ended:

@@ -112,7 +112,7 @@ async def spawn_orphans(init_pid: int, stack: contextlib.AsyncExitStack, stubbor
     found: dict[bool, list[int]] = {}
     for kind in sorted(set(stubborn)):
         traps = [IGNORE_TERM if kind else ""] * stubborn.count(kind)
-        found[kind] = await _start(init_pid, "start processes", _MANY, HOME, *traps)
+        found[kind] = sorted(await _start(init_pid, "start processes", _MANY, HOME, *traps), reverse=True)
     outer = outer_pids(init_pid)
     workers = []
     for kind in stubborn:
