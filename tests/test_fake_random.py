@@ -87,7 +87,7 @@ class Client:
         happenings[word]()
 
     def call(self, member: str, signature: str, *body: object, sender: str) -> None:
-        """A call has exactly one answer; one that freezes or thaws has it later, or never where that changes nothing in 247."""
+        """A call has exactly one answer; one that freezes or thaws has it later."""
         messages = self.world.send(member, signature, *body, sender=sender)
         answers = [each for each in messages if each.type is not MessageType.SIGNAL]
         if answers or member not in ("FreezeUnit", "ThawUnit"):

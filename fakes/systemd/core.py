@@ -43,7 +43,7 @@ class Core:
 
     controls: what SetUnitProperties left as files for units that are not transient. watched: units whose cgroup is watched for
     emptiness. freezing: calls whose answer waits until the kernel has frozen the processes, with their callers.
-    waits_for_kernel: "soon" or "never" where the one in hand is such a call. emptied: units whose cgroup is perhaps empty.
+    waits_for_kernel: the one in hand is such a call. emptied: units whose cgroup is perhaps empty.
     """
 
     profile: Profile
@@ -62,7 +62,7 @@ class Core:
     watched: dict[Unit, None] = field(default_factory=dict)
     rewatch: dict[Unit, None] = field(default_factory=dict)
     freezing: list[tuple[Message, str]] = field(default_factory=list)
-    waits_for_kernel: str = ""
+    waits_for_kernel: bool = False
     emptied: dict[Unit, None] = field(default_factory=dict)
     now_ns: int = 0
     starts: int = 0

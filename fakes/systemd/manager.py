@@ -105,9 +105,8 @@ class Manager:
             core.out.error(message, sender, refusal.name, refusal.text)
         else:
             if core.waits_for_kernel:
-                if core.waits_for_kernel == "soon":
-                    core.freezing.append((message, sender))
-                core.waits_for_kernel = ""
+                core.waits_for_kernel = False
+                core.freezing.append((message, sender))
             elif answer is not None:
                 core.out.reply(message, sender, *answer)
         return core.take()

@@ -236,13 +236,9 @@ def thaw_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
 
 
 def _freeze(core: Core, unit: Unit, *, frozen: bool) -> Answer:
-    """The answer waits for the kernel to tell (unit_check_cgroup_events): of processes, where there are any. 247 always waits, and
-    for ever where nothing changes."""
+    """The answer waits for the kernel to tell (unit_check_cgroup_events): of processes, where there are any; 247 always waits."""
     changes, early = unit.frozen is not frozen, core.profile.version < 249
-    if not changes:
-        core.waits_for_kernel = "never" if early else ""
-    elif early or core.realiser.is_populated(unit):
-        core.waits_for_kernel = "soon"
+    core.waits_for_kernel = changes and (early or core.realiser.is_populated(unit))
     core.realiser.freeze(unit, frozen=frozen)
     return "", ()
 
