@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import functools
 import os
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -30,7 +29,7 @@ from cgrace.harness.targets.removal import processes_in, thaw
 from cgrace.harness.targets.roots import Root, build_root
 from cgrace.harness.targets.runs import MachineRuns, resume
 from cgrace.harness.targets.subtree import Subtree
-from cgrace.harness.targets.sweep import record_owner, sweep
+from cgrace.harness.targets.sweep import sweep
 
 BOOT_SOURCE: Final = Path(__file__).resolve().parent / "go" / "boot"
 BOOT_S_MAX: Final = 60.0
@@ -67,7 +66,6 @@ class ContainerTarget(MachineRuns):
         self.boot_ns = 0
         self._boot = Boot()
         self._subtree: Subtree | None = None
-        self._lock = -1
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -189,15 +187,7 @@ class ContainerTarget(MachineRuns):
 
     def _set_up(self) -> None:
         """Our folder, then our cgroups: the folder tells a sweep where those can be."""
-        try:
-            self.runtime_dir.mkdir(mode=0o700)
-        except OSError as error:
-            raise TargetError(
-                f"cannot make the folder {self.runtime_dir}: {error.strerror}",
-                hint="set TMPDIR to a directory that you may write",
-            ) from error
-        self._lock = owner.lock(str(self.runtime_dir))
-        record_owner(self.runtime_dir)
+        self._folder.make()
         self._subtree = Subtree.open(self.layout, self.name)
         self.hierarchies = self._subtree.make_run(_RUN)
 
@@ -255,9 +245,7 @@ class ContainerTarget(MachineRuns):
 
     def _remove_all(self) -> None:
         with contextlib.ExitStack() as last:
-            if self._lock >= 0:
-                last.callback(os.close, self._lock)
-                last.callback(shutil.rmtree, self.runtime_dir, ignore_errors=True)
+            last.callback(self._folder.remove)
             if self._subtree is not None:
                 last.callback(self._subtree.close)
                 self._wake()  # what is frozen does not die

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -27,7 +26,7 @@ from cgrace.harness.targets.machine import MachineSandbox
 from cgrace.harness.targets.putback import PutBack
 from cgrace.harness.targets.removal import processes_in, thaw
 from cgrace.harness.targets.runs import MachineRuns, resume
-from cgrace.harness.targets.sweep import record_owner, sweep
+from cgrace.harness.targets.sweep import sweep
 
 PREFIX: Final = owner.UNIT_PREFIX
 BUS_SOCKET: Final = "/run/dbus/system_bus_socket"  # unless DBUS_SYSTEM_BUS_ADDRESS says otherwise, as for everybody
@@ -48,7 +47,6 @@ class HostTarget(MachineRuns):
         self.hierarchies = _mounted(layout)
         self._bus_path = unix_path(os.environ.get("DBUS_SYSTEM_BUS_ADDRESS", BUS_SOCKET))
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._lock = -1
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -135,15 +133,7 @@ class HostTarget(MachineRuns):
                         resume(processes_in(f"{folder}/{name}"))
 
     def _set_up(self) -> None:
-        try:
-            self.runtime_dir.mkdir(mode=0o700)
-        except OSError as error:
-            raise TargetError(
-                f"cannot make the folder {self.runtime_dir}: {error.strerror}",
-                hint="set TMPDIR to a directory that you may write",
-            ) from error
-        self._lock = owner.lock(str(self.runtime_dir))
-        record_owner(self.runtime_dir)
+        self._folder.make()
 
     async def _tear_down(self) -> None:
         if self._joined is not None:
@@ -154,9 +144,7 @@ class HostTarget(MachineRuns):
         if self._joined is not None:
             self._wake()
             self._joined.reap()
-        if self._lock >= 0:
-            shutil.rmtree(self.runtime_dir, ignore_errors=True)
-            os.close(self._lock)
+        self._folder.remove()
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from cgrace.harness.clock import now_ns
 from cgrace.harness.drivers.gobuild import build_go_program
 from cgrace.harness.errors import TargetError
 from cgrace.harness.targets.base import Hierarchy
+from cgrace.harness.targets.folder import RuntimeFolder
 from cgrace.harness.targets.joined import Joined
 from cgrace.harness.targets.machine import MachineSandbox
 from cgrace.harness.targets.putback import PutBack
@@ -40,6 +41,7 @@ class MachineRuns(ABC):
         self.dirty = ""
         self.undo_s_max = UNDO_S_MAX
         self.epoch = 0
+        self._folder = RuntimeFolder(runtime_dir)
         self._turn = asyncio.Lock()
         self._joined: Joined | None = None
         self._put_back: PutBack | None = None

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -31,7 +30,7 @@ from cgrace.harness.targets.machine import MachineSandbox
 from cgrace.harness.targets.putback import PutBack
 from cgrace.harness.targets.removal import processes_in, thaw
 from cgrace.harness.targets.runs import MachineRuns, resume
-from cgrace.harness.targets.sweep import Swept, record_owner, sweep
+from cgrace.harness.targets.sweep import Swept, sweep
 
 PREFIX: Final = "cgrace"
 ANSWER_S_MAX: Final = 10.0
@@ -58,7 +57,6 @@ class UserTarget(MachineRuns):
         self._manager_pid = 0
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._watched = -1
-        self._lock = -1
         self._seats = 0
 
     @classmethod
@@ -185,15 +183,7 @@ class UserTarget(MachineRuns):
         self.hierarchies = (Hierarchy(name=UNIFIED, controllers=controllers, root=root, inner=str(root)),)
 
     async def _set_up(self) -> None:
-        try:
-            self.runtime_dir.mkdir(mode=0o700)
-        except OSError as error:
-            raise TargetError(
-                f"cannot make the folder {self.runtime_dir}: {error.strerror}",
-                hint="set TMPDIR to a directory that you may write",
-            ) from error
-        self._lock = owner.lock(str(self.runtime_dir))
-        record_owner(self.runtime_dir)
+        self._folder.make()
         try:
             self._watched = os.pidfd_open(self._manager_pid)
         except ProcessLookupError:
@@ -221,9 +211,7 @@ class UserTarget(MachineRuns):
         if self._joined is not None:
             self._wake()
             self._joined.reap()
-        if self._lock >= 0:
-            shutil.rmtree(self.runtime_dir, ignore_errors=True)
-            os.close(self._lock)
+        self._folder.remove()
 
 
 class UserSandbox(MachineSandbox):
