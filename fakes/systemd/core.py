@@ -61,7 +61,7 @@ class Core:
     gc: dict[Unit, None] = field(default_factory=dict)
     watched: dict[Unit, None] = field(default_factory=dict)
     rewatch: dict[Unit, None] = field(default_factory=dict)
-    freezing: list[tuple[Message, str]] = field(default_factory=list)
+    freezing: list[tuple[Message, str, Unit]] = field(default_factory=list)
     waits_for_kernel: bool = False
     emptied: dict[Unit, None] = field(default_factory=dict)
     now_ns: int = 0
@@ -242,6 +242,13 @@ class Core:
         if unit.realised and not unit.phantom:
             self.emptied[unit] = None
         self.consider(unit)
+
+    def freezer_changes(self, unit: Unit) -> None:
+        """257 announces the freezer's state of a unit and all below it (unit_set_freezer_state)."""
+        if self.profile.version >= 257:
+            self.out.changed(unit)
+            for child in unit.children.values():
+                self.freezer_changes(child)
 
     def cgroup_empty(self, unit: Unit) -> None:
         """Its cgroup is empty, if it is (on_cgroup_empty_event, scope_notify_cgroup_empty_event)."""

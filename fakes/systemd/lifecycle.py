@@ -165,6 +165,12 @@ def poll_empty(core: Core, agent: bool) -> None:
         stopping = unit.sub in (Sub.STOP_SIGTERM, Sub.STOP_SIGKILL)
         if (stopping or main.is_v2 or agent) and not is_populated(core.tree, main, unit.cgroup):
             _ran_empty(core, unit)
+    if main.is_v2 and core.profile.prunes_empty:
+        for unit in core.units:
+            if unit.type == "slice" and unit.is_down and unit.realised and not unit.phantom:
+                was, unit.populated = unit.populated, is_populated(core.tree, main, unit.cgroup)
+                if was and not unit.populated:
+                    core.cgroup_empty(unit)
 
 
 def _release(core: Core, unit: Unit) -> None:

@@ -106,7 +106,8 @@ class Manager:
         else:
             if core.waits_for_kernel:
                 core.waits_for_kernel = False
-                core.freezing.append((message, sender))
+                unit = core.units.load(message.body[0])
+                core.freezing.append((message, sender, unit))
             elif answer is not None:
                 core.out.reply(message, sender, *answer)
         return core.take()
@@ -176,8 +177,9 @@ class Manager:
             core.between_events()
             return core.take()
         if core.freezing:
-            for message, sender in core.freezing:
+            for message, sender, unit in core.freezing:
                 core.out.reply(message, sender, "", ())
+                core.freezer_changes(unit)
             core.freezing.clear()
             return core.take()
         job = core.jobs.next_runnable()

@@ -236,9 +236,12 @@ def thaw_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
 
 
 def _freeze(core: Core, unit: Unit, *, frozen: bool) -> Answer:
-    """The answer waits for the kernel to tell (unit_check_cgroup_events): of processes, where there are any; 247 always waits."""
-    changes, early = unit.frozen is not frozen, core.profile.version < 249
-    core.waits_for_kernel = changes and (early or core.realiser.is_populated(unit))
+    """The answer waits for the kernel to tell (unit_check_cgroup_events): of processes, where there are any; 247 always waits, and
+    257 announces first what is being frozen."""
+    changes, version = unit.frozen is not frozen, core.profile.version
+    core.waits_for_kernel = changes and (version < 249 or version >= 257 or core.realiser.is_populated(unit))
+    if changes:
+        core.freezer_changes(unit)
     core.realiser.freeze(unit, frozen=frozen)
     return "", ()
 

@@ -58,7 +58,7 @@ class Unit:
     remembers it. refs: how often each bus client holds it. deadline_ns: when its stop times out.
     load_error: with which refusal it is said that it could not be loaded.
     living: outer pids that it watches: those that it is to start with, then those in its cgroup, as far as systemd heard.
-    busy: its cgroup could not be removed when it went down.
+    busy: its cgroup could not be removed when it went down. populated: so its v2 cgroup was when it was looked at last.
     delegates: the controllers that it delegates, None for all that its version delegates; referrers: units that name this one as a
     dependency. own_mask, members_mask: caches, None when not valid; family_mask: what a slice's members were last realised for.
     """
@@ -99,6 +99,7 @@ class Unit:
     deadline_ns: int | None = None
     invocation: int = 0
     busy: bool = False
+    populated: bool = False
 
     @property
     def active_state(self) -> str:
