@@ -1,17 +1,15 @@
 """Target `host`: this machine's own systemd. Only where it is allowed, only units with our prefix, and everything undone.
 
 A run's processes are children of cgrace in its own namespaces, but for a mount namespace that hides systemd's private socket, and
-start in cgrace's own cgroups. Of the machine nothing is compared or changed but what bears our prefix.
+start in cgrace's own cgroups (standing.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,29 +22,25 @@ from cgrace.harness.targets.bus_client import BusClient
 from cgrace.harness.targets.layout import INNER_ROOT, UNIFIED, HostHierarchy, host_hierarchies
 from cgrace.harness.targets.machine import MachineSandbox
 from cgrace.harness.targets.putback import PutBack
-from cgrace.harness.targets.removal import processes_in, thaw
-from cgrace.harness.targets.runs import MachineRuns, resume
+from cgrace.harness.targets.standing import Standing, alone
 from cgrace.harness.targets.sweep import sweep
 
-PREFIX: Final = owner.UNIT_PREFIX
 BUS_SOCKET: Final = "/run/dbus/system_bus_socket"  # unless DBUS_SYSTEM_BUS_ADDRESS says otherwise, as for everybody
 UNDO_S_MAX: Final = 20.0  # of a run, more than where another machine is soon booted
 NOT_OURS: Final = "cgrace.target"  # what images of ours boot to (images.py)
 BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)
 
 
-class HostTarget(MachineRuns):
+class HostTarget(Standing):
     """This machine. Made by `HostTarget.open`; one run at a time.
 
     runs on it see its cgroups as everybody does, so `cgroup_prefix` is "" and the roots of `hierarchies` are its mounts.
     """
 
     def __init__(self, layout: str) -> None:
-        super().__init__(layout, Path(tempfile.gettempdir(), owner.own_name()))
+        super().__init__(layout, unix_path(os.environ.get("DBUS_SYSTEM_BUS_ADDRESS", BUS_SOCKET)))
         self.undo_s_max = UNDO_S_MAX
         self.hierarchies = _mounted(layout)
-        self._bus_path = unix_path(os.environ.get("DBUS_SYSTEM_BUS_ADDRESS", BUS_SOCKET))
-        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -61,11 +55,11 @@ class HostTarget(MachineRuns):
         if os.geteuid() != 0:
             raise TargetError("target host starts units of the system, which takes root", hint="sudo cgrace ...")
         layout = _layout()
-        with _alone():
+        with alone(BOOTED, target="host", whose="machine"):
             await asyncio.to_thread(sweep)
             target = cls(layout)
             try:
-                await asyncio.to_thread(target._set_up)
+                await asyncio.to_thread(target._folder.make)
                 async with BusClient(target.bus_path) as bus:
                     target.version = await bus.get(systemd1.PATH, systemd1.MANAGER, "Version")
                 await target._clean()
@@ -90,28 +84,11 @@ class HostTarget(MachineRuns):
         """PID 1."""
         return 1
 
-    @property
-    def bus_path(self) -> str:
-        """The system bus's socket."""
-        return self._bus_path
-
-    @property
-    def ended(self) -> asyncio.Future[None]:
-        """Never done: with its PID 1 a machine ends."""
-        return self._ended
-
-    def console_tail(self, lines: int = 20) -> str:
-        """Nothing: its console is not ours to read."""
-        return ""
-
     def _view(self) -> dict[str, Any]:
         return {}
 
-    def _entrance(self) -> tuple[int | None, tuple[Hierarchy, ...]]:
-        return None, ()
-
     def _comparison(self) -> PutBack:
-        return PutBack(self.bus_path, Path("/"), self.hierarchies, prefix=PREFIX, besides=NOT_OURS)
+        return PutBack(self.bus_path, Path("/"), self.hierarchies, prefix=owner.UNIT_PREFIX, besides=NOT_OURS)
 
     async def _clean(self) -> None:
         """End what a killed cgrace left of its run. TargetError for what stays."""
@@ -122,45 +99,6 @@ class HostTarget(MachineRuns):
             raise TargetError(
                 f"an earlier cgrace left what cannot be undone: {problem}", hint="systemctl status 'cgrace*'"
             )
-
-    def _wake(self) -> None:
-        for hierarchy in self.hierarchies:
-            # os.walk passes over what goes away meanwhile: the machine's own units come and go.
-            for folder, names, _ in os.walk(hierarchy.root):
-                for name in names:
-                    if name.startswith(PREFIX):
-                        thaw(f"{folder}/{name}")
-                        resume(processes_in(f"{folder}/{name}"))
-
-    def _set_up(self) -> None:
-        self._folder.make()
-
-    async def _tear_down(self) -> None:
-        if self._joined is not None:
-            self._joined.let_go()
-        await asyncio.shield(asyncio.to_thread(self._remove_all))
-
-    def _remove_all(self) -> None:
-        if self._joined is not None:
-            self._wake()
-            self._joined.reap()
-        self._folder.remove()
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Hold the machine's systemd for us: units of another cgrace would bear the same names."""
-    descriptor = os.open(BOOTED, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise TargetError(
-                "another cgrace works with this machine's systemd", hint="one at a time: wait for its end"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _layout() -> str:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,11 +26,9 @@ from cgrace.harness.targets.joined import Joined
 from cgrace.harness.targets.layout import INNER_ROOT, UNIFIED
 from cgrace.harness.targets.machine import MachineSandbox
 from cgrace.harness.targets.putback import PutBack
-from cgrace.harness.targets.removal import processes_in, thaw
-from cgrace.harness.targets.runs import MachineRuns, resume
+from cgrace.harness.targets.standing import Standing, alone
 from cgrace.harness.targets.sweep import Swept, sweep
 
-PREFIX: Final = "cgrace"
 ANSWER_S_MAX: Final = 10.0
 UNDO_S_MAX: Final = 30.0  # there is no other one to go on with
 FOLDERS: Final = (
@@ -42,7 +38,7 @@ FOLDERS: Final = (
 )  # below XDG_RUNTIME_DIR (systemd.unit(5))
 
 
-class UserTarget(MachineRuns):
+class UserTarget(Standing):
     """The user's systemd. Made by `UserTarget.open`; one run at a time, and one cgrace at a time.
 
     The root of its one hierarchy is that systemd's own cgroup ("user.slice/user-1000.slice/user@1000.service"), so paths of units
@@ -50,12 +46,10 @@ class UserTarget(MachineRuns):
     """
 
     def __init__(self, bus_path: str, runtime: Path) -> None:
-        super().__init__("v2", Path(tempfile.gettempdir(), owner.own_name()))
+        super().__init__("v2", bus_path)
         self.undo_s_max = UNDO_S_MAX
-        self._bus_path = bus_path
         self._runtime = runtime
         self._manager_pid = 0
-        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._watched = -1
         self._seats = 0
 
@@ -71,7 +65,7 @@ class UserTarget(MachineRuns):
         if why:
             raise TargetError(f"target user cannot be had: {why}", hint=hint_for(why))
         target = cls(bus_of(), runtime_of())
-        with _alone(target._runtime):
+        with alone(target._runtime, target="user", whose="user"):
             await asyncio.to_thread(sweep)
             try:
                 await target._look()
@@ -87,7 +81,7 @@ class UserTarget(MachineRuns):
             return []
         target = cls(bus_of(), runtime_of())
         try:
-            with _alone(target._runtime):
+            with alone(target._runtime, target="user", whose="user"):
                 await target._look()
                 comparison = target._comparison()
                 comparison.look_at_nothing()
@@ -101,20 +95,6 @@ class UserTarget(MachineRuns):
     def init_pid(self) -> int:
         """The user's systemd."""
         return self._manager_pid
-
-    @property
-    def bus_path(self) -> str:
-        """The user's bus."""
-        return self._bus_path
-
-    @property
-    def ended(self) -> asyncio.Future[None]:
-        """Done when the user's systemd is gone."""
-        return self._ended
-
-    def console_tail(self, lines: int = 20) -> str:
-        """Nothing: it has none."""
-        return ""
 
     async def prepare(self) -> Joined:
         """Have the process of ours that starts a run's processes, in a scope of its own."""
@@ -132,27 +112,16 @@ class UserTarget(MachineRuns):
     def _view(self) -> dict[str, Any]:
         return {"plain": True, "wake": self._manager_pid}
 
-    def _entrance(self) -> tuple[int | None, tuple[Hierarchy, ...]]:
-        return None, ()
-
     def _comparison(self) -> PutBack:
         own = owner.own_name()
         return PutBack(
             self.bus_path,
             self._runtime,
             self.hierarchies,
-            prefix=PREFIX,
+            prefix=owner.UNIT_PREFIX,
             folders=FOLDERS,
             besides=own,
         )
-
-    def _wake(self) -> None:
-        for hierarchy in self.hierarchies:
-            for folder, names, _ in os.walk(hierarchy.root):
-                for name in names:
-                    if name.startswith(PREFIX):
-                        thaw(f"{folder}/{name}")
-                        resume(processes_in(f"{folder}/{name}"))
 
     async def _clean(self) -> PutBack:
         """End what a killed cgrace left: whatever has our prefix, as we are alone. TargetError for what stays."""
@@ -200,18 +169,10 @@ class UserTarget(MachineRuns):
         await delegate(self.bus_path, f"{owner.own_name()}-s{self._seats}.scope", pid)
 
     async def _tear_down(self) -> None:
-        if self._joined is not None:
-            self._joined.let_go()
         if self._watched >= 0:
             asyncio.get_running_loop().remove_reader(self._watched)
             os.close(self._watched)
-        await asyncio.shield(asyncio.to_thread(self._remove_all))
-
-    def _remove_all(self) -> None:
-        if self._joined is not None:
-            self._wake()
-            self._joined.reap()
-        self._folder.remove()
+        await super()._tear_down()
 
 
 class UserSandbox(MachineSandbox):
@@ -297,25 +258,6 @@ async def delegate(bus_path: str, name: str, pid: int) -> None:
             f"the user's systemd cannot take a process of ours: its job ended as '{said.body[3]}'",
             hint="systemd-run --user --scope true says more; then start cgrace by: systemd-run --user --scope",
         )
-
-
-@contextlib.contextmanager
-def _alone(runtime: Path) -> Iterator[None]:
-    """Hold the user's runtime directory: units of another cgrace bear the same names."""
-    try:
-        descriptor = os.open(runtime, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise TargetError(f"target user cannot be had: {runtime}: {error.strerror}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise TargetError(
-                "another cgrace works with this user's systemd", hint="one at a time: wait for its end"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _process_of(thread: int) -> int | None:
