@@ -43,6 +43,12 @@ def levels(pid: int) -> int:
     return len(_pids(pid))
 
 
+def _pid_at(level: int, pid: int) -> int | None:
+    """The pid that a process has in the namespace of that level, None for none."""
+    pids = _pids(pid)
+    return int(pids[level - 1]) if 0 < level <= len(pids) else None
+
+
 def in_namespace_of(pid: int, init: int) -> bool:
     """Whether `pid` lives in the pid namespace of `init` or in one below it."""
     try:
@@ -64,33 +70,30 @@ def in_namespace_of(pid: int, init: int) -> bool:
     return False
 
 
+def process_of(thread: int) -> int | None:
+    """The process that a pid or a thread id belongs to, all as we see them; None when there is none."""
+    group = _status(thread).get("Tgid", ())
+    return int(group[0]) if group else None
+
+
 def inner_pid(pid_outer: int, init: int) -> int | None:
     """The pid, in the namespace of `init`, of the process that an outer pid or thread id belongs to."""
-    group = _status(pid_outer).get("Tgid", ())
-    if not group or not in_namespace_of(int(group[0]), init):
+    process = process_of(pid_outer)
+    if process is None or not in_namespace_of(process, init):
         return None
-    pids, level = _pids(int(group[0])), levels(init)
-    return int(pids[level - 1]) if 0 < level <= len(pids) else None
+    return _pid_at(levels(init), process)
 
 
 def outer_pid(pid: int, init: int) -> int | None:
     """The pid as we see it of the process that `init`'s namespace calls `pid`."""
     level = levels(init)
-    for candidate in descendants(init):
-        pids = _pids(candidate)
-        if 0 < level <= len(pids) and int(pids[level - 1]) == pid:
-            return candidate
-    return None
+    return next((one for one in descendants(init) if _pid_at(level, one) == pid), None)
 
 
 def outer_pids(init: int) -> dict[int, int]:
     """Everybody in `init`'s namespace: the pid as we see it by the pid that it has there."""
-    level, found = levels(init), {}
-    for candidate in descendants(init):
-        pids = _pids(candidate)
-        if 0 < level <= len(pids):
-            found[int(pids[level - 1])] = candidate
-    return found
+    level = levels(init)
+    return {pid: one for one in descendants(init) if (pid := _pid_at(level, one)) is not None}
 
 
 def descendants(init: int) -> Iterator[int]:

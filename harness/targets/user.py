@@ -19,7 +19,7 @@ from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.address import unix_path
 from cgrace.harness.dbus.message import Variant
 from cgrace.harness.errors import CgraceError, TargetError
-from cgrace.harness.targets import owner
+from cgrace.harness.targets import namespaces, owner
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.bus_client import BusClient
 from cgrace.harness.targets.joined import Joined
@@ -200,7 +200,7 @@ class UserSandbox(MachineSandbox):
         """The same, of the process of a thread; None when there is no such process."""
         if (spawned := self._by_outer.get(pid_outer)) is not None:
             return spawned.pid
-        return _process_of(pid_outer)
+        return namespaces.process_of(pid_outer)
 
 
 def runtime_of() -> Path:
@@ -258,12 +258,3 @@ async def delegate(bus_path: str, name: str, pid: int) -> None:
             f"the user's systemd cannot take a process of ours: its job ended as '{said.body[3]}'",
             hint="systemd-run --user --scope true says more; then start cgrace by: systemd-run --user --scope",
         )
-
-
-def _process_of(thread: int) -> int | None:
-    try:
-        text = Path(f"/proc/{thread}/status").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    found = next((line.split()[1] for line in text.splitlines() if line.startswith("Tgid:")), "")
-    return int(found) if found else None
