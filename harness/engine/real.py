@@ -14,7 +14,6 @@ import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Final
 
 from cgrace.harness import events as ev
@@ -29,6 +28,7 @@ from cgrace.harness.engine.plan import Plan
 from cgrace.harness.engine.turns import LOOK_S, LOOK_S_MAX, Turns
 from cgrace.harness.errors import TargetError
 from cgrace.harness.events import Event
+from cgrace.harness.proc.pidstat import DEAD, FLAGS, STATE, stat_fields
 from cgrace.harness.relay.base import Backend, Handler
 from cgrace.harness.relay.upstream import Upstream
 from cgrace.harness.targets.machine import MachineSandbox
@@ -391,9 +391,5 @@ class RealSystemd:
 def _is_ending(pid: int) -> bool:
     """Whether a process has begun to end (PF_EXITING of its flags in /proc/PID/stat): PID 1 of a namespace takes as long for that
     as the namespace's other processes, which look as if they slept."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return True
-    fields = stat.rpartition(")")[2].split()
-    return fields[0] in ("Z", "X") or bool(int(fields[6]) & _PF_EXITING)
+    fields = stat_fields(pid)
+    return fields is None or fields[STATE] in DEAD or bool(int(fields[FLAGS]) & _PF_EXITING)

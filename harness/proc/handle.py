@@ -18,13 +18,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from cgrace.harness.clock import NS_PER_MS
+from cgrace.harness.proc.pidstat import DEAD, START_TIME, STATE, stat_fields
 
 POLL_NS: Final = 5 * NS_PER_MS  # between two questions to /proc
-_START_FIELD: Final = 19  # of /proc/PID/stat, counted from behind the command's name
 _NO_PIDFD: Final = (errno.ENOSYS, errno.EPERM)  # EPERM: a container's or a service's filter of system calls
 
 
@@ -122,8 +121,8 @@ class ProcessHandle:
             return False
 
     def _runs(self) -> bool:
-        fields = _stat(self.pid)
-        return fields is not None and fields[_START_FIELD] == self._started and fields[0] not in ("Z", "X")
+        fields = stat_fields(self.pid)
+        return fields is not None and fields[START_TIME] == self._started and fields[STATE] not in DEAD
 
 
 def has_pidfd() -> bool:
@@ -147,15 +146,7 @@ def _pidfd(pid: int) -> int:
 
 
 def _start_time(pid: int) -> str:
-    fields = _stat(pid)
+    fields = stat_fields(pid)
     if fields is None:
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-    return fields[_START_FIELD]
-
-
-def _stat(pid: int) -> list[str] | None:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return text[text.rindex(")") + 2 :].split()
+    return fields[START_TIME]

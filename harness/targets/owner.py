@@ -15,26 +15,18 @@ import re
 from pathlib import Path
 from typing import Final
 
+from cgrace.harness.proc.pidstat import DEAD, START_TIME, STATE, stat_fields
+
 OWNED_NAME: Final = re.compile(r"cgrace-([1-9][0-9]{0,9})-([1-9][0-9]{0,19})(?:-c[1-9][0-9]{0,5})?")
 UNIT_PREFIX: Final = "cgrace"  # of every unit and cgroup of a run on a machine that others use, too
-_STATE_FIELD: Final = 0  # counted from behind the command's name, which may contain anything
-_START_FIELD: Final = 19
 _machines: Final = itertools.count(1)
-
-
-def _stat_fields(pid: int) -> list[str] | None:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return text[text.rindex(")") + 2 :].split()
 
 
 @functools.cache
 def _name_of(pid: int) -> str:
-    fields = _stat_fields(pid)
+    fields = stat_fields(pid)
     assert fields is not None, "a process sees itself in /proc"
-    return f"cgrace-{pid}-{fields[_START_FIELD]}"
+    return f"cgrace-{pid}-{fields[START_TIME]}"
 
 
 def own_name() -> str:
@@ -57,8 +49,8 @@ def process_lives(name: str) -> bool:
     match = OWNED_NAME.fullmatch(name)
     if match is None:
         return False
-    fields = _stat_fields(int(match[1]))
-    return fields is not None and fields[_START_FIELD] == match[2] and fields[_STATE_FIELD] not in ("Z", "X")
+    fields = stat_fields(int(match[1]))
+    return fields is not None and fields[START_TIME] == match[2] and fields[STATE] not in DEAD
 
 
 def lock(directory: str) -> int:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cgrace.harness.errors import TargetError
+from cgrace.harness.proc.pidstat import START_TIME, TIMES, stat_fields
 from cgrace.harness.proc.run import run
 from cgrace.harness.targets.boot import Console
 
@@ -168,10 +169,9 @@ class Qemu:
 
     def _note(self, folder: Path) -> None:
         assert self._process is not None
-        with contextlib.suppress(OSError):
-            stat = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8", errors="replace")
-            start = stat[stat.rindex(")") + 2 :].split()[19]
-            (folder / PID_FILE).write_text(f"{self._process.pid} {start}", encoding="utf-8")
+        if (fields := stat_fields(self._process.pid)) is not None:
+            with contextlib.suppress(OSError):
+                (folder / PID_FILE).write_text(f"{self._process.pid} {fields[START_TIME]}", encoding="utf-8")
 
     def _ended(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
@@ -256,8 +256,8 @@ class Qemu:
         """Seconds on processors that it has taken (proc(5): utime and stime); 0 when it is gone."""
         if self._process is None or self._process.poll() is not None:
             return 0.0
-        stat = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8", errors="replace")
-        return sum(map(int, stat[stat.rindex(")") + 2 :].split()[11:13])) / os.sysconf("SC_CLK_TCK")
+        fields = stat_fields(self._process.pid) or []
+        return sum(map(int, fields[TIMES])) / os.sysconf("SC_CLK_TCK")
 
     def starved_ns(self) -> int:
         """For how long the thread of it that waited most could have run and was not let (Linux, Documentation/scheduler/
