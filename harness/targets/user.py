@@ -19,6 +19,7 @@ from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.address import unix_path
 from cgrace.harness.dbus.message import Variant
 from cgrace.harness.errors import CgraceError, TargetError
+from cgrace.harness.proc.handle import ProcessHandle
 from cgrace.harness.targets import namespaces, owner
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.bus_client import BusClient
@@ -50,7 +51,7 @@ class UserTarget(Standing):
         self.undo_s_max = UNDO_S_MAX
         self._runtime = runtime
         self._manager_pid = 0
-        self._watched = -1
+        self._watched: ProcessHandle | None = None
         self._seats = 0
 
     @classmethod
@@ -154,13 +155,12 @@ class UserTarget(Standing):
     async def _set_up(self) -> None:
         self._folder.make()
         try:
-            self._watched = os.pidfd_open(self._manager_pid)
+            self._watched = ProcessHandle(self._manager_pid)
         except ProcessLookupError:
             raise TargetError("the user's systemd has just ended") from None
-        asyncio.get_running_loop().add_reader(self._watched, self._gone)
+        self._watched.on_end(self._gone)
 
     def _gone(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._watched)
         if not self._ended.done():
             self._ended.set_result(None)
 
@@ -169,9 +169,8 @@ class UserTarget(Standing):
         await delegate(self.bus_path, f"{owner.own_name()}-s{self._seats}.scope", pid)
 
     async def _tear_down(self) -> None:
-        if self._watched >= 0:
-            asyncio.get_running_loop().remove_reader(self._watched)
-            os.close(self._watched)
+        if self._watched is not None:
+            self._watched.close()
         await super()._tear_down()
 
 
