@@ -67,8 +67,3 @@ async def make_key(path: Path) -> None:
     done = await run(words)
     if not done.ok:
         raise TargetError("a key cannot be made: ssh-keygen", hint="apt install openssh-client", detail=done.tail)
-
-
-def option_words(options: tuple[str, ...]) -> list[str]:
-    """-o for each."""
-    return [word for option in options for word in ("-o", option)]

@@ -13,16 +13,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import os
 import shlex
 import shutil
-import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from cgrace.harness.errors import TargetError
-from cgrace.harness.proc.run import Completed, run
+from cgrace.harness.proc.run import Completed, kill_group, run
 
 CONNECT_S_MAX: Final = 20.0
 COMMAND_S_MAX: Final = 600.0
@@ -45,6 +43,11 @@ _OPTIONS: Final = (
 )
 
 
+def option_words(options: Sequence[str]) -> list[str]:
+    """-o for each."""
+    return [word for option in options for word in ("-o", option)]
+
+
 def check_client() -> None:
     """TargetError where there is no OpenSSH client."""
     if shutil.which("ssh") is None:
@@ -64,7 +67,7 @@ class SshChannel:
         self.name = destination
         self.greeting = ""
         self._session = session
-        self._base = ["ssh", *options, *(word for option in _OPTIONS for word in ("-o", option))]
+        self._base = ["ssh", *options, *option_words(_OPTIONS)]
         self._folder = folder
         self._last_words = last_words
         self._master: asyncio.subprocess.Process | None = None
@@ -103,15 +106,7 @@ class SshChannel:
         control.unlink(missing_ok=True)
         words = [*self._base, "-o", f"ConnectTimeout={seconds_max:.0f}", "-o", "ControlPersist=no"]
         words += ["-M", "-S", _CONTROL, "-T", "--", self.destination, self._session]
-        self._master = await asyncio.create_subprocess_exec(
-            *("setpriv", "--pdeathsig", "KILL"),
-            *words,
-            cwd=self._folder,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._master = await self._spawn(words)
         stdout, stderr = self._master.stdout, self._master.stderr
         assert stdout is not None and stderr is not None
         try:
@@ -130,6 +125,18 @@ class SshChannel:
             )
         self.greeting = line.removeprefix(_GREETING).decode(errors="replace").strip()
 
+    async def _spawn(self, words: Sequence[str]) -> asyncio.subprocess.Process:
+        """An ssh here, which leads a process group and ends with us."""
+        return await asyncio.create_subprocess_exec(
+            *("setpriv", "--pdeathsig", "KILL"),
+            *words,
+            cwd=self._folder,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+
     async def _close(self) -> None:
         if self._master is None:
             return
@@ -147,8 +154,7 @@ class SshChannel:
 
     def _kill(self) -> None:
         if self._master is not None and self._master.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._master.pid, signal.SIGKILL)
+            kill_group(self._master.pid)
 
     @property
     def lives(self) -> bool:
@@ -226,15 +232,7 @@ class SshChannel:
         """A command there with its stdin, stdout and stderr as pipes here; it belongs to the caller."""
         if not self.lives:
             raise self.lost()
-        process = await asyncio.create_subprocess_exec(
-            *("setpriv", "--pdeathsig", "KILL"),
-            *self.words(remote, env),
-            cwd=self._folder,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+        process = await self._spawn(self.words(remote, env))
         assert process.stdout is not None
         try:
             while (line := await process.stdout.readline()) and line != f"{_BEGINS}\n".encode():

@@ -29,10 +29,10 @@ from cgrace.harness.drivers.cache import content_key
 from cgrace.harness.errors import TargetError, UnavailableError
 from cgrace.harness.proc.run import run
 from cgrace.harness.targets import images, roots_build
-from cgrace.harness.targets.guest import KEY, LAYOUT_KEYS, layout_words, make_key, option_words
+from cgrace.harness.targets.guest import KEY, LAYOUT_KEYS, layout_words, make_key
 from cgrace.harness.targets.images import NOTE_FILE
 from cgrace.harness.targets.qemu import MachineConfig, check_program
-from cgrace.harness.targets.ssh import SshChannel
+from cgrace.harness.targets.ssh import SshChannel, option_words
 
 FORMATS: Final = ("qcow2", "raw", "vmdk", "vdi", "vhdx", "vpc")
 BOOT_S_MAX: Final = 900.0  # the first boot of a cloud image under TCG

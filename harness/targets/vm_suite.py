@@ -7,9 +7,10 @@ from typing import Final
 
 from cgrace.harness.drivers.gobuild import build_go_program
 from cgrace.harness.targets import images_initrd
-from cgrace.harness.targets.guest import KEY, layout_words, make_key, option_words
+from cgrace.harness.targets.guest import KEY, layout_words, make_key
 from cgrace.harness.targets.images import Image
 from cgrace.harness.targets.qemu import MachineConfig
+from cgrace.harness.targets.ssh import option_words
 
 BOOT_S_MAX: Final = 240.0
 INIT_SOURCE: Final = Path(__file__).resolve().parent / "go" / "vminit"
