@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import fcntl
 import json
 import os
 import platform
@@ -27,9 +26,8 @@ from cgrace.harness.targets.bus_client import BusClient
 from cgrace.harness.targets.host import BOOTED, BUS_SOCKET
 from cgrace.harness.targets.linux import mount_detached
 from cgrace.harness.targets.namespaces import tells_pids
-from cgrace.harness.targets.owner import UNIT_PREFIX
+from cgrace.harness.targets.owner import UNIT_PREFIX, is_locked
 from cgrace.harness.targets.probe import Check
-from cgrace.harness.witnesses.inotify import InotifyWitness
 from cgrace.harness.witnesses.sockdiag import SockDiag
 from cgrace.harness.witnesses.tracefs import KernelWitness
 from cgrace.harness.witnesses.waits import lists_children
@@ -47,7 +45,13 @@ ANSWER_S_MAX: Final = 10.0
 def look() -> Iterator[Check]:
     """Every look. Never raises for what the machine lacks."""
     yield _bus()
-    yield _witness()
+    yield _check(
+        WITNESS,
+        "who made, removed or emptied which cgroup",
+        _kernel_witness,
+        there="tracefs with cgroup events",
+        instead="inotify instead, which sees cgroups come and go, not by whom, and no moves of processes",
+    )
     yield _check(
         HELD_CALLS,
         "faults that stop a driver in a system call (hold_open: row 1-4b)",
@@ -122,7 +126,7 @@ def _bus() -> Check:
     version = ""
     try:
         version = asyncio.run(ask())
-        why = _busy()
+        why = "another cgrace works with this systemd" if is_locked(str(BOOTED)) else ""
     except (CgraceError, TimeoutError, OSError) as error:
         why = getattr(error, "message", "") or f"{BUS_SOCKET} gives no answer within {ANSWER_S_MAX:g} s"
     return Check(
@@ -133,33 +137,12 @@ def _bus() -> Check:
     )
 
 
-def _busy() -> str:
-    """Whether another cgrace works there now (host.py)."""
-    descriptor = os.open(BOOTED, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return "another cgrace works with this systemd"
-    finally:
-        os.close(descriptor)
-    return ""
-
-
-def _witness() -> Check:
+def _kernel_witness() -> str:
     try:
         KernelWitness.open(UNIT_PREFIX).close()
     except TargetError as error:
-        why = (
-            f"{error.message}: inotify instead, which sees cgroups come and go, not by whom, and no moves of processes"
-        )
-        with InotifyWitness():
-            return Check(name=WITNESS, ok=False, found=why, needed_for="who made, removed or emptied which cgroup")
-    return Check(
-        name=WITNESS,
-        ok=True,
-        found="tracefs with cgroup events",
-        needed_for="who made, removed or emptied which cgroup",
-    )
+        return error.message
+    return ""
 
 
 def _cgroup_namespace() -> str:
