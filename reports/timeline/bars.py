@@ -164,28 +164,10 @@ class _Bars:
                     cause=self.reached.get(hold, -1),
                     end=hold,
                 )
-            case ev.DriverOpens(hold=hold, process=process) if hold:
-                self.stops[hold] = Bar(
-                    lane=self.lanes.of_process(process),
-                    kind="hold",
-                    first=index,
-                    label=f"stopped: {hold}",
-                    note=f"{process} is stopped where it opens {event.file} of {event.hierarchy}{event.path}, by {hold}: "
-                    + self.words.get(hold, hold),
-                    unit=unit_of_path(event.path),
-                    cause=self.reached.get(hold, -1),
-                )
-            case ev.DriverCloses(hold=hold, process=process) if hold:
-                self.stops[hold] = Bar(
-                    lane=self.lanes.of_process(process),
-                    kind="hold",
-                    first=index,
-                    label=f"stopped: {hold}",
-                    note=f"{process} is stopped where it closes its connection for {event.connection}, by {hold}: "
-                    + self.words.get(hold, hold),
-                    unit="",
-                    cause=self.reached.get(hold, -1),
-                )
+            case ev.DriverOpens(hold=hold, file=file, hierarchy=hierarchy, path=path) if hold:
+                self._stopped(event, index, f"opens {file} of {hierarchy}{path}", unit_of_path(path))
+            case ev.DriverCloses(hold=hold, connection=connection) if hold:
+                self._stopped(event, index, f"closes its connection for {connection}")
             case ev.HoldLetGo(hold=hold, why=why, cause=cause):
                 self.let_go[hold] = f"{hold} let go: {why}" + (f" ({cause})" if cause else "")
                 if hold in self.stops:
@@ -197,6 +179,19 @@ class _Bars:
             case _:
                 return False
         return True
+
+    def _stopped(self, event: ev.DriverAsks, index: int, where: str, unit: str = "") -> None:
+        """A driver is stopped at a call to the kernel. where: what it does there, in words."""
+        hold, process = event.hold, event.process
+        self.stops[hold] = Bar(
+            lane=self.lanes.of_process(process),
+            kind="hold",
+            first=index,
+            label=f"stopped: {hold}",
+            note=f"{process} is stopped where it {where}, by {hold}: {self.words.get(hold, hold)}",
+            unit=unit,
+            cause=self.reached.get(hold, -1),
+        )
 
     def _job(self, event: Event, index: int) -> None:
         if not isinstance(event, ev.JobChanged):
