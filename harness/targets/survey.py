@@ -82,28 +82,33 @@ async def _remote(machine: RemoteMachine, progress: Callable[[str], None]) -> Su
     facts = await machine.look()
     asked = await machine.channel.run(["sh", "-c", _ASK, "sh", machine.base], timeout_s=60)
     said = [line.partition(" ")[::2] for line in asked.text.splitlines()]
-    checks = [*_outside(machine, facts, said)]
-    layouts = () if not facts.layout else ("v1" if facts.layout == HYBRID else facts.layout,)
     systemd = systemd_number(facts.systemd) if facts.systemd else 0
-    if any(not check.ok and check.name in NEEDED for check in checks):
-        return Survey(checks=tuple(checks), systemd=systemd, layouts=layouts)
+    checks = _outside(machine, facts, said)
+    if all(check.ok or check.name not in NEEDED for check in checks):
+        checks += await _inside(machine, progress)
+    return Survey(
+        checks=tuple(checks),
+        systemd=systemd,
+        layouts=() if not facts.layout else ("v1" if facts.layout == HYBRID else facts.layout,),
+    )
+
+
+async def _inside(machine: RemoteMachine, progress: Callable[[str], None]) -> list[Check]:
+    """What cgrace's own Python says there, once it is there."""
     try:
         await machine.prepare(progress)
         done = await machine.python(["-m", survey_inside.__name__], timeout_s=120)
         answer = json.loads(done.text) if done.ok else None
     except CgraceError as error:
-        checks.append(_runtime(False, f"{error.message}{': ' if error.detail else ''}{error.detail}"))
-        return Survey(checks=tuple(checks), systemd=systemd, layouts=layouts)
+        return [_runtime(False, f"{error.message}{': ' if error.detail else ''}{error.detail}")]
     if answer is None:
-        checks.append(_runtime(False, f"cgrace's own Python does not run there: it {done.how}: {done.tail}"))
-        return Survey(checks=tuple(checks), systemd=systemd, layouts=layouts)
+        return [_runtime(False, f"cgrace's own Python does not run there: it {done.how}: {done.tail}")]
     own = machine.facts.machine == platform.machine()
     brought = (
         "brought along with its loader and C library; the machine's own is not used" if own else "the machine's own"
     )
-    checks.append(_runtime(True, f"Python {answer['facts']['python']}, {brought}"))
-    checks += [Check(**check) for check in answer["checks"]]
-    return Survey(checks=tuple(checks), systemd=systemd, layouts=layouts)
+    found = _runtime(True, f"Python {answer['facts']['python']}, {brought}")
+    return [found, *(Check(**check) for check in answer["checks"])]
 
 
 def _runtime(ok: bool, found: str) -> Check:
