@@ -27,9 +27,9 @@ from cgrace.harness.errors import TargetError
 from cgrace.harness.targets import user
 from cgrace.harness.targets.bus_client import BusClient
 from cgrace.harness.targets.container import BOOT_SOURCE, ContainerTarget
+from cgrace.harness.targets.control import build_init
 from cgrace.harness.targets.machine import MachineSandbox
 from cgrace.harness.targets.rootless import RANGES
-from cgrace.harness.targets.runs import INIT_SOURCE
 from cgrace.harness.targets.user import UserTarget
 
 UID: Final = 1000
@@ -165,7 +165,7 @@ def folder() -> Iterator[Path]:
 
 async def own_cache(folder: Path) -> None:
     """A cache that belongs to the user, with what a run needs."""
-    programs = [await build_go_program(INIT_SOURCE, "cgrace-init"), await build_go_program(BOOT_SOURCE, "cgrace-boot")]
+    programs = [await build_init(), await build_go_program(BOOT_SOURCE, "cgrace-boot")]
     for entry in (*(one.parent for one in programs), (await build([find("today")]))["today"].binary.parent):
         shutil.copytree(entry, folder / "cgrace/builds" / entry.name)
     for path, _, files in os.walk(folder):

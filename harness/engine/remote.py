@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Final
 
 from cgrace.harness.drivers.base import BuiltDriver
-from cgrace.harness.drivers.gobuild import build_go_program
 from cgrace.harness.errors import CgraceError, StoreError, UnavailableError
 from cgrace.harness.proc.workers import Worker, WorkerDied
 from cgrace.harness.suite import Case, CaseResult
+from cgrace.harness.targets.control import build_init
 from cgrace.harness.targets.registry import HYBRID, UNDONE, TargetName
 from cgrace.harness.targets.remote import RemoteVm, open_machine
 from cgrace.harness.targets.remote_machine import RemoteMachine
-from cgrace.harness.targets.runs import INIT_SOURCE
 
 WORKER: Final = "cgrace.harness.worker"
 
@@ -92,7 +91,7 @@ class _Bench:
 
     async def set_up(self) -> None:
         """Put the drivers there, keep that state, and have a worker."""
-        init = await build_go_program(INIT_SOURCE, "cgrace-init")
+        init = await build_init()
         entries = {one.binary.parent for one in self._built.values()} | {init.parent}
         await self._machine.put_builds(sorted(entries))
         await self._machine.channel.run_ok(["mkdir", "-p", self._folder], what="a folder for traces cannot be made")

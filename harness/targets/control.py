@@ -19,17 +19,25 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from cgrace.harness.drivers.gobuild import build_go_program
 from cgrace.harness.errors import TargetError
 from cgrace.harness.targets import filters
 
+_INIT: Final = Path(__file__).resolve().parent / "go" / "init"
 REQUEST_BYTES_MAX: Final = 150_000  # one packet must fit into a socket buffer of the default size
 _ANSWER_BYTES_MAX: Final = 1 << 16
 _CREDENTIALS: Final = struct.Struct("3i")
 _KILLED: Final = -int(signal.SIGKILL)
 
 T = TypeVar("T")
+
+
+async def build_init() -> Path:
+    """The program at the other end of the wire, built unless it is already."""
+    return await build_go_program(_INIT, "cgrace-init")
 
 
 class Control:

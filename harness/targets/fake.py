@@ -20,15 +20,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from cgrace.harness.clock import now_ns
-from cgrace.harness.drivers.gobuild import build_go_program
 from cgrace.harness.errors import CgraceError, TargetError
 from cgrace.harness.targets import owner
 from cgrace.harness.targets.cell import Cell
+from cgrace.harness.targets.control import build_init
 from cgrace.harness.targets.sandbox import FakeSandbox
 from cgrace.harness.targets.subtree import Subtree
 from cgrace.harness.targets.sweep import record_owner, sweep
 
-INIT_SOURCE: Final = Path(__file__).resolve().parent / "go" / "init"
 WARM: Final = 2  # cells kept ready for each layout
 IDLE_MAX: Final = 16  # cells kept for reuse for each layout
 _THREADS: Final = 2
@@ -65,7 +64,7 @@ class FakeTarget:
                 "target fake makes cgroups and namespaces, which takes root (CAP_SYS_ADMIN)",
                 hint="sudo cgrace ..., or a container with --privileged --cgroupns=private",
             )
-        init = await build_go_program(INIT_SOURCE, "cgrace-init")
+        init = await build_init()
         FakeTarget._current = target = cls(init, Path(tempfile.gettempdir(), owner.own_name()))
         failure: BaseException | None = None
         try:

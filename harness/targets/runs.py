@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from cgrace.harness.clock import now_ns
-from cgrace.harness.drivers.gobuild import build_go_program
 from cgrace.harness.errors import TargetError
 from cgrace.harness.targets.base import Hierarchy
+from cgrace.harness.targets.control import build_init
 from cgrace.harness.targets.folder import RuntimeFolder
 from cgrace.harness.targets.joined import Joined
 from cgrace.harness.targets.machine import MachineSandbox
 from cgrace.harness.targets.putback import PutBack
 
-INIT_SOURCE: Final = Path(__file__).resolve().parent / "go" / "init"
 UNDO_S_MAX: Final = 3.0
 
 
@@ -123,7 +122,7 @@ class MachineRuns(ABC):
     async def prepare(self) -> Joined:
         """Have the process of ours inside, which serves one run after the other: `enter` is then a matter of microseconds."""
         if self._joined is None or self._joined.control.closed:
-            program = await build_go_program(INIT_SOURCE, "cgrace-init")
+            program = await build_init()
             if self._joined is not None:
                 self._joined.let_go()
                 await asyncio.to_thread(self._joined.reap)
