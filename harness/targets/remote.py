@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ async def open_ssh(host: str) -> AsyncIterator[RemoteMachine]:
 
     The folder and what was put into it are gone afterwards. TargetError where ssh does not connect.
     """
-    sweep()
+    await asyncio.to_thread(sweep)
     with runtime_folder() as folder:
         async with SshChannel.open(host, folder=folder, session=_SESSION) as channel:
             yield RemoteMachine(f"ssh:{host}", lambda: channel, channel.greeting, lambda: "")
