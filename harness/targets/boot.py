@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cgrace.harness.errors import TargetError
-from cgrace.harness.targets.removal import INIT_NAME
+from cgrace.harness.targets.stage import start_stage
 
 CONSOLE_LINES: Final = 200
 _LINE_BYTES_MAX: Final = 2000
@@ -103,28 +103,13 @@ class Boot:
         self._pidfd = -1
 
     def start(
-        self, program: Path, config: Mapping[str, Any], cgroups: tuple[int, ...], *, stage: bytes = b"stage1"
+        self, program: Path, config: Mapping[str, Any], cgroups: tuple[int, ...], *, stage: str = "stage1"
     ) -> None:
-        """Start stage 1 with open cgroup.procs, or "keep". In the loop's thread: PR_SET_PDEATHSIG is about the thread that
-        started it."""
+        """Start stage 1 with open cgroup.procs, or "keep"; in the loop's thread (stage.py says why)."""
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
-        whole = {**config, "parent": os.getpid(), "control": theirs.fileno(), "cgroups": cgroups}
         with theirs:
-            try:
-                self._stage1 = subprocess.Popen(
-                    [INIT_NAME, stage, json.dumps(whole).encode()],
-                    executable=program,
-                    pass_fds=(theirs.fileno(), *cgroups),
-                    env={},
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    cwd="/",
-                    start_new_session=True,  # a terminal's Ctrl-C is for cgrace alone
-                )
-            except OSError as error:
-                raise TargetError(f"cannot start {program}: {error.strerror}") from error
+            self._stage1 = start_stage(program, stage, {**config, "cgroups": cgroups}, theirs, cgroups)
         self._loop.add_reader(self._control, self._guarded, self._answered)
 
     def _guarded(self, read: Callable[[], None]) -> None:

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from cgrace.harness.errors import TargetError
 from cgrace.harness.proc.handle import ProcessHandle
 from cgrace.harness.targets import namespaces
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.control import Control
-from cgrace.harness.targets.removal import INIT_NAME, processes_in, thaw
+from cgrace.harness.targets.removal import processes_in, thaw
+from cgrace.harness.targets.stage import start_stage
 from cgrace.harness.targets.subtree import Subtree
 
 SETUP_S_MAX: Final = 20.0
@@ -80,35 +80,16 @@ class Cell:
         self._settings, self._mounts = await self._blocking(self._evidence)
 
     def _start(self, init: Path, procs: list[int], keep: tuple[Path, ...]) -> None:
-        """Start stage 1. Here, in the loop's thread: PR_SET_PDEATHSIG is about the thread that started a process."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.control = Control(ours)
-        with theirs:
-            config = self._configuration(theirs.fileno(), procs, keep)
-            try:
-                self._stage1 = subprocess.Popen(
-                    [INIT_NAME, b"stage1", json.dumps(config).encode()],
-                    executable=init,
-                    pass_fds=(theirs.fileno(), *procs),
-                    env={},
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    cwd="/",
-                    start_new_session=True,  # a terminal's Ctrl-C is for cgrace alone
-                )
-            except OSError as error:
-                raise TargetError(f"cannot start the sandbox's init {init}: {error.strerror}") from error
-
-    def _configuration(self, control: int, procs: list[int], keep: tuple[Path, ...]) -> dict[str, Any]:
-        return {
-            "parent": os.getpid(),
-            "control": control,
+        config = {
             "cgroups": procs,
             **self.subtree.view(self.hierarchies),
             "scope": self.scope,
             "keep": [str(path) for path in keep],
         }
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control = Control(ours)
+        with theirs:
+            self._stage1 = start_stage(init, "stage1", config, theirs, procs, what="the sandbox's init ")
 
     def _evidence(self) -> tuple[dict[str, str], str]:
         """What must be the same after a run: the roots' settings and init's mounts."""

@@ -152,7 +152,7 @@ class ContainerTarget(MachineRuns):
         try:
             await asyncio.to_thread(self._set_up)
             if self._runtime:
-                self._boot.start(program, self._bundle(), (), stage=b"keep")
+                self._boot.start(program, self._bundle(), (), stage="keep")
             else:
                 for hierarchy in self.hierarchies:
                     procs.append(os.open(hierarchy.root / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))

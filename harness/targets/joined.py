@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -23,7 +22,7 @@ from cgrace.harness.proc.handle import ProcessHandle
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.cell import wait_gone
 from cgrace.harness.targets.control import Control
-from cgrace.harness.targets.removal import INIT_NAME
+from cgrace.harness.targets.stage import start_stage
 
 JOIN_S_MAX: Final = 20.0
 END_S_MAX: Final = 3.0
@@ -90,21 +89,8 @@ class Joined:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control = Control(ours)
         with theirs:
-            numbers = {"control": theirs.fileno(), "cgroups": procs, "namespaces": spaces, "parent": os.getpid()}
-            try:
-                self._stage1 = subprocess.Popen(
-                    [INIT_NAME, b"join", json.dumps({**config, **numbers}).encode()],
-                    executable=program,
-                    pass_fds=(theirs.fileno(), *procs, *spaces),
-                    env={},
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    cwd="/",
-                    start_new_session=True,  # a terminal's Ctrl-C is for cgrace alone
-                )
-            except OSError as error:
-                raise TargetError(f"cannot start {program}: {error.strerror}") from error
+            whole = {**config, "cgroups": procs, "namespaces": spaces}
+            self._stage1 = start_stage(program, "join", whole, theirs, [*procs, *spaces])
 
     def _watch(self) -> None:
         """Reap it as soon as it dies: in a pid namespace whose PID 1 dies, that waits for everybody to be reaped."""
