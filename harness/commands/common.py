@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+    from rich.table import Table
+
+    from cgrace.harness.targets.probe import Check
 
 T = TypeVar("T")
 
@@ -71,6 +74,22 @@ def show(*renderables: RenderableType) -> None:
         for renderable in renderables:
             out.print(renderable)
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+def table_of_checks(checks: Iterable[Check], missing: Collection[Check]) -> Table:
+    """A row for each look at a machine. missing: those of them without which nothing can be done."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=False)
+    for check in checks:
+        word, style = ("ok", "green") if check.ok else ("MISSING", "bold red") if check in missing else ("no", "yellow")
+        told = Text(check.found)
+        told.append(f"  (for {check.needed_for})", style="dim")
+        if check.how:
+            told.append(f"\ntry: {check.how}")
+        table.add_row(Text(word, style=style), check.name, told)
+    return table
 
 
 def show_json(data: dict[str, Any]) -> None:

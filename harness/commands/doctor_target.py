@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from cgrace.harness.commands import EXIT_CANNOT, EXIT_OK
-from cgrace.harness.commands.common import note, run_async, scenarios_folder, show, show_json
+from cgrace.harness.commands.common import note, run_async, scenarios_folder, show, show_json, table_of_checks
 from cgrace.harness.engine import sight
 from cgrace.harness.engine.gates import refused
 from cgrace.harness.engine.plan import all_faults
@@ -22,7 +22,6 @@ NAMES_SHOWN = 8
 
 def doctor_target(args: argparse.Namespace, name: TargetName) -> int:
     """Exit 0 where scenarios can run, 2 where they cannot."""
-    from rich.table import Table
     from rich.text import Text
 
     from cgrace.harness.commands.select import pick_scenarios
@@ -36,17 +35,7 @@ def doctor_target(args: argparse.Namespace, name: TargetName) -> int:
         told = [{"reason": why, "scenarios": names} for why, names in cannot.items()]
         show_json(document("doctor", passed=not found.missing, target=name.text, checks=checks, cannot_run=told))
         return EXIT_CANNOT if found.missing else EXIT_OK
-    table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=False)
-    for check in found.checks:
-        word, style = (
-            ("ok", "green") if check.ok else ("MISSING", "bold red") if check in found.missing else ("no", "yellow")
-        )
-        said = Text(check.found)
-        said.append(f"  (for {check.needed_for})", style="dim")
-        if check.how:
-            said.append(f"\ntry: {check.how}")
-        table.add_row(Text(word, style=style), check.name, said)
-    show(table)
+    show(table_of_checks(found.checks, found.missing))
     if found.missing:
         names = ", ".join(check.name for check in found.missing)
         show(Text(f"nothing can run on {name.text}: {names}", style="bold red"))

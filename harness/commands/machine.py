@@ -7,7 +7,7 @@ import dataclasses
 import os
 
 from cgrace.harness.commands import EXIT_CANNOT, EXIT_OK
-from cgrace.harness.commands.common import run_async, show, show_json
+from cgrace.harness.commands.common import run_async, show, show_json, table_of_checks
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -17,7 +17,6 @@ def doctor(args: argparse.Namespace) -> int:
         from cgrace.harness.targets.registry import parse_target
 
         return doctor_target(args, parse_target(args.target, allow_host=True))
-    from rich.table import Table
     from rich.text import Text
 
     from cgrace.harness.doctor import NEEDED, examine, missing
@@ -29,15 +28,7 @@ def doctor(args: argparse.Namespace) -> int:
         listed = [{**dataclasses.asdict(check), "needed": check.name in NEEDED} for check in checks]
         show_json(document("doctor", passed=not lacking, checks=listed))
         return EXIT_CANNOT if lacking else EXIT_OK
-    table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=False)
-    for check in checks:
-        word, style = ("ok", "green") if check.ok else ("MISSING", "bold red") if check in lacking else ("no", "yellow")
-        told = Text(check.found)
-        told.append(f"  (for {check.needed_for})", style="dim")
-        if check.how:
-            told.append(f"\ntry: {check.how}")
-        table.add_row(Text(word, style=style), check.name, told)
-    show(table)
+    show(table_of_checks(checks, lacking))
     if lacking:
         show(Text(f"reproduce cannot run here: no {', no '.join(check.name for check in lacking)}", style="bold red"))
         if any(check.ok for check in checks if check.name == "user's systemd"):
