@@ -19,6 +19,7 @@ from cgrace.harness.proc.workers import WorkerDied
 from cgrace.harness.targets import images, images_initrd, qemu, remote_runtime
 from cgrace.harness.targets.guest import check_layout
 from cgrace.harness.targets.images_initrd import Member
+from cgrace.harness.targets.names import layout_of
 from cgrace.harness.targets.registry import parse_target
 from cgrace.harness.targets.remote import RemoteVm, open_machine, parse_remote
 from cgrace.harness.targets.ssh import SshChannel
@@ -90,6 +91,21 @@ def test_layouts() -> None:
         check_layout("sid", "v1", 262)
     with pytest.raises(TargetError, match="no cgroup layout"):
         check_layout("sid", "v3", 262)
+
+
+@pytest.mark.parametrize(
+    ("kind", "unified", "layout"),
+    [
+        ("cgroup2fs", "", "v2"),
+        ("UNKNOWN (0x63677270)", "", "v2"),
+        ("tmpfs", "", "v1"),
+        ("tmpfs", "unified", "hybrid"),
+        ("none", "", ""),
+    ],
+)
+def test_layout_of_a_machine(kind: str, unified: str, layout: str) -> None:
+    """What a machine has is told by what is mounted on /sys/fs/cgroup and in it; an old stat(1) knows no name for cgroup v2."""
+    assert layout_of(kind, unified) == layout
 
 
 def test_forwarded_port() -> None:

@@ -19,15 +19,14 @@ from typing import Final
 from cgrace.harness.errors import TargetError
 from cgrace.harness.proc.run import Completed, run
 from cgrace.harness.proc.workers import Worker, WorkerDied
+from cgrace.harness.targets.names import LOOK_AT_CGROUPS, layout_of
 from cgrace.harness.targets.remote_runtime import Part, interpreter_part, package_part
 from cgrace.harness.targets.ssh import SshChannel
 
 _LOOK: Final = (
-    "uname -m; uname -r; (systemctl --version || echo none) 2>/dev/null | head -n 1; id -u; "
-    "stat -f -c %T /sys/fs/cgroup 2>/dev/null || echo none"
+    f"uname -m; uname -r; (systemctl --version || echo none) 2>/dev/null | head -n 1; id -u; {LOOK_AT_CGROUPS}"
 )
-_LOOK_LINES: Final = 5
-_OLD_CGROUP2: Final = "UNKNOWN (0x63677270)"  # as a stat(1) calls it that is older than cgroup v2
+_LOOK_LINES: Final = 6
 _ANSWER_S_MAX: Final = 5.0  # of a connection that may be dead
 
 
@@ -155,13 +154,9 @@ class RemoteMachine:
         lines = done.text.splitlines()
         if len(lines) != _LOOK_LINES:
             raise TargetError(f"{self.name} does not say what it is", detail=done.tail)
-        machine, kernel, systemd, uid, kind = lines
-        layout = {"cgroup2fs": "v2", _OLD_CGROUP2: "v2", "tmpfs": "v1"}.get(kind, "")
-        if layout == "v1":
-            unified = await self.channel.run(["test", "-e", "/sys/fs/cgroup/unified/cgroup.procs"])
-            layout = "hybrid" if unified.ok else "v1"
+        machine, kernel, systemd, uid, kind, unified = lines
         version = systemd.removeprefix("systemd ") if systemd.startswith("systemd ") else ""
-        return Facts(machine=machine, kernel=kernel, systemd=version, uid=int(uid), layout=layout)
+        return Facts(machine=machine, kernel=kernel, systemd=version, uid=int(uid), layout=layout_of(kind, unified))
 
     async def _own_python(self) -> str:
         for name in ("python3.14", "python3.13", "python3.12", "python3.11", "python3"):

@@ -31,6 +31,7 @@ from cgrace.harness.proc.run import run
 from cgrace.harness.targets import images, roots_build
 from cgrace.harness.targets.guest import KEY, LAYOUT_KEYS, layout_words, make_key
 from cgrace.harness.targets.images import NOTE_FILE
+from cgrace.harness.targets.names import LOOK_AT_CGROUPS, layout_of
 from cgrace.harness.targets.qemu import MachineConfig, check_program
 from cgrace.harness.targets.ssh import SshChannel, option_words
 
@@ -51,14 +52,13 @@ _DUMPED: Final = re.compile(r"^[0-9a-f]{8}:  ((?:[0-9a-f]{2} ){16})", re.MULTILI
 _ESP: Final = uuid.UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b").bytes_le
 _BIOS_BOOT: Final = uuid.UUID("21686148-6449-6e6f-744e-656564454649").bytes_le
 # $r: the release that runs. Distributions call these files in their own ways (kernel-install(8), mkinitramfs(8), dracut(8)).
-_LOOK: Final = """r=$(uname -r)
-first() { for f in "$@"; do [ -r "$f" ] && { echo "$f"; return; }; done; echo; }
+_LOOK: Final = f"""r=$(uname -r)
+first() {{ for f in "$@"; do [ -r "$f" ] && {{ echo "$f"; return; }}; done; echo; }}
 systemctl --version | head -n 1
 cat /proc/cmdline
 first "/boot/vmlinuz-$r" "/lib/modules/$r/vmlinuz" /boot/vmlinuz
 first "/boot/initrd.img-$r" "/boot/initramfs-$r.img" "/boot/initrd-$r" "/boot/initrd-$r.img" /boot/initrd.img
-stat -f -c %T /sys/fs/cgroup
-[ -e /sys/fs/cgroup/unified/cgroup.procs ] && echo unified || echo
+{LOOK_AT_CGROUPS}
 """
 _LOOK_LINES: Final = 6
 # It has our key by now, and no seed later: it must not take itself for another instance.
@@ -238,7 +238,7 @@ async def _look(disk: OwnDisk, channel: SshChannel, entry: Path) -> dict[str, An
     if len(lines) != _LOOK_LINES or not lines[0].startswith("systemd "):
         raise TargetError(f"{disk.text} has no systemd, or does not say what it is", detail=done.tail)
     version, command_line, kernel, initrd, kind, unified = lines
-    layout = {"cgroup2fs": "v2", "tmpfs": "hybrid" if unified else "v1"}.get(kind, "")
+    layout = layout_of(kind, unified)
     if not layout:
         raise TargetError(f"{disk.text} has no cgroups: {kind} is on /sys/fs/cgroup")
     fetched = bool(kernel and initrd)
