@@ -223,7 +223,7 @@ def test_garbled_requests_do_not_kill_init() -> None:
     """Whatever comes over the control socket, init answers the next request."""
 
     async def body(_: FakeTarget, sandbox: FakeSandbox) -> None:
-        control = sandbox._cell.control
+        control = sandbox._control
         assert control is not None
         for packet in (b"{", b"null", b"[1]", b'{"spawn": 3}', b"{}", b'{"spawn":"x","argv":["/bin/true"]}', b"\xff"):
             if b'"x"' not in packet:

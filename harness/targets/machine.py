@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from cgrace.harness.targets import namespaces
-from cgrace.harness.targets.base import Hierarchy, Spawned
+from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.joined import Joined
+from cgrace.harness.targets.served import Served
 
 
 class Machine(Protocol):
@@ -53,7 +54,7 @@ class Machine(Protocol):
         ...
 
 
-class MachineSandbox:
+class MachineSandbox(Served):
     """Satisfies `targets.base.Sandbox` on a machine. Made by `ContainerTarget.sandbox` and `ContainerPool.sandbox`; of no use
     once that block has ended.
 
@@ -67,6 +68,7 @@ class MachineSandbox:
     uses_session_bus = False
 
     def __init__(self, machine: Machine, joined: Joined, *, epoch: int, started_ns: int) -> None:
+        super().__init__(joined.control)
         self.machine = machine
         self.layout: str = machine.layout
         self.hierarchies: tuple[Hierarchy, ...] = machine.hierarchies
@@ -76,36 +78,11 @@ class MachineSandbox:
         self.runtime_dir = machine.runtime_dir
         self.started_ns = started_ns
         self.init_pid_outer = joined.pid
-        self._joined = joined
-        self._by_inner: dict[int, Spawned] = {}
-        self._by_outer: dict[int, Spawned] = {}
 
     @property
     def ended(self) -> bool:
         """Whether the place is gone: the machine's PID 1 has ended, or the parent of the run's processes."""
-        return self._joined.control.closed or self.machine.ended.done()
-
-    async def spawn(
-        self,
-        name: str,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        stdin: int,
-        stdout: int,
-        stderr: int,
-        role: str,
-        on_exit: Callable[[int], None],
-        listener: int | None = None,
-        closes: bool = False,
-    ) -> Spawned:
-        """Start a process inside with these descriptors; `on_exit` gets its decoded wait status. As `FakeSandbox.spawn`."""
-        descriptors = (stdin, stdout, stderr) if listener is None else (stdin, stdout, stderr, listener)
-        control = self._joined.control
-        inner, outer = await control.spawn(name, argv, env, descriptors=descriptors, on_exit=on_exit, closes=closes)
-        spawned = Spawned(name=name, pid=inner, pid_outer=outer)
-        self._by_inner[inner] = self._by_outer[outer] = spawned
-        return spawned
+        return self._control.closed or self.machine.ended.done()
 
     @property
     def dropins(self) -> Path:
@@ -122,13 +99,9 @@ class MachineSandbox:
         systemd asks it for that pid. told: gets 0 or an errno, later. OSError and TargetError where that is known at once."""
         path = os.open(self.machine.bus_path, os.O_PATH | os.O_CLOEXEC)
         try:
-            self._joined.control.connect(sock.fileno(), path, told)
+            self._control.connect(sock.fileno(), path, told)
         finally:
             os.close(path)
-
-    def signal(self, pid: int, number: int) -> None:
-        """Send a signal to an inner pid (no error when it is gone). PID 1 of the machine takes those that it asks for."""
-        self._joined.control.signal(pid, number)
 
     def outer(self, pid: int) -> int | None:
         """The pid as cgrace sees it of any process of the machine, None when there is none. A spawned one keeps its pid after
@@ -150,8 +123,3 @@ class MachineSandbox:
         if (spawned := self._by_outer.get(pid_outer)) is not None:
             return spawned.pid
         return namespaces.inner_pid(pid_outer, self.machine.init_pid)
-
-    def name_of(self, pid: int) -> str:
-        """The name of a spawned process by inner pid, "" when it is not one of ours."""
-        spawned = self._by_inner.get(pid)
-        return spawned.name if spawned is not None else ""

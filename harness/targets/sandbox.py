@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cgrace.harness.targets import namespaces
-from cgrace.harness.targets.base import Hierarchy, Spawned
+from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.cell import Cell
+from cgrace.harness.targets.served import Served
 
 
-class FakeSandbox:
+class FakeSandbox(Served):
     """Satisfies `targets.base.Sandbox`. Made by `FakeTarget.sandbox`; of no use once that block has ended.
 
     epoch: counts the runs of the cell from 1. Runs of one cell share `cgroup_prefix`, one after the other, so what a
@@ -20,6 +20,8 @@ class FakeSandbox:
     """
 
     def __init__(self, cell: Cell, runtime_dir: Path, started_ns: int) -> None:
+        assert cell.control is not None
+        super().__init__(cell.control)
         self.layout: str = cell.subtree.layout
         self.hierarchies: tuple[Hierarchy, ...] = cell.hierarchies
         self.cgroup_prefix: str = f"/{cell.subtree.name}/{cell.run}"
@@ -28,47 +30,11 @@ class FakeSandbox:
         self.runtime_dir = runtime_dir
         self.started_ns = started_ns
         self.init_pid_outer = cell.init_pid
-        self._cell = cell
-        self._by_inner: dict[int, Spawned] = {}
-        self._by_outer: dict[int, Spawned] = {}
 
     @property
     def ended(self) -> bool:
         """Whether its init is gone, and with it all that ran inside."""
-        return self._cell.control is None or self._cell.control.closed
-
-    async def spawn(
-        self,
-        name: str,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        stdin: int,
-        stdout: int,
-        stderr: int,
-        role: str,
-        on_exit: Callable[[int], None],
-        listener: int | None = None,
-        closes: bool = False,
-    ) -> Spawned:
-        """Start a child of the sandbox's init with these descriptors; `on_exit` gets its decoded wait status.
-
-        argv ("workload",) is a process that waits until it is killed. Otherwise argv[0] is an absolute path. The child
-        leads a session of its own. `role` is the caller's word for it ("driver", "workload"): nothing here depends on it.
-        listener, closes: see `targets.base.Sandbox`.
-        """
-        control = self._cell.control
-        assert control is not None
-        descriptors = (stdin, stdout, stderr) if listener is None else (stdin, stdout, stderr, listener)
-        inner, outer = await control.spawn(name, argv, env, descriptors=descriptors, on_exit=on_exit, closes=closes)
-        spawned = Spawned(name=name, pid=inner, pid_outer=outer)
-        self._by_inner[inner] = self._by_outer[outer] = spawned
-        return spawned
-
-    def signal(self, pid: int, number: int) -> None:
-        """Send a signal to an inner pid (no error when it is gone)."""
-        assert self._cell.control is not None
-        self._cell.control.signal(pid, number)
+        return self._control.closed
 
     def outer(self, pid: int) -> int | None:
         """The pid as cgrace sees it, None when there is no such process. A spawned one keeps its pid after its death."""
@@ -85,8 +51,3 @@ class FakeSandbox:
         if (spawned := self._by_outer.get(pid_outer)) is not None:
             return spawned.pid
         return namespaces.inner_pid(pid_outer, self.init_pid_outer)
-
-    def name_of(self, pid: int) -> str:
-        """The name of a spawned process by inner pid, "" when it is not one of ours."""
-        spawned = self._by_inner.get(pid)
-        return spawned.name if spawned is not None else ""
