@@ -32,7 +32,7 @@ TCG: Final = "tcg"
 MEMORY_MB: Final = 1024
 CPUS: Final = 2
 OVERLAY: Final = "disk.qcow2"  # in the runtime folder: all that the guest writes
-PID_FILE: Final = "qemu.pid"  # in the runtime folder, for a sweep: pid and start time
+PID_FILE: Final = "qemu.pid"  # in the runtime folder: pid and start time, for whoever looks for the process
 ANSWER_S_MAX: Final = 120.0  # a state that is kept or loaded on a slow disk
 _KVM_GET_API_VERSION: Final = 0xAE00  # linux/kvm.h
 _KVM_CREATE_VM: Final = 0xAE01
@@ -192,7 +192,7 @@ class Qemu:
                 self._answers.put_nowait(said)
             match said:
                 case {"event": "GUEST_PANICKED"}:
-                    self._stop("the guest's kernel panicked")
+                    self._stop(PANICKED)
                 case {"event": "BLOCK_IO_ERROR", "data": {"action": "stop", **data}}:
                     room = "this machine has no room for what the guest writes"
                     self._stop(room if data.get("nospace") else f"its disk fails: {data.get('reason', '')}")

@@ -1,7 +1,7 @@
 """Target `vm`: a guest's own kernel and systemd in a virtual machine, booted once, reached by ssh, reset to a snapshot.
 
-Nothing of it is on the host but one QEMU process and a folder with its
-overlay and keys, both named after us (owner.py); the folder's record tells a sweep of the process.
+Nothing of it is on the host but one QEMU process, which dies with ours (qemu.py), and a folder with its overlay and keys, which is
+named after us (owner.py) and goes with a sweep where we were killed.
 """
 
 from __future__ import annotations
