@@ -285,6 +285,21 @@ def test_a_step_of_a_bisection(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert main(["validate", "257", "--bisect"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("against", "said"),
+    [
+        ("999", "there is no baseline 999"),
+        ("999-v1-vm", "there is no baseline 999-v1-vm"),
+        ("257x", "'257x' is no machine to validate"),
+        ("missing.json", "missing.json: the baseline cannot be read"),
+    ],
+)
+def test_what_there_is_not_is_said_first(against: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A systemd takes minutes to ask, so what it is to be compared with is looked for before."""
+    assert main(["validate", "container:/nothing/here", "--against", against]) == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["container:trixie+/srv/tree", "container:/srv/root"])
 def test_builds_are_not_recorded(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A version's baseline is what that version's release says."""

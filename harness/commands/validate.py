@@ -91,19 +91,18 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("what a version of systemd says is not recorded from a build", hint="--save FILE")
     for path in filter(None, (args.junit, args.html, args.save)):
         check_writable(Path(path))
-    if args.against and not _is_recorded(args.against):
-        check_name(args.against)  # what there is not is said before the first is asked
+    if args.against:
+        _check_name(args.against)  # what there is not is said before the first is asked
 
 
-def _is_recorded(text: str) -> bool:
-    return text.endswith(".json") or text[:1].isdigit()
-
-
-def check_name(text: str) -> None:
-    """UsageError for what is no machine's name."""
+def _check_name(text: str) -> None:
+    """UsageError for what is neither a baseline's name nor a machine's."""
     from cgrace.harness.targets.remote import parse_remote
+    from cgrace.harness.validate import baseline
     from cgrace.harness.validate.machine import parse_machine
 
+    if baseline.is_recorded(text):
+        return
     if text.startswith(REMOTE):
         parse_remote(text)
     else:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cgrace.harness.errors import UsageError
+from cgrace.harness.validate.machine import LAYOUTS
 from cgrace.harness.validate.stage import Answer
 from cgrace.harness.whole import write_whole
 
@@ -131,13 +132,35 @@ def find(text: str, like: Baseline | None = None) -> Baseline | None:
     found = _NAME.fullmatch(text)
     if found is None:
         return None
-    layout = found[2] or (like.layout if like is not None else "v1")
-    key = f"{found[1]}-{layout}"
-    best = _best([f"{key}{VM}"] if found[3] else [key, f"{key}{VM}"], like)
+    keys = _keys(found, [like.layout if like is not None else LAYOUTS[0]])
+    best = _best(keys, like)
     if best is None:
-        have = ", ".join(recorded()) or "none"
-        raise UsageError(f"there is no baseline {key}{found[3] or ''}", hint=f"recorded: {have}")
+        raise _not_recorded(keys[0])
     return best
+
+
+def is_recorded(text: str) -> bool:
+    """Whether `find` takes a text for a baseline's name. UsageError where there is none that it can mean, whatever it is compared
+    with."""
+    if text.endswith(".json"):
+        load(Path(text))
+        return True
+    wanted = _NAME.fullmatch(text)
+    if wanted is None:
+        return False
+    if recorded().keys().isdisjoint(_keys(wanted, LAYOUTS)):
+        raise _not_recorded(text)
+    return True
+
+
+def _keys(name: re.Match[str], layouts: Sequence[str]) -> list[str]:
+    """What a name can mean, a container's first. layouts: those that are tried where it says none."""
+    tried = [name[2]] if name[2] else layouts
+    return [f"{name[1]}-{layout}{end}" for layout in tried for end in ([VM] if name[3] else ["", VM])]
+
+
+def _not_recorded(key: str) -> UsageError:
+    return UsageError(f"there is no baseline {key}", hint=f"recorded: {', '.join(recorded()) or 'none'}")
 
 
 def _best(keys: Sequence[str], like: Baseline | None) -> Baseline | None:
