@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ pytestmark = [
     pytest.mark.timeout(90),
 ]
 ENV = {"PATH": f"{os.defpath}:/usr/sbin:/sbin"}
+AT_BUS = {**ENV, "DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={BUS_SOCKET_INSIDE}"}
 Body = Callable[[ContainerTarget], Awaitable[None]]
 
 
@@ -88,10 +89,9 @@ async def workload(sandbox: MachineSandbox, on_exit: Callable[[int], None] = lam
 
 
 @contextlib.asynccontextmanager
-async def driver(sandbox: MachineSandbox) -> AsyncIterator[Shim]:
-    """Today's driver, at the machine's own bus."""
+async def driver(sandbox: MachineSandbox, env: Mapping[str, str] = AT_BUS) -> AsyncIterator[Shim]:
+    """Today's driver, at the machine's own bus or where the environment says."""
     built = (await build([find("today")]))["today"]
-    env = {**ENV, "DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={BUS_SOCKET_INSIDE}"}
     async with pipes() as (ours, theirs):
         await sandbox.spawn(
             "driver",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
 import pytest
+import test_targets_machine
 from test_targets_container import SUITE
 from test_targets_machine import ENV, null, on_machine
 
@@ -22,7 +23,7 @@ from cgrace.harness.drivers.build import build
 from cgrace.harness.drivers.catalogue import find
 from cgrace.harness.drivers.gobuild import build_go_program
 from cgrace.harness.drivers.shim import Shim
-from cgrace.harness.engine.process import environment, pipes
+from cgrace.harness.engine.process import environment
 from cgrace.harness.errors import TargetError
 from cgrace.harness.targets import user
 from cgrace.harness.targets.bus_client import BusClient
@@ -106,28 +107,9 @@ async def scopes(bus_path: str) -> list[str]:
     return found
 
 
-@contextlib.asynccontextmanager
-async def driver(sandbox: MachineSandbox, target: UserTarget) -> AsyncIterator[Shim]:
+def driver(sandbox: MachineSandbox, target: UserTarget) -> AbstractAsyncContextManager[Shim]:
     """Today's driver, at the user's own bus."""
-    built = (await build([find("today")]))["today"]
-    async with pipes() as (ours, theirs):
-        await sandbox.spawn(
-            "driver",
-            [str(built.binary)],
-            env=environment(target.bus_path, str(target.runtime_dir), of_user=True),
-            stdin=theirs[0],
-            stdout=theirs[1],
-            stderr=theirs[2],
-            role="driver",
-            on_exit=lambda _: None,
-        )
-    shim = Shim(*ours)
-    await shim.start()
-    try:
-        assert (await shim.hello()).ok
-        yield shim
-    finally:
-        shim.close()
+    return test_targets_machine.driver(sandbox, environment(target.bus_path, str(target.runtime_dir), of_user=True))
 
 
 async def log_in(machine: ContainerTarget) -> int:
