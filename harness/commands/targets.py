@@ -15,13 +15,13 @@ from cgrace.harness.commands import EXIT_OK
 from cgrace.harness.commands.common import show, show_json
 from cgrace.harness.proc.find import find_program
 from cgrace.harness.targets import images, oci, rootless, roots, user
+from cgrace.harness.targets.host import BOOTED
 from cgrace.harness.targets.layout import host_hierarchies
 from cgrace.harness.targets.probe import probe
 from cgrace.harness.targets.qemu import PACKAGES, PROGRAM, find_kvm
 from cgrace.harness.targets.roots_build import SUITES
 from cgrace.harness.targets.vms import layouts_of
 
-_SYSTEMD_RUNS: Final = Path("/run/systemd/system")  # sd_booted(3)
 _ROOT: Final = "root, or a user namespace"
 _V2: Final = Path("/sys/fs/cgroup/cgroup.controllers")
 
@@ -190,7 +190,7 @@ def _ssh() -> Row:
 
 
 def _host() -> Row:
-    booted = _SYSTEMD_RUNS.is_dir() and _comm_of_init() == "systemd"
+    booted = BOOTED.is_dir() and _comm_of_init() == "systemd"
     return Row(
         name="host",
         systemd="this machine's",

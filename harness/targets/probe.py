@@ -13,7 +13,7 @@ from cgrace.harness.proc.find import find_program
 from cgrace.harness.targets import filters, user
 from cgrace.harness.targets.layout import HostHierarchy, host_hierarchies, v1_controllers_free
 from cgrace.harness.targets.linux import mount_detached
-from cgrace.harness.targets.qemu import PROGRAM, find_kvm
+from cgrace.harness.targets.qemu import PACKAGES, PROGRAM, find_kvm
 
 # Bits of CapEff (capabilities(7)) and what for.
 CAPABILITIES: Final = {
@@ -25,7 +25,7 @@ NAMESPACES: Final = ("mnt", "pid", "cgroup")
 TRACE_EVENTS: Final = ("cgroup_mkdir", "cgroup_rmdir", "cgroup_attach_task", "cgroup_transfer_tasks")
 V2_CONTROLLERS: Final = frozenset({"cpu", "memory", "pids"})  # those that systemd's units are given
 APT: Final = "apt-get install"
-VM_PACKAGES: Final = "qemu-system-x86 qemu-utils openssh-client e2fsprogs"  # all that a vm takes, and its image
+VM_PACKAGES: Final = f"{PACKAGES} openssh-client e2fsprogs"  # all that a vm takes, and its image
 COMPILERS: Final = ("cc", "gcc", "clang")
 
 
@@ -55,11 +55,11 @@ def probe() -> tuple[Check, ...]:
         _compiler(),
         _kvm(),
         _tool(PROGRAM, "target vm", f"{APT} {VM_PACKAGES}"),
-        _tool("mmdebstrap", "target container: building its roots", "apt-get install mmdebstrap"),
-        _tool("runc", "driver runc", "apt-get install runc"),
-        _tool("crun", "driver crun", "apt-get install crun"),
-        _tool("dbus-daemon", "a real bus (--bus dbus-daemon)", "apt-get install dbus-daemon"),
-        _tool("dbus-broker", "a real bus (--bus dbus-broker)", "apt-get install dbus-broker"),
+        _tool("mmdebstrap", "target container: building its roots", f"{APT} mmdebstrap"),
+        _tool("runc", "driver runc", f"{APT} runc"),
+        _tool("crun", "driver crun", f"{APT} crun"),
+        _tool("dbus-daemon", "a real bus (--bus dbus-daemon)", f"{APT} dbus-daemon"),
+        _tool("dbus-broker", "a real bus (--bus dbus-broker)", f"{APT} dbus-broker"),
     )
 
 
