@@ -34,10 +34,9 @@ def text(*renderables: RenderableType, width: int = 140) -> str:
 
 
 def kinds(module: ModuleType, base: type) -> list[type]:
-    """Every class of a module below `base`."""
-    return [
-        kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, base) and kind is not base
-    ]
+    """Every class of a module below `base` but those that are only there for others to be below."""
+    found = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, base)]
+    return [kind for kind in found if not any(kind is not other and issubclass(other, kind) for other in found)]
 
 
 ALL = [
