@@ -86,8 +86,9 @@ async def run(
     timeout_s: float = DEFAULT_TIMEOUT_S,
     on_line: Callable[[str], None] | None = None,
 ) -> Completed:
-    """Run a command to its end. `env` is added to our own environment; on_line is told each line of its stderr as it comes. Never
-    raises for what the command does."""
+    """Run a command to its end. `env` is added to our own environment; on_line is told each line of its stderr as it comes, of
+    a command without stdin. Never raises for what the command does."""
+    assert on_line is None or not stdin, "who follows does not write"
     words = tuple(os.fspath(word) for word in argv)
     added = tuple((env or {}).items())
 
