@@ -176,9 +176,8 @@ def _cannot(results: Sequence[CaseResult]) -> dict[str, list[str]]:
     """What this machine cannot run, whatever it is: reason to the rows."""
     found: dict[str, list[str]] = {}
     for result in results:
-        rows = found.setdefault(result.error, []) if result.unavailable else []
-        if (label := _label(result.case.scenario)) not in rows:
-            rows.append(label)
+        if result.unavailable and (label := _label(result.case.scenario)) not in found.setdefault(result.error, []):
+            found[result.error].append(label)
     return found
 
 
