@@ -9,7 +9,7 @@ archive that this machine's own apt is configured with.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,8 @@ FORMAT: Final = 1  # of an entry; a change makes every root new
 VARIANT: Final = "essential"
 PACKAGES: Final = ("dbus", "systemd", "systemd-sysv")
 _FREE_BYTES_MIN: Final = 600_000_000
+Fill = Callable[[Path], Awaitable[dict[str, Any]]]
+"""Puts root/ into an entry; what it is, as root.json says it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,17 +83,7 @@ async def build_root(suite: str, *, progress: Callable[[str], None] = lambda _: 
     if (root := look_up(suite)) is not None:
         return root
     roots_build.check_can_build(suite, "a root")
-    async with roots_build.turn(roots_folder(), suite, progress):
-        if (root := look_up(suite)) is not None:
-            return root
-        progress(f"building a root with {suite}'s systemd (once, some 15 s)")
-        with roots_build.workshop(roots_folder(), _FREE_BYTES_MIN) as workshop:
-            entry = workshop / "entry"
-            (entry / "mnt").mkdir(parents=True)
-            await roots_build.mmdebstrap(
-                suite, entry / "root", packages=PACKAGES, hooks=HOOKS, variant=VARIANT, progress=progress
-            )
-            return _into_place(suite, entry)
+    return await _made(suite, suite, _entry_folder(suite), lambda entry: _fill(suite, entry, progress), progress)
 
 
 async def _own(text: str, progress: Callable[[str], None]) -> Root:
@@ -100,16 +92,34 @@ async def _own(text: str, progress: Callable[[str], None]) -> Root:
     if (root := _whole(text, folder)) is not None:
         return root
     roots_own.check_can_copy()
-    async with roots_build.turn(roots_folder(), f"own-{key}", progress):
-        if (root := _whole(text, folder)) is not None:
+    return await _made(
+        text, folder.name, folder, lambda entry: roots_own.fill(text, path, archives, entry, progress), progress
+    )
+
+
+async def _made(suite: str, turn: str, folder: Path, fill: Fill, progress: Callable[[str], None]) -> Root:
+    """The root in a folder of the cache, made when it is our turn, unless somebody else had it made until then."""
+    async with roots_build.turn(roots_folder(), turn, progress):
+        if (root := _whole(suite, folder)) is not None:
             return root
-        with roots_build.workshop(roots_folder(), roots_own.FREE_BYTES_MIN) as workshop:
+        with roots_build.workshop(roots_folder(), _FREE_BYTES_MIN) as workshop:
             entry = workshop / "entry"
             (entry / "mnt").mkdir(parents=True)
-            note = await roots_own.fill(text, path, archives, entry, progress)
+            note = await fill(entry)
             roots_build.write_note(entry / NOTE_FILE, note)
             roots_build.into_place(entry, folder)
-    return Root(suite=text, folder=folder, note=note)
+    return Root(suite=suite, folder=folder, note=note)
+
+
+async def _fill(suite: str, entry: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Put a suite's root into an entry; what it is."""
+    progress(f"building a root with {suite}'s systemd (once, some 15 s)")
+    root = entry / "root"
+    await roots_build.mmdebstrap(suite, root, packages=PACKAGES, hooks=HOOKS, variant=VARIANT, progress=progress)
+    packages = roots_build.package_versions(root, PACKAGES)
+    if "systemd" not in packages:
+        raise TargetError(f"the root of {suite} was built without systemd")
+    return {"suite": suite, "packages": packages}
 
 
 def _whole(suite: str, folder: Path) -> Root | None:
@@ -122,15 +132,3 @@ def _whole(suite: str, folder: Path) -> Root | None:
 def _entry_folder(suite: str) -> Path:
     parts = [str(FORMAT), suite, VARIANT, *PACKAGES, *APT_OPTIONS, NEVER, *HOOKS]
     return roots_folder() / f"{suite}-{content_key([(part, b'') for part in parts])}"
-
-
-def _into_place(suite: str, entry: Path) -> Root:
-    """Note what it is, then let it appear whole."""
-    packages = roots_build.package_versions(entry / "root", PACKAGES)
-    if "systemd" not in packages:
-        raise TargetError(f"the root of {suite} was built without systemd")
-    note = {"suite": suite, "packages": packages}
-    roots_build.write_note(entry / NOTE_FILE, note)
-    folder = _entry_folder(suite)
-    roots_build.into_place(entry, folder)
-    return Root(suite=suite, folder=folder, note=note)

@@ -28,7 +28,6 @@ UNPACKER: Final = Path(__file__).with_name("roots_unpack.py")
 BUSES: Final = ("usr/bin/dbus-daemon", "usr/bin/dbus-broker", "bin/dbus-daemon")
 UNPACK_S_MAX: Final = 1800.0
 _FORMAT: Final = 1
-FREE_BYTES_MIN: Final = 600_000_000
 _MANIFESTS: Final = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
