@@ -18,7 +18,7 @@ from cgrace.harness.errors import CgraceError, StoreError, UnavailableError
 from cgrace.harness.proc.workers import Worker, WorkerDied
 from cgrace.harness.suite import Case, CaseResult
 from cgrace.harness.targets.control import build_init
-from cgrace.harness.targets.registry import HYBRID, UNDONE, TargetName
+from cgrace.harness.targets.registry import UNDONE, TargetName, scenario_layout
 from cgrace.harness.targets.remote import RemoteVm, open_machine
 from cgrace.harness.targets.remote_machine import RemoteMachine
 
@@ -52,7 +52,7 @@ class RemoteRuns:
                     continue
                 machine = await stack.enter_async_context(open_machine(text, progress=progress))
                 if name.kind == "ssh":
-                    runs._has = "v1" if machine.facts.layout == HYBRID else machine.facts.layout
+                    runs._has = scenario_layout(machine.facts.layout)
                 if (runs._has or layout) in layouts:
                     bench = _Bench(machine, name, runs._has or layout, built)
                     await bench.set_up()

@@ -60,7 +60,7 @@ class TargetName:
     @property
     def wanted(self) -> str:
         """The layout that scenarios have to be about, "" for any."""
-        return "v1" if self.layout == HYBRID else self.layout
+        return scenario_layout(self.layout)
 
     @property
     def is_remote(self) -> bool:
@@ -125,6 +125,11 @@ class _Alone:
             yield sandbox
 
 
+def scenario_layout(layout: str) -> str:
+    """Which layout scenarios are about that can be run on a machine with this one."""
+    return "v1" if layout == HYBRID else layout
+
+
 def parse_target(text: str, *, allow_host: bool = False) -> TargetName:
     """UsageError for what is no target's name. allow_host: whether this very machine may be one."""
     kind, _, rest = text.partition(":")
@@ -155,7 +160,7 @@ async def describe(name: TargetName, progress: Callable[[str], None] = lambda _:
         case "ssh":
             layouts: tuple[str, ...]
             seen = await look_at(name.place)
-            version, layouts = seen.systemd, ("v1" if seen.layout == HYBRID else seen.layout,)
+            version, layouts = seen.systemd, (scenario_layout(seen.layout),)
         case "host":
             async with HostTarget.open(allow_host=True) as host:
                 version, layouts = host.version, (host.layout,)

@@ -17,7 +17,7 @@ from cgrace.harness.errors import CgraceError
 from cgrace.harness.targets import survey_inside
 from cgrace.harness.targets.names import systemd_number
 from cgrace.harness.targets.probe import Check
-from cgrace.harness.targets.registry import HYBRID, TargetName, describe
+from cgrace.harness.targets.registry import TargetName, describe, scenario_layout
 from cgrace.harness.targets.remote import open_machine, open_ssh
 from cgrace.harness.targets.remote_machine import Facts, RemoteMachine
 
@@ -89,7 +89,7 @@ async def _remote(machine: RemoteMachine, progress: Callable[[str], None]) -> Su
     return Survey(
         checks=tuple(checks),
         systemd=systemd,
-        layouts=() if not facts.layout else ("v1" if facts.layout == HYBRID else facts.layout,),
+        layouts=(scenario_layout(facts.layout),) if facts.layout else (),
     )
 
 
