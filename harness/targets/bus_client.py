@@ -40,9 +40,7 @@ class BusClient:
             raise TargetError(f"the bus at {self.path} cannot be reached: {error.strerror}") from None
         try:
             await self._authenticate()
-            self.unique_name = (await self.call(systemd1.BUS_NAME, systemd1.BUS_PATH, systemd1.BUS_NAME, "Hello")).body[
-                0
-            ]
+            self.unique_name = (await self.call(*systemd1.TO_BUS, "Hello")).body[0]
         except BaseException:
             self._writer.close()
             raise
@@ -80,8 +78,8 @@ class BusClient:
 
     async def subscribe(self, rule: str) -> None:
         """Ask the bus for the signals that match, and systemd to send signals at all (Manager.Subscribe)."""
-        await self.call(systemd1.BUS_NAME, systemd1.BUS_PATH, systemd1.BUS_NAME, "AddMatch", "s", rule)
-        await self.call(systemd1.NAME, systemd1.PATH, systemd1.MANAGER, "Subscribe")
+        await self.call(*systemd1.TO_BUS, "AddMatch", "s", rule)
+        await self.call(*systemd1.TO_MANAGER, "Subscribe")
 
     async def signals(self) -> AsyncIterator[Message]:
         """The signals from here on, those kept first. Ends by TargetError when the bus goes away."""

@@ -121,7 +121,7 @@ class PutBack:
         # to miss its signals in the next run, too: so take it back, and wait for the answer.
         for member in ("JobRemoved", "UnitRemoved"):
             rule = f"{_MATCH}'{member}'"
-            await bus.call(systemd1.BUS_NAME, systemd1.BUS_PATH, systemd1.BUS_NAME, "AddMatch", "s", rule)
+            await bus.call(*systemd1.TO_BUS, "AddMatch", "s", rule)
         await _ask(bus, "Subscribe")
         try:
             for job in jobs:
@@ -261,7 +261,7 @@ class PutBack:
 
 
 async def _ask(bus: BusClient, member: str, signature: str = "", *body: Any) -> tuple[Any, ...]:
-    answer = await bus.call(systemd1.NAME, systemd1.PATH, systemd1.MANAGER, member, signature, *body)
+    answer = await bus.call(*systemd1.TO_MANAGER, member, signature, *body)
     return tuple(answer.body)
 
 
