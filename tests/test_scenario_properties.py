@@ -180,6 +180,7 @@ TEXTS = [
     "0",
     "1",
     "org.a.B",
+    ":1.5",
 ]
 WORDS = st.sampled_from(TEXTS)
 RARELY = st.integers(0, 30).map(lambda n: n == 0)

@@ -73,7 +73,7 @@ def test_a_message_inside_the_bus_is_under_way(bus: str, tmp_path: Path) -> None
         async with stage(bus, tmp_path) as on:
             await on.enter("a")
             (pid,) = on.seat.processes()
-            assert not on.seat.busy
+            await until(lambda: not on.seat.busy)  # it answered, and then goes to sleep
             assert on.seat.unaccounted() == ()
             os.kill(pid, signal.SIGSTOP)
             try:
