@@ -26,6 +26,8 @@ from cgrace.harness.verdict import Invariant, Verdict
 
 # What their dumps alone do not tell: only the messages do (one job for two calls), or the list of jobs, which is not empty there.
 MESSAGES_TELL = ("corpus/two_stops_one_job", "corpus/accepted_never_started")
+# Comes out by chance: the other operation has ended and leaves its timer of 30 s behind, which looks like a wait of this one's.
+BY_CHANCE = ("core/no_reply", "containerd@")
 FOLDERS = ["runc_1780", "corpus", "core", "primers"]
 DRIVERS = ["rc4", "wait-forever", "timeout", "err-nil", "buffered", "fleet", "today"]
 DUMPED = {Invariant.NO_DEADLOCK, Invariant.BOUNDED_LATENCY, Invariant.DRIVER_ALIVE}
@@ -42,6 +44,8 @@ def picked() -> list[Case]:
     for case in plan(find_scenarios(FOLDERS), drivers):
         wrong = tuple(pair for one in case.expected for pair in one.violated)
         dumped = not DUMPED.isdisjoint(invariant for invariant, _ in wrong)
+        if case.scenario.name == BY_CHANCE[0] and case.driver.name.startswith(BY_CHANCE[1]):
+            continue
         if dumped or "slow" not in case.scenario.markers:
             key = (case.scenario.name, case.setting.layout, *(wrong if dumped else ()))
             groups.setdefault(key, []).append(case)
