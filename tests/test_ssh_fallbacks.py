@@ -277,3 +277,11 @@ def test_doctor_of_what_stands_here(target: str, known: bool, capsys: pytest.Cap
         told = json.loads(said)
         assert {row["name"] for row in told["checks"]} >= {"witness", "pidfd", "held calls"}
         assert all("user notification" in one["reason"] for one in told["cannot_run"])
+
+
+def test_nobody_stops_pid_1_from_inside() -> None:
+    """A scenario that stops systemd is refused where cgrace runs in systemd's own pid namespace."""
+    scenarios = {one.name: one for one in load_tree(SCENARIOS)}
+    with pytest.raises(UnavailableError, match="nobody can stop PID 1"):
+        sight.check_pid1(scenarios["corpus/systemd_does_not_read"])
+    sight.check_pid1(scenarios["corpus/reload_between_request_and_start"])
