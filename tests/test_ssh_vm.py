@@ -29,8 +29,9 @@ TRACEFS = (
     "for at in /sys/kernel/tracing /sys/kernel/debug/tracing; do if [ -d $at ]; then mount -t tmpfs none $at; fi; done"
 )
 LEFT = (
-    "find /sys/fs/cgroup -name 'cgrace*' ! -name cgrace.target; ls -d /var/tmp/cgrace-* /run/cgrace-* /tmp/cgrace-* 2>/dev/null; "
-    "systemctl list-units --all --no-legend 'cgrace*' | grep -v cgrace.target; true"
+    "find /sys/fs/cgroup -name 'cgrace*' ! -name cgrace.target; "
+    "ls -d /var/tmp/cgrace-* /run/cgrace-* /tmp/cgrace-* 2>/dev/null || true; "
+    "systemctl list-units --all --no-legend 'cgrace*' | grep -v cgrace.target || true"
 )
 QUICK = ("core/exec_scope", "core/no_reply_scope")
 
