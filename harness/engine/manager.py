@@ -103,12 +103,12 @@ class FakeSystemd:
                 continue
             if isinstance(fault, ft.JobStays) and event.state == "blocked":
                 self._plan.keeps[fault.id].keeps = True
-                self._fired(fault, fault.what)
+                self._fired(fault)
             elif isinstance(fault, ft.JobEnds) and event.state == "ended" and event.result == fault.result:
-                self._fired(fault, fault.what)
+                self._fired(fault)
 
-    def _fired(self, fault: ft.Fault, what: str) -> None:
-        self._record(ev.FaultFired(fault=fault.id, grade=ft.grade(fault), what=what))
+    def _fired(self, fault: ft.JobStays | ft.JobEnds) -> None:
+        self._record(ev.FaultFired(fault=fault.id, grade=ft.grade(fault), what=fault.what))
 
     def let_go(self, fault: ft.JobStays) -> None:
         """The gate opens: the job runs now."""

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Final
 
 from cgrace.harness.drivers.base import BuiltDriver, DriverSpec
 from cgrace.harness.engine import sight
@@ -27,8 +26,6 @@ from cgrace.harness.witnesses.inotify import InotifyWitness
 from cgrace.harness.witnesses.tracefs import KernelWitness
 
 RunSandbox = FakeSandbox | MachineSandbox
-
-INSIDE: Final = ("host", "vm", "ssh")  # targets whose systemd is PID 1 of the namespace that cgrace's worker is in
 
 
 @dataclass(slots=True)
@@ -56,12 +53,12 @@ class Place:
                     raise UnavailableError(f"systemd {self.facts.systemd} knows cgroup {layout} no more")
                 has = " and ".join(self.facts.layouts)
                 raise UnavailableError(f"it is about cgroup {layout}, and {self.name.base} has cgroup {has}")
-            for fault, why in refused_faults(all_faults(scenario), self.facts.systemd).items():
+            for fault, why in refused_faults(
+                all_faults(scenario), self.facts.systemd, inside=self.name.is_inside
+            ).items():
                 raise UnavailableError(f"fault '{fault}' cannot be done on {self.name.base}: {why}")
         if self.name.kind == "user" and (why := why_not(scenario, driver)):
             raise UnavailableError(why)
-        if self.name.kind in INSIDE:
-            sight.check_pid1(scenario)
         self._check_sight(scenario)
         if self.target is None or layout in self.refused:
             error = self.refused[layout]

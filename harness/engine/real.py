@@ -13,7 +13,7 @@ import contextlib
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 
 from cgrace.harness import events as ev
@@ -212,28 +212,29 @@ class RealSystemd:
     def _on_queued(self, job: ev.JobChanged) -> None:
         """A new job: gates are for the unit's n-th of a type."""
         self._queued[job.unit, job.type] += 1
-        for fault in self._gated:
-            if (fault.unit, fault.type, fault.nth) != (job.unit, job.type, self._queued[job.unit, job.type]):
-                continue
+        for fault in self._meant(job):
             if isinstance(fault, ft.JobEnds):
                 self._gates.end(fault, job.job)
             elif self._gates.closed(fault) and not (keep := self._plan.keeps[fault.id]).open:
                 keep.keeps = True
                 self._jobs.blocked(job.job)
-                self._fired(fault, fault.what)
+                self._fired(fault)
 
     def _on_ended(self, job: ev.JobChanged) -> None:
         """A job is over: what was to keep it or end it is, too, and gates for the unit's next one close."""
-        for fault in self._gated:
-            if (fault.unit, fault.type, fault.nth) != (job.unit, job.type, self._queued[job.unit, job.type]):
-                continue
+        for fault in self._meant(job):
             if isinstance(fault, ft.JobEnds) and fault.result == job.result:
-                self._fired(fault, fault.what)
+                self._fired(fault)
             self._gates.open(fault)
         self._gates.job_ended(job.unit, job.type)
 
-    def _fired(self, fault: ft.JobStays | ft.JobEnds, what: str) -> None:
-        self._record(ev.FaultFired(fault=fault.id, grade=ft.grade(fault), what=what))
+    def _meant(self, job: ev.JobChanged) -> Iterator[ft.JobStays | ft.JobEnds]:
+        """The faults that are about this very job, the newest of its unit and type."""
+        this = (job.unit, job.type, self._queued[job.unit, job.type])
+        yield from (fault for fault in self._gated if (fault.unit, fault.type, fault.nth) == this)
+
+    def _fired(self, fault: ft.JobStays | ft.JobEnds) -> None:
+        self._record(ev.FaultFired(fault=fault.id, grade=ft.grade(fault), what=fault.what))
 
     # ---- the engine's turn
 

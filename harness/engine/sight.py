@@ -39,16 +39,3 @@ def check_inotify(scenario: Scenario) -> None:
                 "cgroups come and go, not processes move",
                 hint="a kernel with CONFIG_TRACING and cgroup tracepoints (4.11 or newer), and root",
             )
-
-
-def check_pid1(scenario: Scenario) -> None:
-    """UnavailableError for a scenario that stops a systemd which is PID 1 of the very namespace that cgrace runs in.
-
-    The kernel drops SIGSTOP and SIGKILL for an init that come from inside its namespace (pid_namespaces(7)).
-    """
-    for fault in all_faults(scenario):
-        if isinstance(fault, ft.Peer) and fault.peer == "systemd" and fault.do == "pause":
-            raise UnavailableError(
-                f"fault '{fault.id}' cannot be done here: cgrace runs in systemd's own pid namespace, where nobody can stop PID 1",
-                hint="--target container:SUITE, whose PID 1 is seen from outside",
-            )
