@@ -129,10 +129,22 @@ def test_what_the_driver_destroyed_is_not_lost() -> None:
 
 
 def test_without_kernel_events_only_the_evidence_is_poorer() -> None:
-    """The look decides; who did it is then not known."""
+    """The look decides, and no more is told than was seen: who did it is then not known, nor that somebody did."""
     finding = only(applied((90, seen("first", PATH, exists=False))))
     assert finding.verdict is Verdict.VIOLATED
-    assert "somebody removed it unseen by the kernel witness" in finding.summary
+    assert "it was made and is gone, and nobody was seen to remove it" in finding.summary
+    unmade = [
+        *start(),
+        (10, called("first", unit="cgrace-a.slice")),
+        (20, back()),
+        (90, seen("first", PATH, exists=False)),
+        (100, ended()),
+    ]
+    finding = only(trace(scenario(steps=STEPS), *unmade))
+    assert "it is not there, and nobody was seen to make it" in finding.summary
+    assert "it is not there, and nobody was seen to make it" in finding.explanation
+    finding = only(trace(scenario(steps=STEPS), *unmade[:-2], (30, made("/other")), *unmade[-2:]))
+    assert "nobody ever made what it reported" in finding.summary
 
 
 def test_nobody_looked() -> None:

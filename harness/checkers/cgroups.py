@@ -117,10 +117,12 @@ def _covers(parent: str, unit: str) -> bool:
     return parent == unit or (parent.endswith(".slice") and unit.endswith(".slice") and unit.startswith(stem + "-"))
 
 
-def _never_made(run: Run, seen: ev.CgroupSeen) -> bool:
-    """Whether the kernel witness saw cgroups being made, and never this one."""
+def _unmade(run: Run, seen: ev.CgroupSeen) -> str:
+    """What there is to say of a path that is not there, when nobody was seen to remove it."""
     made = {(event.hierarchy, event.path) for _, event in run.of(ev.CgroupMade)}
-    return bool(made) and (seen.hierarchy, seen.path) not in made
+    if (seen.hierarchy, seen.path) in made:
+        return "it was made and is gone, and nobody was seen to remove it"
+    return "nobody ever made what it reported" if made else "it is not there, and nobody was seen to make it"
 
 
 def _never_put(run: Run, step: StepRun, seen: ev.CgroupSeen) -> bool:
@@ -224,22 +226,9 @@ def _removed_by_systemd(run: Run, step: StepRun, destroyed: Entry | None) -> lis
 
 def _lost(run: Run, step: StepRun, losses: tuple[_Loss, ...]) -> Finding:
     assert step.ended is not None
-    returned_ns = step.ended.t_ns
     first = min(losses, key=lambda loss: (loss.cause or loss.seen).t_ns)
-    when = (
-        since(first.cause.t_ns - returned_ns, "the step had returned")
-        if first.cause is not None
-        else "unseen by the kernel witness"
-    )
     names = tuple(loss.look.hierarchy for loss in losses)
-    did = f"moved its process to {first.look.actual or 'elsewhere'}" if first.moved else "removed it"
-    if not first.moved and len(losses) > 1:
-        did = "removed them"
-    story = f"{first.who} {did} {when}"
-    if first.cause is None and not first.moved and _never_made(run, first.look):
-        story = "nobody ever made what it reported"
-    elif first.cause is None and first.moved and _never_put(run, step, first.look):
-        story = f"nobody ever put its process there, it is in {first.look.actual or 'none'}"
+    story = _story(run, step, first, several=len(losses) > 1)
     evidence: list[str] = []
     events = {step.called.index, step.ended.index}
     for loss in losses:
@@ -251,11 +240,26 @@ def _lost(run: Run, step: StepRun, losses: tuple[_Loss, ...]) -> Finding:
         subject=step.id,
         summary=f"LOST {listed(names)} of {step.id} ({step.unit}): {story}",
         short="LOST",
-        explanation=explain.lost(step.title, names, first.who, when, moved=first.moved),
+        explanation=explain.lost(step.title, names, story),
         evidence=tuple(evidence),
         events=tuple(sorted(events)),
         grade=run.worst_grade(max(loss.seen.t_ns for loss in losses)),
     )
+
+
+def _story(run: Run, step: StepRun, first: _Loss, *, several: bool) -> str:
+    """What became of the path: "systemd removed it 2 ms after the step had returned"."""
+    assert step.ended is not None
+    elsewhere = first.look.actual or "none"
+    if first.cause is not None:
+        did = f"moved its process to {first.look.actual or 'elsewhere'}" if first.moved else "removed it"
+        did = "removed them" if several and not first.moved else did
+        return f"{first.who} {did} {since(first.cause.t_ns - step.ended.t_ns, 'the step had returned')}"
+    if first.moved:
+        if _never_put(run, step, first.look):
+            return f"nobody ever put its process there, it is in {elsewhere}"
+        return f"its process is in {elsewhere}, and nobody was seen to move it"
+    return _unmade(run, first.look)
 
 
 def _evidence(run: Run, step: StepRun, loss: _Loss) -> list[str]:

@@ -32,13 +32,13 @@ def slow(title: str, own_ns: int, bound_ns: int, *, waited_out: bool) -> str:
     )
 
 
-def lost(title: str, hierarchies: tuple[str, ...], actor: str, when: str, *, moved: bool) -> str:
-    """Cgroups that a successful step reported are not so."""
-    did = "moved its process out of" if moved else "removed"
+def lost(title: str, hierarchies: tuple[str, ...], story: str) -> str:
+    """Cgroups that a successful step reported are not so; story: "systemd removed it, 2 ms after the step had returned"."""
     return (
-        f"{title} returned success, and {actor} {did} what it had reported in {listed(hierarchies)}, {when}. "
+        f"{title} returned success and reported its cgroup in {listed(hierarchies)}; {story}. "
         "After success every reported cgroup must exist and hold the process, else limits and device rules silently do not apply. "
-        "Look at whether the step waited for its job to end, and at which controllers systemd was told are delegated."
+        "Look at whether the step waited for its job to end and read its result, and at which controllers systemd was told are "
+        "delegated."
     )
 
 
