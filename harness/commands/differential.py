@@ -66,7 +66,11 @@ def _seconds(text: str | None) -> float:
 def _counts(result: Hunt) -> str:
     rate = result.played / result.seconds if result.seconds else 0.0
     text = f"{result.played} sequences, {rate:.0f}/s: {result.differing} differ"
-    return f"{text}, {len(result.unsteady)} differed once and not again" if result.unsteady else text
+    if result.unsteady:
+        text += f", {len(result.unsteady)} differed once and not again"
+    if result.by_chance:
+        text += f", {len(result.by_chance)} that the real one itself tells in both ways"
+    return text
 
 
 def _lines(found: Found, ours: str, real: str) -> list[str]:
@@ -98,6 +102,7 @@ def _document(result: Hunt, ours: str, real: str) -> dict[str, Any]:
         played=result.played,
         differing=result.differing,
         unsteady=len(result.unsteady),
+        by_chance=len(result.by_chance),
         excused=result.excused,
         seconds=round(result.seconds, 1),
         found=found,

@@ -21,6 +21,7 @@ from cgrace.harness.validate.sequences.shrink import shrink
 BATCH: Final = 150
 QUIET_S: Final = 0.045
 PATIENT_S: Final = 0.3  # when a difference is looked at again
+AGAIN: Final = 30  # plays of the real one alone, to see whether chance decides there
 KINDS_MAX: Final = 12  # so many different differences are made small
 SHRINK_S_MAX: Final = 300.0
 _SHRINK_PART: Final = 0.15  # of a given time, for making small what was found
@@ -31,12 +32,14 @@ _FIRST: Final = 40  # sequences that are played to see how long one takes, where
 class Hunt:
     """What came of it. played: sequences; unsteady: such as differed once and not again. excused: needed entries of the list.
 
+    by_chance: such as came out otherwise each time, and yet as ours in some of many plays of the real one: there it is a race.
     found: one of each kind, as small as it gets; differing: how many sequences differed.
     """
 
     played: int = 0
     differing: int = 0
     unsteady: list[Program] = field(default_factory=list)
+    by_chance: list[Program] = field(default_factory=list)
     found: list[Found] = field(default_factory=list)
     excused: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -73,6 +76,17 @@ class Pair:
             left = [result for result in results if result is not None]
         return left, unsteady
 
+    async def by_chance(self, found: Sequence[Found]) -> tuple[list[Found], list[Program]]:
+        """Those that the real one never tells as ours does; and those for which it does both, which makes each a race."""
+        left, races = [], []
+        for one in found:
+            plays = await self._real.play([one.program] * AGAIN)
+            if all(self.judge.differs(one.program, one.ours, told) for told in plays):
+                left.append(one)
+            else:
+                races.append(one.program)
+        return left, races
+
 
 @contextlib.asynccontextmanager
 async def pair(ours: MachineName, real: MachineName, progress: Callable[[str], None]) -> AsyncIterator[Pair]:
@@ -99,7 +113,9 @@ async def hunt(
         differing = [one for one in await both.compare(programs) if one is not None]
         if differing:
             differing, unsteady = await both.steady(differing)
+            differing, races = await both.by_chance(differing)
             result.unsteady += unsteady
+            result.by_chance += races
         result.played += size
         result.differing += len(differing)
         for one in differing:

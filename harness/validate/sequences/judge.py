@@ -59,11 +59,15 @@ def _same_words(ours: Any, real: Any) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The first moment (from 0) of a sequence that two told differently. Of a difference, `old` is ours and `new` the real one."""
+    """The first moment (from 0) of a sequence that two told differently. Of a difference, `old` is ours and `new` the real one.
+
+    ours: all that was told on our side.
+    """
 
     program: Program
     moment: int
     differences: tuple[Difference, ...]
+    ours: Sequence[Any] = ()
 
     @property
     def kind(self) -> tuple[str, ...]:
@@ -96,7 +100,7 @@ class Judge:
             text = str(Program(moments=program.moments[: number + 1], subscribed=program.subscribed))
             left = tuple(each for each in differences(one, other) if not self._is_excused(each, text))
             if left:
-                return Found(program=program, moment=number, differences=left)
+                return Found(program=program, moment=number, differences=left, ours=ours)
         return None
 
     def _is_excused(self, one: Difference, text: str) -> bool:
