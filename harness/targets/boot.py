@@ -83,6 +83,13 @@ def _plain(text: str) -> str:
     return "".join(out).rstrip()
 
 
+def pid_of(pidfd: int) -> int | None:
+    """The process behind a pidfd, as we see it; None once it was reaped (pidfd_open(2), fdinfo)."""
+    text = Path(f"/proc/self/fdinfo/{pidfd}").read_text(encoding="ascii")
+    pid = next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pid:"))
+    return pid if pid > 0 else None
+
+
 class Boot:
     """One PID 1. `start`, then await `ready`; `kill` and `reap` end it, in whatever state it is.
 
@@ -130,6 +137,8 @@ class Boot:
         answer = json.loads(packet)
         if "cloned" in answer:
             self._watch(int(answer["cloned"]))
+        elif "kept" in answer:
+            self._watch_kept(descriptors[0])
         elif "failed" in answer:
             self.refuse(f"the machine could not be made: {answer['failed']}")
         elif len(descriptors) == _DESCRIPTORS:
@@ -143,6 +152,15 @@ class Boot:
         while self._control is not None and self._loop.remove_reader(self._control):
             self._loop.add_reader(self._control, self._guarded, self._answered)
             self._answered()
+
+    def _watch_kept(self, pidfd: int) -> None:
+        """One that another has to reap, and may have reaped."""
+        self._pidfd = pidfd
+        if (pid := pid_of(pidfd)) is None:
+            self.refuse("its PID 1 ended")
+            return
+        self.pid = pid
+        self._loop.add_reader(self._pidfd, self._died)
 
     def _watch(self, pid: int) -> None:
         self.pid = pid

@@ -57,11 +57,11 @@ _LEGACY_ARGUMENTS: Final = (_LEGACY, "systemd.unified_cgroup_hierarchy=0", "syst
 class ContainerTarget(MachineRuns):
     """One booted machine, for one run at a time (`sandbox`). Made by `ContainerTarget.open`. boot_ns: from start to ready."""
 
-    def __init__(self, root: Root, layout: str, booted_by: str = "") -> None:
+    def __init__(self, root: Root, layout: str, booted_by: tuple[str, str] | None = None) -> None:
         self.name = owner.machine_name()
         super().__init__(layout, Path(tempfile.gettempdir(), self.name))
         self.root = root
-        self._runtime = booted_by
+        self._booted_by = booted_by
         self.cgroup_prefix = f"/{self.name}/{_RUN}"
         self.boot_ns = 0
         self._boot = Boot()
@@ -79,7 +79,7 @@ class ContainerTarget(MachineRuns):
     ) -> AsyncIterator[ContainerTarget]:
         """Build the suite's root if need be, boot it and wait until its manager answers on its bus.
 
-        layout: "v1" or "v2". booted_by: an OCI runtime (oci.RUNTIMES), "" for cgrace itself. TargetError with the console's last
+        layout: "v1" or "v2". booted_by: one of oci.BOOTERS, "" for cgrace itself. TargetError with the console's last
         lines where it does not boot. However the block ends, nothing is left of the machine: no process, mount, cgroup or file.
         """
         if os.geteuid() != 0:
@@ -87,11 +87,11 @@ class ContainerTarget(MachineRuns):
                 "target container makes cgroups and namespaces, which takes root (CAP_SYS_ADMIN)",
                 hint="sudo cgrace ..., or a container with --privileged --cgroupns=private",
             )
-        runtime = oci.find_runtime(booted_by) if booted_by else ""
+        booter = (booted_by, oci.find_runtime(booted_by)) if booted_by else None
         root = await build_root(suite, progress=progress)
         program = await build_go_program(BOOT_SOURCE, "cgrace-boot")
         await asyncio.to_thread(sweep)
-        target = cls(root, layout, runtime)
+        target = cls(root, layout, booter)
         failure: BaseException | None = None
         try:
             await target._start(program)
@@ -151,8 +151,9 @@ class ContainerTarget(MachineRuns):
         procs: list[int] = []
         try:
             await asyncio.to_thread(self._set_up)
-            if self._runtime:
-                self._boot.start(program, self._bundle(), (), stage="keep")
+            if self._booted_by is not None:
+                bundle = await asyncio.to_thread(self._bundle, program, self._booted_by)
+                self._boot.start(program, bundle, (), stage="keep")
             else:
                 for hierarchy in self.hierarchies:
                     procs.append(os.open(hierarchy.root / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
@@ -211,15 +212,17 @@ class ContainerTarget(MachineRuns):
             ],
         }
 
-    def _bundle(self) -> dict[str, Any]:
-        """The same for an OCI runtime; its files are in the writable layer, as the runtime mounts /run."""
+    def _bundle(self, program: Path, booted_by: tuple[str, str]) -> dict[str, Any]:
+        """The same for an OCI runtime or podman; its files are in the writable layer, as the runtime mounts /run."""
         if self.root.over is not None:
             raise TargetError("an install tree is booted by cgrace itself", hint="leave out what is behind the @")
         assert self._subtree is not None
         config = self._configuration()
         bundle = oci.bundle(
-            runtime=self._runtime,
-            state=self.runtime_dir / "oci",
+            booted_by=booted_by,
+            folder=self.runtime_dir / booted_by[0],
+            helper=program,
+            name=self.name,
             run=_RUN,
             tops=[branch.top for branch in self._subtree.branches],
             entry=self.root.folder,

@@ -1,94 +1,49 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 )
 
 const (
-	prSetChildSubreaper = 36
-	tiocgptpeer         = 0x5441 // ioctl_tty(2); not in package syscall
-	bundleFolder        = "mnt/bundle"
-	viewFolder          = "mnt/view"  // what the machine sees at /sys/fs/cgroup
-	wholeFolder         = "mnt/whole" // every hierarchy from its root
-	machineID           = "machine"
+	tiocgptpeer  = 0x5441 // ioctl_tty(2); not in package syscall
+	bundleFolder = "mnt/bundle"
+	viewFolder   = "mnt/view"      // what the machine sees at /sys/fs/cgroup
+	wholeFolder  = "mnt/whole"     // every hierarchy from its root
+	terminals    = "mnt/terminals" // the console, where the runtime does not make it
 )
 
-// Bundle is what is needed where an OCI runtime boots the machine.
+// Command is a program with its arguments. Name: how errors call it.
+type Command struct {
+	Name  string   `json:"name"`
+	Words []string `json:"words"`
+}
+
+// Bundle is what is needed where an OCI runtime boots the machine, or podman has one boot it.
 type Bundle struct {
-	Runtime string          `json:"runtime"` // the program: runc, crun, or one that takes the same words
-	State   string          `json:"state"`   // folder for what the runtime keeps
-	Run     string          `json:"run"`     // name of the machine's cgroup in each of Tops
-	Tops    []string        `json:"tops"`    // our own cgroup in each hierarchy, from its root, as Mounts are ordered
-	Spec    json.RawMessage `json:"spec"`    // config.json
-}
-
-// keep boots the machine by an OCI runtime, and stays as the parent of its PID 1 until that has ended: what podman has conmon for.
-// When cgrace lets go of the control socket or dies, it kills PID 1.
-//
-// All mounts are in a mount namespace of its own. The runtime sees there, at /sys/fs/cgroup, no cgroup but the one that is ours,
-// so that its manager finds the machine's by one path in every hierarchy, wherever in each of them ours is.
-func keep(config Config) {
-	runtime.LockOSThread() // namespaces belong to a thread, and children are made by this one
-	syscall.CloseOnExec(config.Control)
-	syscall.RawSyscall(syscall.SYS_PRCTL, prSetChildSubreaper, 1, 0)
-	if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
-		fail(config.Control, fmt.Errorf("a mount namespace: %w", err))
-	}
-	made, err := layBundle(config)
-	if err != nil {
-		fail(config.Control, err)
-	}
-	pid, err := createMachine(config, &made)
-	if err != nil {
-		fail(config.Control, err)
-	}
-	text, _ := json.Marshal(map[string]int{"cloned": pid})
-	syscall.Sendto(config.Control, text, syscall.MSG_NOSIGNAL, nil)
-	go killAtEnd(config.Control, pid)
-	rights := syscall.UnixRights(made.master, made.console, made.notify)
-	syscall.Sendmsg(config.Control, []byte(`{"booting": true}`), rights, nil, syscall.MSG_NOSIGNAL)
-	for _, fd := range []int{made.master, made.console, made.notify} {
-		syscall.Close(fd)
-	}
-	if err := call(config.Bundle, "start", machineID); err != nil {
-		tell(config.Control, err)
-		syscall.Kill(pid, syscall.SIGKILL)
-	}
-	for {
-		if _, err := syscall.Wait4(-1, nil, 0, nil); err == syscall.ECHILD {
-			break
-		}
-	}
-	call(config.Bundle, "delete", "--force", machineID)
-	os.Exit(0)
-}
-
-// killAtEnd waits until cgrace says no more. PID 1 is a child that nobody reaps before `keep` ends, or long dead.
-func killAtEnd(control, pid int) {
-	buffer := make([]byte, 64)
-	for {
-		n, _, err := syscall.Recvfrom(control, buffer, 0)
-		if err == syscall.EINTR || (err == nil && n > 0) {
-			continue
-		}
-		syscall.Kill(pid, syscall.SIGKILL)
-		return
-	}
+	Create   []Command       `json:"create"`   // make all but start PID 1, in this order
+	Start    Command         `json:"start"`    // starts it
+	Env      []string        `json:"env"`      // of these commands
+	PidFile  string          `json:"pid_file"` // where they say which is PID 1
+	Terminal bool            `json:"terminal"` // whether they make the console, and send its terminal to the socket "terminal" in bundleFolder
+	Run      string          `json:"run"`      // name of the machine's cgroup in each of Tops
+	Tops     []string        `json:"tops"`     // our own cgroup in each hierarchy, from its root, as Mounts are ordered
+	Spec     json.RawMessage `json:"spec"`     // config.json
 }
 
 func layBundle(config Config) (machine, error) {
 	var made machine
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return made, fmt.Errorf("make mounts private: %w", err)
+	}
+	// The one that is there shows another pid namespace.
+	if err := syscall.Mount("proc", "/proc", "proc", guarded, ""); err != nil {
+		return made, fmt.Errorf("mount proc: %w", err)
 	}
 	if err := os.Chdir(config.Entry); err != nil {
 		return made, err
@@ -111,6 +66,11 @@ func layBundle(config Config) (machine, error) {
 		return made, err
 	}
 	var err error
+	if !config.Bundle.Terminal {
+		if made.master, made.console, err = makeTerminal(); err != nil {
+			return made, err
+		}
+	}
 	made.notify, err = listenNotify(filepath.Join(bundleFolder, "notify")) // relative: an address has room for 107 bytes
 	return made, err
 }
@@ -169,39 +129,16 @@ func showCgroups(config Config) error {
 	return syscall.Mount("", viewFolder, "", guarded|syscall.MS_REMOUNT|syscall.MS_RDONLY, "mode=755,size=64k")
 }
 
-// createMachine has the runtime make all but start PID 1, and takes the console's terminal from it.
-func createMachine(config Config, made *machine) (int, error) {
-	folder := filepath.Join(config.Entry, bundleFolder)
-	terminal, number := filepath.Join(folder, "terminal"), filepath.Join(folder, "pid")
+func listenOn(path string) (int, error) {
 	listener, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return 0, err
+		return -1, err
 	}
-	defer syscall.Close(listener)
 	// By its relative name: an address has room for 107 bytes.
-	if err := syscall.Bind(listener, &syscall.SockaddrUnix{Name: filepath.Join(bundleFolder, "terminal")}); err != nil {
-		return 0, err
+	if err := syscall.Bind(listener, &syscall.SockaddrUnix{Name: path}); err != nil {
+		return -1, err
 	}
-	if err := syscall.Listen(listener, 1); err != nil {
-		return 0, err
-	}
-	err = call(config.Bundle, "create", "--bundle", folder, "--console-socket", terminal, "--pid-file", number, machineID)
-	if err != nil {
-		return 0, err
-	}
-	text, err := os.ReadFile(number)
-	if err != nil {
-		return 0, err
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return 0, fmt.Errorf("%s says no pid: %w", config.Bundle.Runtime, err)
-	}
-	made.master, made.console, err = takeTerminal(listener)
-	if err != nil {
-		syscall.Kill(pid, syscall.SIGKILL)
-	}
-	return pid, err
+	return listener, syscall.Listen(listener, 1)
 }
 
 // takeTerminal gives the console's other end, as the runtime sent it, and the console.
@@ -224,30 +161,51 @@ func takeTerminal(listener int) (int, int, error) {
 	if err != nil || len(fds) != 1 {
 		return -1, -1, fmt.Errorf("the runtime sent no terminal: %w", err)
 	}
-	flags := uintptr(syscall.O_RDWR | syscall.O_NOCTTY | syscall.O_CLOEXEC)
-	peer, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fds[0]), tiocgptpeer, flags)
-	if errno != 0 {
-		return -1, -1, fmt.Errorf("the other end of the console's terminal: %w", errno)
-	}
-	return fds[0], int(peer), nil
+	peer, err := otherEnd(fds[0])
+	return fds[0], peer, err
 }
 
-// call runs the runtime to its end; what it says is the error.
-func call(bundle *Bundle, words ...string) error {
-	command := exec.Command(bundle.Runtime, append([]string{"--root", bundle.State}, words...)...)
-	// A file, not a pipe: what it starts keeps the other end, and nobody would see the end of what it says.
-	said, err := os.CreateTemp("", "")
+// makeTerminal makes the console, in a file system of its own, where it is number 0.
+func makeTerminal() (int, int, error) {
+	if err := os.Mkdir(terminals, 0o755); err != nil {
+		return -1, -1, err
+	}
+	if err := syscall.Mount("devpts", terminals, "devpts", syscall.MS_NOSUID|syscall.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620"); err != nil {
+		return -1, -1, fmt.Errorf("mount devpts: %w", err)
+	}
+	master, err := openTerminal(filepath.Join(terminals, "ptmx"))
+	if err != nil {
+		return -1, -1, err
+	}
+	peer, err := otherEnd(master)
+	return master, peer, err
+}
+
+func otherEnd(master int) (int, error) {
+	flags := uintptr(syscall.O_RDWR | syscall.O_NOCTTY | syscall.O_CLOEXEC)
+	peer, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(master), tiocgptpeer, flags)
+	if errno != 0 {
+		return -1, fmt.Errorf("the other end of the console's terminal: %w", errno)
+	}
+	return int(peer), nil
+}
+
+// amend is podman's precreate hook (oci-hooks(5)): the configuration that podman made comes in, what is in the file is put over it,
+// and it goes out. Only so can podman be told of cgroups, mounts and limits as the machine is to have them.
+func amend(file string) error {
+	theirs, ours := map[string]json.RawMessage{}, map[string]json.RawMessage{}
+	if err := json.NewDecoder(os.Stdin).Decode(&theirs); err != nil {
+		return err
+	}
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	defer said.Close()
-	os.Remove(said.Name())
-	command.Stdout, command.Stderr = said, said
-	command.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-	if err := command.Run(); err != nil {
-		text := make([]byte, 2000)
-		n, _ := said.ReadAt(text, 0)
-		return fmt.Errorf("%s %s: %w: %s", filepath.Base(bundle.Runtime), words[0], err, bytes.TrimSpace(text[:n]))
+	if err := json.Unmarshal(text, &ours); err != nil {
+		return err
 	}
-	return nil
+	for key, value := range ours {
+		theirs[key] = value
+	}
+	return json.NewEncoder(os.Stdout).Encode(theirs)
 }

@@ -5,7 +5,8 @@
 //	         pid, cgroup, uts, ipc and network namespaces, as a child of cgrace, and ends.
 //	stage2   PID 1 inside: makes the machine (mounts.go), hands the console and the notify socket to cgrace, drops what a
 //	         guest must not do to its host, and becomes the root's init.
-//	keep     instead of both, where an OCI runtime is to boot it (bundle.go).
+//	keep     instead of both, where an OCI runtime or podman is to boot it; keeper: its child, which has it done (keeper.go).
+//	hook     what podman asks meanwhile (bundle.go); the last argument is a file.
 //
 // Everything that it mounts lives in its own mount namespace, the writable layer in a tmpfs there: with the last process all
 // of it is gone. PR_SET_PDEATHSIG, which survives the exec, ends PID 1 with cgrace, and the kernel ends the rest with PID 1.
@@ -54,7 +55,15 @@ type Config struct {
 }
 
 func main() {
-	if len(os.Args) != 3 || (os.Args[1] != "stage1" && os.Args[1] != "stage2" && os.Args[1] != "keep") {
+	stages := map[string]func(Config){"stage1": stage1, "stage2": stage2, "keep": keep, "keeper": keeper}
+	if len(os.Args) == 3 && os.Args[1] == "hook" {
+		if err := amend(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if len(os.Args) != 3 || stages[os.Args[1]] == nil {
 		fmt.Fprintln(os.Stderr, "cgrace's machine init: started by cgrace, not by hand")
 		os.Exit(2)
 	}
@@ -62,14 +71,7 @@ func main() {
 	if err := json.Unmarshal([]byte(os.Args[2]), &config); err != nil {
 		os.Exit(2)
 	}
-	switch os.Args[1] {
-	case "stage1":
-		stage1(config)
-	case "keep":
-		keep(config)
-	default:
-		stage2(config)
-	}
+	stages[os.Args[1]](config)
 }
 
 func stage1(config Config) {

@@ -251,19 +251,29 @@ func mountCgroups(config Config) error {
 
 // makeConsole makes the terminal that is /dev/console inside, and gives its other end.
 func makeConsole() (int, error) {
-	master, err := syscall.Open(filepath.Join(merged, "dev/pts/ptmx"), syscall.O_RDWR|syscall.O_NOCTTY|syscall.O_CLOEXEC, 0)
+	master, err := openTerminal(filepath.Join(merged, "dev/pts/ptmx"))
 	if err != nil {
-		return -1, fmt.Errorf("open a terminal for the console: %w", err)
+		return -1, err
 	}
-	var number, unlock int32
+	var number int32
 	if err := ioctl(master, syscall.TIOCGPTN, unsafe.Pointer(&number)); err != nil {
 		return -1, fmt.Errorf("number of the console's terminal: %w", err)
 	}
+	slave := filepath.Join(merged, "dev/pts", strconv.Itoa(int(number)))
+	return master, bindFile(slave, filepath.Join(merged, "dev/console"))
+}
+
+// openTerminal makes a terminal whose other end can be opened, by a file system's ptmx.
+func openTerminal(ptmx string) (int, error) {
+	master, err := syscall.Open(ptmx, syscall.O_RDWR|syscall.O_NOCTTY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open a terminal for the console: %w", err)
+	}
+	var unlock int32
 	if err := ioctl(master, syscall.TIOCSPTLCK, unsafe.Pointer(&unlock)); err != nil {
 		return -1, fmt.Errorf("unlock the console's terminal: %w", err)
 	}
-	slave := filepath.Join(merged, "dev/pts", strconv.Itoa(int(number)))
-	return master, bindFile(slave, filepath.Join(merged, "dev/console"))
+	return master, nil
 }
 
 // useConsole makes the console this process's standard input, output and error.
