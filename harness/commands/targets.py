@@ -14,7 +14,7 @@ from typing import Final
 from cgrace.harness.commands import EXIT_OK
 from cgrace.harness.commands.common import show, show_json
 from cgrace.harness.proc.find import find_program
-from cgrace.harness.targets import images, oci, rootless, roots, user
+from cgrace.harness.targets import images, oci, podman, rootless, roots, user
 from cgrace.harness.targets.host import BOOTED
 from cgrace.harness.targets.layout import host_hierarchies
 from cgrace.harness.targets.probe import probe
@@ -110,6 +110,7 @@ def _rows() -> Iterator[Row]:
         how=how,
     )
     yield _runtimes(capable=capable)
+    yield _podman(capable=capable)
     for suite, systemd in SUITES.items():
         state = "built" if images.look_up(suite) is not None else ""
         yield _vm(suite, systemd, layouts_of(suite), "QEMU, ssh; once root, mmdebstrap, mke2fs", state)
@@ -153,6 +154,19 @@ def _runtimes(*, capable: bool) -> Row:
         ready=capable and bool(had),
         found=f"{' and '.join(had)} here" if had else f"no {', no '.join(oci.RUNTIMES)}",
         how="" if had else f"apt install {oci.RUNTIMES[0]}",
+    )
+
+
+def _podman(*, capable: bool) -> Row:
+    lacking = podman.missing()
+    return Row(
+        name="container:...@podman",
+        systemd="as without @",
+        layouts=("v1", "v2"),
+        needs="as without @; podman, conmon and a runtime to boot it; nothing of the user's own podman is read or changed",
+        ready=capable and not lacking,
+        found=f"no {', no '.join(lacking)}" if lacking else "podman here",
+        how=f"apt install --no-install-recommends {' '.join(lacking)}" if lacking else "",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from cgrace.harness.drivers.gobuild import try_find_go
 from cgrace.harness.proc.find import find_program
-from cgrace.harness.targets import filters, user
+from cgrace.harness.targets import filters, podman, user
 from cgrace.harness.targets.layout import HostHierarchy, host_hierarchies, v1_controllers_free
 from cgrace.harness.targets.linux import mount_detached
 from cgrace.harness.targets.qemu import PACKAGES, PROGRAM, find_kvm
@@ -58,6 +58,7 @@ def probe() -> tuple[Check, ...]:
         _tool("mmdebstrap", "target container: building its roots", f"{APT} mmdebstrap"),
         _tool("runc", "driver runc", f"{APT} runc"),
         _tool("crun", "driver crun", f"{APT} crun"),
+        _podman(),
         _tool("dbus-daemon", "a real bus (--bus dbus-daemon)", f"{APT} dbus-daemon"),
         _tool("dbus-broker", "a real bus (--bus dbus-broker)", f"{APT} dbus-broker"),
     )
@@ -180,6 +181,15 @@ def _kvm() -> Check:
 
     how = "enable virtualisation (nested, in a guest) and load kvm_intel or kvm_amd; without it a vm takes 10 to 30 s"
     return _check("kvm", "target vm at full speed", how, look)
+
+
+def _podman() -> Check:
+    def look() -> tuple[bool, str]:
+        lacking = podman.missing()
+        return not lacking, f"no {', no '.join(lacking)}" if lacking else str(find_program(podman.PROGRAM))
+
+    how = f"{APT} --no-install-recommends {' '.join(podman.missing())}"
+    return _check("podman", "target container:SUITE@podman; without the @ cgrace boots by itself", how, look)
 
 
 def _compiler() -> Check:
