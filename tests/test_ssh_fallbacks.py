@@ -20,8 +20,8 @@ import pytest
 from ssh_kit import NEWER
 
 from cgrace.harness.cli import main
+from cgrace.harness.commands.doctor_target import cannot_run
 from cgrace.harness.engine import sight
-from cgrace.harness.engine.gates import refused
 from cgrace.harness.errors import TargetError, UnavailableError
 from cgrace.harness.events import CgroupMade, CgroupRemoved, Event, WitnessLost
 from cgrace.harness.points import parse_point
@@ -29,7 +29,9 @@ from cgrace.harness.proc.handle import ProcessHandle
 from cgrace.harness.scenario.parse import load_tree
 from cgrace.harness.targets import namespaces
 from cgrace.harness.targets.base import Hierarchy
-from cgrace.harness.targets.survey_inside import HELD_CALLS, WITNESS
+from cgrace.harness.targets.probe import Check
+from cgrace.harness.targets.survey import Survey
+from cgrace.harness.targets.survey_inside import HELD_CALLS, STANDSTILL, WITNESS
 from cgrace.harness.witnesses import inotify, tracefs, waits
 from cgrace.harness.witnesses.attribution import of_this_machine
 from cgrace.harness.witnesses.inotify import InotifyWitness
@@ -280,10 +282,9 @@ def test_doctor_of_what_stands_here(target: str, known: bool, capsys: pytest.Cap
         assert all("user notification" in one["reason"] for one in told["cannot_run"])
 
 
-def test_nobody_stops_pid_1_from_inside() -> None:
-    """A scenario that stops systemd is refused where cgrace runs in systemd's own pid namespace."""
-    scenarios = {one.name: one for one in load_tree(SCENARIOS)}
-    stops = scenarios["corpus/systemd_does_not_read"].faults
-    assert all("nobody can stop PID 1" in why for why in refused(stops, 257, inside=True).values())
-    assert refused(stops, 257, inside=True) and not refused(stops, 257)
-    assert not refused(scenarios["corpus/reload_between_request_and_start"].faults, 257, inside=True)
+def test_a_pid_1_that_nobody_can_stop_refuses_scenarios_that_stop_it() -> None:
+    """doctor says which scenarios stop systemd, where tracing PID 1 is refused, and names nobody else for that reason."""
+    row = Check(name=STANDSTILL, ok=False, found="nobody can stop PID 1 here: such scenarios cannot run", needed_for="")
+    found = Survey(checks=(row,), systemd=257, layouts=("v1", "v2"))
+    cannot = cannot_run(load_tree(SCENARIOS), found)
+    assert cannot["nobody can stop PID 1 here"] == ["corpus/systemd_does_not_read"]

@@ -29,7 +29,7 @@ def doctor_target(args: argparse.Namespace, name: TargetName) -> int:
 
     found = run_async(survey(name, (lambda _: None) if args.json else note))
     scenarios = pick_scenarios([scenarios_folder()])
-    cannot = {} if found.missing else cannot_run(scenarios, found, inside=name.is_inside)
+    cannot = {} if found.missing else cannot_run(scenarios, found)
     if args.json:
         checks = [{**dataclasses.asdict(check), "needed": check.name in NEEDED} for check in found.checks]
         told = [{"reason": why, "scenarios": names} for why, names in cannot.items()]
@@ -48,24 +48,27 @@ def doctor_target(args: argparse.Namespace, name: TargetName) -> int:
     return EXIT_OK
 
 
-def cannot_run(scenarios: Sequence[Scenario], found: Survey, *, inside: bool) -> dict[str, list[str]]:
+def cannot_run(scenarios: Sequence[Scenario], found: Survey) -> dict[str, list[str]]:
     """Which scenarios cannot be run on a machine like that, by the reason, which is what a run would say."""
     cannot: dict[str, list[str]] = {}
     for scenario in scenarios:
-        if why := next(iter(_reasons(scenario, found, inside)), ""):
+        if why := next(iter(_reasons(scenario, found)), ""):
             cannot.setdefault(why, []).append(scenario.name)
     return cannot
 
 
-def _reasons(scenario: Scenario, found: Survey, inside: bool) -> Iterable[str]:
+def _reasons(scenario: Scenario, found: Survey) -> Iterable[str]:
     layouts = {setting.layout for setting in scenario.settings}
     if not layouts & set(found.layouts):
         yield f"about cgroup {' and '.join(sorted(layouts))}, and it has {' and '.join(found.layouts)}"
     if found.systemd:
-        yield from refused(all_faults(scenario), found.systemd, inside=inside).values()
+        yield from refused(all_faults(scenario), found.systemd).values()
     held, witness = found.get(survey_inside.HELD_CALLS), found.get(survey_inside.WITNESS)
+    standstill = found.get(survey_inside.STANDSTILL)
     if sight.stops_calls(scenario) and held is not None and not held.ok:
         yield held.found.partition(": ")[0]
+    if sight.stops_systemd(scenario) and standstill is not None and not standstill.ok:
+        yield standstill.found.partition(": ")[0]
     if witness is not None and not witness.ok:
         try:
             sight.check_inotify(scenario)

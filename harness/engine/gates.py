@@ -234,13 +234,12 @@ def _number(job: str) -> int:
     return int(job.rpartition("/")[2])
 
 
-def refused(scenario_faults: Sequence[ft.Fault], systemd: int, *, inside: bool = False) -> Mapping[str, str]:
-    """What of a scenario's faults a real systemd of that version cannot do: fault id to the reason. inside: cgrace's worker lives
-    in the very pid namespace whose PID 1 it is."""
-    return {fault.id: why for fault in scenario_faults if (why := _refusal(fault, systemd, inside))}
+def refused(scenario_faults: Sequence[ft.Fault], systemd: int) -> Mapping[str, str]:
+    """What of a scenario's faults a real systemd of that version cannot do: fault id to the reason."""
+    return {fault.id: why for fault in scenario_faults if (why := _refusal(fault, systemd))}
 
 
-def _refusal(fault: ft.Fault, systemd: int, inside: bool) -> str:
+def _refusal(fault: ft.Fault, systemd: int) -> str:
     match fault:
         case ft.JobEnds(result="skipped"):
             return "a real systemd skips only jobs that verify or reload a unit, never one that starts it (job.c)"
@@ -256,6 +255,4 @@ def _refusal(fault: ft.Fault, systemd: int, inside: bool) -> str:
             return "a unit with a drop-in is one that exists, but for scopes"
         case ft.Peer(peer="systemd", do="kill" | "restart"):
             return f"'{fault.do}' of a real systemd would end the machine, it is its PID 1 (reexec does not)"
-        case ft.Peer(peer="systemd", do="pause") if inside:  # the kernel drops such a SIGSTOP: pid_namespaces(7)
-            return "cgrace runs in systemd's own pid namespace, where nobody can stop PID 1 (a container's is seen from outside)"
     return ""

@@ -13,6 +13,7 @@ from cgrace.harness.engine.gates import refused as refused_faults
 from cgrace.harness.engine.plan import all_faults
 from cgrace.harness.engine.unprivileged import why_not
 from cgrace.harness.errors import TargetError, UnavailableError
+from cgrace.harness.proc import standstill
 from cgrace.harness.scenario.model import Scenario, Setting
 from cgrace.harness.targets import filters
 from cgrace.harness.targets.buses import EMBEDDED, bus_version
@@ -53,9 +54,7 @@ class Place:
                     raise UnavailableError(f"systemd {self.facts.systemd} knows cgroup {layout} no more")
                 has = " and ".join(self.facts.layouts)
                 raise UnavailableError(f"it is about cgroup {layout}, and {self.name.base} has cgroup {has}")
-            for fault, why in refused_faults(
-                all_faults(scenario), self.facts.systemd, inside=self.name.is_inside
-            ).items():
+            for fault, why in refused_faults(all_faults(scenario), self.facts.systemd).items():
                 raise UnavailableError(f"fault '{fault}' cannot be done on {self.name.base}: {why}")
         if self.name.kind == "user" and (why := why_not(scenario, driver)):
             raise UnavailableError(why)
@@ -68,6 +67,8 @@ class Place:
         """UnavailableError for a scenario that needs to see, or to stop, what this kernel does not show."""
         if sight.stops_calls(scenario) and (why := filters.available()):
             raise filters.impossible(why)
+        if self.name.kind == "host" and sight.stops_systemd(scenario) and (why := standstill.refusal()):
+            raise UnavailableError(why)
         if isinstance(self.kernel, InotifyWitness):
             sight.check_inotify(scenario)
 

@@ -28,6 +28,7 @@ from cgrace.harness.engine.plan import Plan
 from cgrace.harness.engine.turns import LOOK_S, LOOK_S_MAX, Turns
 from cgrace.harness.errors import TargetError
 from cgrace.harness.events import Event
+from cgrace.harness.proc import standstill
 from cgrace.harness.proc.pidstat import DEAD, FLAGS, STATE, stat_fields
 from cgrace.harness.relay.base import Backend, Handler
 from cgrace.harness.relay.upstream import Upstream
@@ -365,19 +366,18 @@ class RealSystemd:
                 self._control.call("Reexecute")
             case "pause":
                 self.paused = True
-                self._signal(signal.SIGSTOP)
+                self._move(standstill.stop)
             case "resume":
                 self.paused = False
-                self._signal(signal.SIGCONT)
+                self._move(standstill.go_on)
             case _:
                 return False
         return True
 
-    def _signal(self, number: int) -> None:
-        """To PID 1, from outside of its namespace: from inside it takes only what it asks for (signal(7), pid_namespaces(7))."""
+    def _move(self, do: Callable[[int], None]) -> None:
         if not self._machine.ended.done():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._machine.init_pid, number)
+                do(self._machine.init_pid)
 
     def do_to_bus(self, what: str) -> None:
         """End the bus's process; systemd starts another one as soon as somebody connects, and joins it a moment later. What

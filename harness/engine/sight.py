@@ -30,6 +30,13 @@ def stops_calls(scenario: Scenario) -> bool:
     return holds or any(point.kind in (PointKind.OPENS, PointKind.CLOSES) for point in points_of(scenario))
 
 
+def stops_systemd(scenario: Scenario) -> bool:
+    """Whether systemd is stopped, which is not everywhere possible where it is PID 1 of our own namespace."""
+    return any(
+        isinstance(fault, ft.Peer) and (fault.peer, fault.do) == ("systemd", "pause") for fault in all_faults(scenario)
+    )
+
+
 def check_inotify(scenario: Scenario) -> None:
     """UnavailableError for a scenario that waits for what inotify does not see."""
     for point in points_of(scenario):

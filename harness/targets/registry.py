@@ -68,11 +68,6 @@ class TargetName:
         return self.kind in REMOTE
 
     @property
-    def is_inside(self) -> bool:
-        """Whether its PID 1 is that of the pid namespace in which runs are carried out."""
-        return self.is_remote or self.kind == "host"
-
-    @property
     def base(self) -> str:
         """Its name without the layout: "container:bookworm"."""
         return self.shown or (f"{self.kind}:{self.place}" if self.place else self.kind)

@@ -66,9 +66,10 @@ async def survey(name: TargetName, progress: Callable[[str], None] = lambda _: N
     if name.kind == "vm":
         async with open_machine(name.text, progress=progress) as machine:
             return await _remote(machine, progress)
-    checks = await asyncio.to_thread(lambda: tuple(survey_inside.look()))
-    if name.kind in ("fake", "container"):  # they bring a bus and namespaces of their own
-        checks = tuple(one for one in checks if one.name not in (survey_inside.BUS, survey_inside.NAMESPACE))
+    brings = name.kind in ("fake", "container")  # a bus and namespaces of its own
+    checks = await asyncio.to_thread(lambda: tuple(survey_inside.look(its_systemd=not brings)))
+    if name.kind == "user":  # a signal stops what is not PID 1
+        checks = tuple(one for one in checks if one.name != survey_inside.STANDSTILL)
     if name.kind == "fake":
         return Survey(checks=checks, layouts=("v1", "v2"))
     facts = await describe(name, progress)

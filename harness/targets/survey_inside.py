@@ -20,6 +20,7 @@ from typing import Final
 
 from cgrace.harness.dbus import systemd1
 from cgrace.harness.errors import CgraceError, TargetError
+from cgrace.harness.proc import standstill
 from cgrace.harness.proc.handle import has_pidfd
 from cgrace.harness.targets import filters
 from cgrace.harness.targets.bus_client import BusClient
@@ -36,15 +37,18 @@ WITNESS: Final = "witness"
 HELD_CALLS: Final = "held calls"
 BUS: Final = "bus"
 NAMESPACE: Final = "cgroup namespace"
+STANDSTILL: Final = "stopped systemd"
 SYSCALL: Final = "thread waits"
 NEEDED: Final = frozenset({BUS, SYSCALL})
 _UNSHARE: Final = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x02000000) != 0)"  # CLONE_NEWCGROUP
 ANSWER_S_MAX: Final = 10.0
 
 
-def look() -> Iterator[Check]:
-    """Every look. Never raises for what the machine lacks."""
-    yield _bus()
+def look(*, its_systemd: bool = True) -> Iterator[Check]:
+    """Every look. Never raises for what the machine lacks. its_systemd: also what matters only where the machine's own systemd is
+    the target."""
+    if its_systemd:
+        yield from _own_systemd()
     yield _check(
         WITNESS,
         "who made, removed or emptied which cgroup",
@@ -58,13 +62,6 @@ def look() -> Iterator[Check]:
         filters.available,
         there="seccomp user notification",
         instead="such scenarios cannot run here",
-    )
-    yield _check(
-        NAMESPACE,
-        "targets fake and container on that machine; not for its own systemd",
-        _cgroup_namespace,
-        there="not used: a run's processes live in the machine's own namespaces",
-        instead="none is used: a run's processes live in the machine's own, and its units bear our prefix",
     )
     yield _check(
         "pidfd",
@@ -107,6 +104,24 @@ def look() -> Iterator[Check]:
         _unix_diag,
         there="unix_diag",
         instead="a hang with a socket open is never proved: it ends as 'cannot tell' (modprobe unix_diag)",
+    )
+
+
+def _own_systemd() -> Iterator[Check]:
+    yield _bus()
+    yield _check(
+        NAMESPACE,
+        "targets fake and container on that machine; not for its own systemd",
+        _cgroup_namespace,
+        there="not used: a run's processes live in the machine's own namespaces",
+        instead="none is used: a run's processes live in the machine's own, and its units bear our prefix",
+    )
+    yield _check(
+        STANDSTILL,
+        "faults that stop systemd (corpus/systemd_does_not_read)",
+        standstill.refusal,
+        there="PID 1 is traced (ptrace), and goes on when cgrace ends",
+        instead="such scenarios cannot run here",
     )
 
 
