@@ -28,23 +28,17 @@ needs_runtime = pytest.mark.skipif(not HERE, reason="neither runc nor crun is in
 _SEEN = "cut -d' ' -f2,3 /proc/mounts | grep cgroup | sort; ls /sys/fs/cgroup; cat /proc/1/cgroup"
 
 
-def _own_boot_and(runtime: str, layout: str) -> tuple[str, str]:
-    """What a run sees on a machine that cgrace booted, and on one that the runtime did."""
-
-    async def seen(booted_by: str) -> str:
-        async with ContainerTarget.open(SUITE, layout=layout, booted_by=booted_by) as machine:
-            async with machine.sandbox() as sandbox:
-                one = await workload(sandbox)
-                async with driver(sandbox) as shim:
-                    answered(await shim.call(apply("cgrace-t.slice", "-.slice", -1)))
-                    answered(await shim.call(apply("cgrace-x.scope", "cgrace-t.slice", one.pid)))
-                text = await shell(sandbox, f"{_SEEN}; cat /proc/{one.pid}/cgroup")
-            assert machine.dirty == ""
-            return text.replace(str(one.pid), "PID")
-
-    own, by_runtime = asyncio.run(seen("")), asyncio.run(seen(runtime))
-    assert left_of(owner.own_name()) == []
-    return own, by_runtime
+async def seen_on(booted_by: str, layout: str) -> str:
+    """What a run sees on a machine that was booted so."""
+    async with ContainerTarget.open(SUITE, layout=layout, booted_by=booted_by) as machine:
+        async with machine.sandbox() as sandbox:
+            one = await workload(sandbox)
+            async with driver(sandbox) as shim:
+                answered(await shim.call(apply("cgrace-t.slice", "-.slice", -1)))
+                answered(await shim.call(apply("cgrace-x.scope", "cgrace-t.slice", one.pid)))
+            text = await shell(sandbox, f"{_SEEN}; cat /proc/{one.pid}/cgroup")
+        assert machine.dirty == ""
+        return text.replace(str(one.pid), "PID")
 
 
 @needs_root
@@ -55,8 +49,8 @@ def _own_boot_and(runtime: str, layout: str) -> tuple[str, str]:
 @pytest.mark.parametrize("runtime", HERE)
 def test_a_run_sees_the_same_machine(runtime: str, layout: str) -> None:
     """Hierarchies, where PID 1 is in them, and where a slice and a scope end up: as on a machine that cgrace boots itself."""
-    own, by_runtime = _own_boot_and(runtime, layout)
-    assert by_runtime == own
+    assert asyncio.run(seen_on(runtime, layout)) == asyncio.run(seen_on("", layout))
+    assert left_of(owner.own_name()) == []
 
 
 @needs_root

@@ -59,7 +59,7 @@ def find_runtime(name: str) -> str:
     lacking = podman.missing() if name == podman.PROGRAM else () if found else (name,)
     if found is None or lacking:
         raise TargetError(
-            f"{' and '.join(lacking)} is not installed",
+            f"{', '.join(lacking)} {'are' if lacking[1:] else 'is'} not installed",
             hint=f"apt install {' '.join(lacking)}, or no @{name}: cgrace boots by itself then",
         )
     return str(Path(found).resolve())
