@@ -132,6 +132,7 @@ class World:
 
 _SIGNATURES = {
     "Delegate": "b",
+    "DelegateControllers": "as",
     "DefaultDependencies": "b",
     "PIDs": "au",
     "Slice": "s",

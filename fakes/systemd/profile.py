@@ -61,7 +61,7 @@ class Profile:
     family_on_free: when a unit is freed, its slice's family is realised again.
     stop_waits_v1: whether a stop job waits until the cgroup is empty.
     cpuacct_joined: cpuacct is taken for mounted together with cpu: where it is not, processes are moved in it all the same, but
-    its directories are neither made nor removed.
+    its directories are neither made nor removed. cpuacct_migrated: they are also moved in it when what their unit needs changes.
     prunes_empty: when the cgroup of a unit that is down runs empty it is removed (cgroup.c, on_cgroup_empty_event).
     collects_populated: a unit is collected although a process is in its cgroup. bfq_scaled: a blkio weight is scaled to bfq's
     range. quota_step_us: what CPUQuotaPerSecUSec is rounded down to in the unit's file, as a reload shows.
@@ -97,6 +97,7 @@ class Profile:
     collects_populated: bool
     prunes_empty: bool
     cpuacct_joined: bool
+    cpuacct_migrated: bool
     bfq_scaled: bool
     quota_step_us: int
     pids_checked: bool

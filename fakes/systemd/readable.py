@@ -207,6 +207,6 @@ _TYPE: dict[str, Callable[[Core, Unit], Value]] = {
     "CPUUsageNSec": _current("cpuacct.usage", "cpuacct"),
     "DelegateControllers": lambda core, unit: (
         "as",
-        sorted(core.realiser.delegated_to(unit)),
+        sorted(core.realiser.masks.named_to_delegate(unit)),
     ),
 }

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cgrace.fakes.systemd.attributes import apply_attributes
+from cgrace.fakes.systemd.masks import Masks
 from cgrace.fakes.systemd.names import ROOT_SLICE
 from cgrace.fakes.systemd.profile import Profile
 from cgrace.fakes.systemd.tree import CgroupTree, is_populated
-from cgrace.fakes.systemd.units import NOTHING, Load, Unit
+from cgrace.fakes.systemd.units import NOTHING, Unit
 from cgrace.harness.targets.base import Hierarchy
 
 
@@ -39,19 +40,18 @@ class Realiser:
         self._tree = tree
         self._said = said
         self.queue: dict[Unit, None] = {}
-        self.is_v2 = bool(tree.hierarchies) and all(h.is_v2 for h in tree.hierarchies)
+        self.masks = Masks(profile, tree)
+        self.is_v2 = self.masks.is_v2
         self.main = self._main_hierarchy(tree.hierarchies)
-        managed = profile.controllers_v2 if self.is_v2 else profile.controllers_v1
-        self.supported = frozenset(
-            each for h in tree.hierarchies if h.is_v2 == self.is_v2 for each in h.controllers if each in managed
-        )
-        self.delegated = (profile.delegate_v2 if self.is_v2 else profile.delegate_v1) & self.supported
-        self._known = () if self.is_v2 else self._known_hierarchies(managed)
+        self._known = () if self.is_v2 else self._known_hierarchies(self.masks.managed)
         self._cpuset = next((known.name for known in self._known if "cpuset" in known.controllers), "")
         apart = frozenset({"cpuacct"}) if profile.cpuacct_joined else None
         # From 240 on a unit is not realised with all above it, but these get what is missing (cgroup.c, unit_realize_cgroup_now).
         self._in_steps = profile.trim == "after"
         self._kept = tuple(known for known in self._known if known.controllers != apart)
+        self._migrated = (
+            self._known if profile.cpuacct_migrated else self._kept
+        )  # cgroup-setup.c, cg_migrate_v1_controllers
 
     def _main_hierarchy(self, hierarchies: tuple[Hierarchy, ...]) -> Hierarchy | None:
         """Where systemd keeps its own tree: name=systemd, or the unified one."""
@@ -67,73 +67,15 @@ class Realiser:
                     known[h.name] = Known(h.name, frozenset(h.controllers) & frozenset(managed))
         return tuple(known.values())
 
-    # ---- masks
-
-    def own(self, unit: Unit) -> frozenset[str]:
-        """What the unit needs for itself; nothing while it is not loaded."""
-        if unit.own_mask is None:
-            unit.own_mask = self._compute_own(unit)
-        return unit.own_mask
-
-    def _compute_own(self, unit: Unit) -> frozenset[str]:
-        if unit.load is not Load.LOADED or unit.type not in ("scope", "slice", "service"):
-            return NOTHING
-        mask = set(unit.needs | self._profile.accounting)
-        controllers = _CONTROLLER_V2 if self.is_v2 else _CONTROLLER_V1
-        wanted = set()
-        for name, value in unit.settings.items():
-            controller = controllers.get(name)
-            if controller is None:
-                continue
-            if _is_set(name, value):
-                wanted.add(controller)
-            elif name.endswith("Accounting") and (controller != "pids" or unit.type == "slice"):
-                mask.discard(controller)  # but DefaultTasksMax needs pids, except in slices
-        mask |= wanted
-        if unit.delegate:
-            mask |= self.delegated_to(unit)
-        if {"cpu", "cpuacct"} & mask and not self.is_v2:
-            mask |= {"cpu", "cpuacct"}
-        return frozenset(mask)
-
-    def delegated_to(self, unit: Unit) -> frozenset[str]:
-        """The controllers that the unit delegates (unit_get_delegate_mask)."""
-        if not unit.delegate:
-            return NOTHING
-        return self.delegated if unit.delegates is None else self.delegated & unit.delegates
-
-    def members(self, unit: Unit) -> frozenset[str]:
-        """What the units below need: also what this cgroup must enable for its children."""
-        if not unit.children:
-            return NOTHING
-        if unit.members_mask is None:
-            mask: frozenset[str] = NOTHING
-            for child in unit.children.values():  # some twenty of them each time: calls would be most of the work
-                mask |= child.own_mask if child.own_mask is not None else self.own(child)
-                if child.children:
-                    mask |= child.members_mask if child.members_mask is not None else self.members(child)
-            unit.members_mask = mask
-        return unit.members_mask
-
-    def target(self, unit: Unit) -> frozenset[str]:
-        """Every controller that the unit's cgroup must exist in."""
-        mask = self.own(unit) | self.members(unit)
-        if unit.slice is not None:
-            mask |= self.members(unit.slice)
-        return mask & self.supported
-
-    def _enabled(self, unit: Unit) -> frozenset[str]:
-        """What is to be enabled for the units below. 247+ keeps that on v1 too, though nothing is written there: so a slice whose
-        members need something new is looked at again, and trimmed (unit_has_mask_realized)."""
-        if self.is_v2:
-            return self.members(unit) & self.supported
-        return self.members(unit) & self.supported & _ON_BOTH if self._profile.trim == "after" else NOTHING
-
     def is_realised(self, unit: Unit) -> bool:
         """Whether nothing would be done for the unit (unit_has_mask_realized)."""
         if unit.invalid:
             return False
-        return unit.realised and unit.realised_mask == self.target(unit) and unit.enabled_mask == self._enabled(unit)
+        return (
+            unit.realised
+            and unit.realised_mask == self.masks.target(unit)
+            and unit.enabled_mask == self.masks.enabled(unit)
+        )
 
     # ---- realisation
 
@@ -151,7 +93,7 @@ class Realiser:
         while at is not None:
             # What a member must have is what the slice's members need: while that stands, so does each of them.
             at.members_mask = None
-            mask = self.members(at)
+            mask = self.masks.members(at)
             if mask != at.family_mask:
                 at.family_mask = mask
                 for member in at.children.values():
@@ -178,7 +120,7 @@ class Realiser:
         self.queue.pop(unit, None)
         if unit.phantom or self.is_realised(unit):
             return
-        target = self.target(unit)
+        target = self.masks.target(unit)
         if not self._in_steps:
             if unit.slice is not None:
                 self._now(unit.slice)
@@ -186,14 +128,14 @@ class Realiser:
             self._disable_down(unit)
             if unit.slice is not None:
                 self._enable_up(unit.slice)
-        self._update(unit, target, self._enabled(unit))
+        self._update(unit, target, self.masks.enabled(unit))
         unit.invalid = False
 
     def _enable_up(self, unit: Unit) -> None:
         """The slices above get what is missing, and keep what they have (unit_realize_cgroup_now_enable)."""
         if unit.slice is not None:
             self._enable_up(unit.slice)
-        target, enable = self.target(unit), self._enabled(unit)
+        target, enable = self.masks.target(unit), self.masks.enabled(unit)
         if unit.phantom or (unit.realised and target <= unit.realised_mask and enable <= unit.enabled_mask):
             return
         self._update(unit, unit.realised_mask | target, unit.enabled_mask | enable)
@@ -204,7 +146,7 @@ class Realiser:
             if member.phantom or not member.realised:
                 continue
             self._disable_down(member)
-            target, enable = self.target(member), self._enabled(member)
+            target, enable = self.masks.target(member), self.masks.enabled(member)
             if target <= member.realised_mask and enable <= member.enabled_mask:
                 continue
             self._update(member, member.realised_mask & target, member.enabled_mask & enable)
@@ -275,7 +217,7 @@ class Realiser:
             unit.enabled_mask = enable
             changed = NOTHING if is_new else unit.realised_mask ^ target
         unit.realised, unit.realised_mask = True, target
-        self._migrate(unit, (known for known in self._known if known.controllers & changed))
+        self._migrate(unit, (known for known in self._migrated if known.controllers & changed))
         for known in self._kept:
             if not known.controllers & target:
                 self._trim(known, unit)
@@ -379,7 +321,7 @@ class Realiser:
         if self._profile.attach == "everywhere":
             self._attach_or_above(known, unit.cgroup + sub_path, pid)
             return
-        if unit.delegate and self.delegated_to(unit) & unit.realised_mask & known.controllers:
+        if unit.delegate and self.masks.delegated_to(unit) & unit.realised_mask & known.controllers:
             try:
                 self._tree.attach(known.name, unit.cgroup + sub_path, pid)
             except OSError:
@@ -451,47 +393,3 @@ class Realiser:
     def release(self, unit: Unit) -> None:
         """A unit that is down and whose cgroup was busy: it is not any more."""
         unit.busy = False
-
-
-INFINITY = 2**64 - 1
-_ON_BOTH = frozenset({"cpu", "cpuset", "memory", "pids"})  # controllers of one name on v1 and v2
-
-_NEEDS_V1 = {
-    "cpu": ("CPUAccounting", "CPUShares", "StartupCPUShares", "CPUQuotaPerSecUSec", "CPUWeight", "StartupCPUWeight"),
-    "blkio": (
-        "BlockIOAccounting",
-        "BlockIOWeight",
-        "StartupBlockIOWeight",
-        "BlockIODeviceWeight",
-        "BlockIOReadBandwidth",
-        "BlockIOWriteBandwidth",
-        "IOAccounting",
-        "IOWeight",
-        "IODeviceWeight",
-        "IOReadBandwidthMax",
-        "IOWriteBandwidthMax",
-    ),
-    "memory": ("MemoryAccounting", "MemoryLimit", "MemoryMax", "MemoryLow", "MemoryHigh", "MemorySwapMax", "MemoryMin"),
-    "devices": ("DeviceAllow", "DevicePolicy"),
-    "pids": ("TasksAccounting", "TasksMax"),
-}
-_NEEDS_V2 = {
-    "cpu": ("CPUWeight", "StartupCPUWeight", "CPUShares", "StartupCPUShares", "CPUQuotaPerSecUSec"),
-    "cpuset": ("AllowedCPUs", "AllowedMemoryNodes"),
-    "io": _NEEDS_V1["blkio"],
-    "memory": _NEEDS_V1["memory"],
-    "pids": _NEEDS_V1["pids"],
-}
-_CONTROLLER_V1 = {name: controller for controller, names in _NEEDS_V1.items() for name in names}
-_CONTROLLER_V2 = {name: controller for controller, names in _NEEDS_V2.items() for name in names}
-
-
-def _is_set(name: str, value: object) -> bool:
-    """Whether a setting has a value that needs its controller."""
-    if value is None or value is False:
-        return False
-    if name == "DevicePolicy":
-        return value != "auto"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value != INFINITY
-    return bool(value)

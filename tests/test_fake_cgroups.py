@@ -1,0 +1,50 @@
+"""Which cgroups the fake systemd makes, and which processes it moves in which hierarchy, where versions agree with a real one."""
+
+from __future__ import annotations
+
+import pytest
+from fake_world import World, properties
+
+RECENT = ["247", "252", "257"]
+
+
+@pytest.mark.parametrize("profile", RECENT)
+def test_cpuacct_apart_is_used_where_somebody_made_it(profile: str) -> None:
+    """cpuacct mounted apart gets no cgroup, but a scope's processes go into one that is there (cgroup-setup.c,
+    cg_create_everywhere; cgroup.c, unit_attach_pids_to_cgroup)."""
+    world = World(profile)
+    world.tree.mkdir("cpuacct", "/system.slice/a.scope")
+    for name, pid in (("a.scope", 100), ("b.scope", 101)):
+        world.start(name, PIDs=[pid], CPUShares=512)
+        world.settle()
+    assert world.tree.locate("cpuacct", 100) == "/system.slice/a.scope"
+    assert world.tree.locate("cpuacct", 101) == ""
+    assert not world.tree.exists("cpuacct", "/system.slice/b.scope")
+
+
+@pytest.mark.parametrize("profile", RECENT)
+def test_delegating_cpu_delegates_cpuacct(profile: str) -> None:
+    """cpu and cpuacct are delegated together (cgroup.c, unit_get_delegate_mask: CGROUP_MASK_EXTEND_JOINED)."""
+    world = World(profile)
+    world.start("a.scope", PIDs=[100], DelegateControllers=["cpu"])
+    world.settle()
+    for hierarchy in ("systemd", "cpu", "cpuacct", "memory"):
+        world.tree.mkdir(hierarchy, "/system.slice/a.scope/sub")
+    world.do("AttachProcessesToUnit", "ssau", "a.scope", "/sub", [101])
+    places = {name: world.tree.locate(name, 101) for name in ("systemd", "cpu", "cpuacct", "memory")}
+    below = "/system.slice/a.scope/sub"
+    assert places == {"systemd": below, "cpu": below, "cpuacct": below, "memory": "/system.slice/a.scope"}
+
+
+@pytest.mark.parametrize(("profile", "place"), [("247", ""), ("252", "/elsewhere"), ("257", "/elsewhere")])
+def test_a_change_of_needs_moves_in_cpuacct_until_247(profile: str, place: str) -> None:
+    """Where cpuacct is mounted apart, 247 moves a unit's processes in it along with those in cpu; later ones take the two for done
+    (cgroup-setup.c, cg_migrate_v1_controllers)."""
+    world = World(profile)
+    world.start("a.scope", PIDs=[100])
+    world.settle()
+    world.tree.mkdir("cpuacct", "/elsewhere")
+    world.tree.attach("cpuacct", "/elsewhere", 100)
+    world.do("SetUnitProperties", "sba(sv)", "a.scope", True, properties(CPUShares=512))
+    assert world.tree.locate("cpu", 100) == "/system.slice/a.scope"
+    assert world.tree.locate("cpuacct", 100) == place
