@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from test_podman import needs_podman
 from test_targets_container import SUITE
 from test_targets_machine import cgroups, on_machine
 from test_targets_user import UID, as_user, folder, log_in, own_cache
@@ -31,19 +32,22 @@ needs_programs = pytest.mark.skipif(
 # Boots one, runs a scenario on it, and boots another to be killed with.
 _INSIDE: Final = """
 import os, subprocess, sys
-root, store = sys.argv[1:]
-words = ["run", "core/late_job_scope", "--target", f"container:{root}:v2", "--driver", "today", "--store", store]
+root, store, booted_by = sys.argv[1:]
+target = f"container:{root}{booted_by and '@'}{booted_by}:v2"
+words = ["run", "core/late_job_scope", "--target", target, "--driver", "today", "--store", store]
 done = subprocess.run([sys.executable, "-m", "cgrace.harness.cli", *words], capture_output=True, text=True)
 print(done.stdout[-3000:], done.stderr[-1000:])
 assert done.returncode == 0
 code = '''
 import asyncio, os, signal, sys
+from test_podman import conmons, conmons_of
 from cgrace.harness.targets.container import ContainerTarget
 from cgrace.harness.targets.rootless import settle
 settle()
 async def go():
-    async with ContainerTarget.open(sys.argv[1], layout="v2") as machine:
+    async with ContainerTarget.open(sys.argv[1], layout="v2", booted_by=sys.argv[2]) as machine:
         print(machine.version, "booted by", *open("/proc/self/uid_map").read().split(), flush=True)
+        print(*conmons().values(), *conmons_of(machine.name), "conmon", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 asyncio.run(go())
 '''
@@ -52,7 +56,7 @@ from cgrace.harness.targets import rootless, user
 assert rootless.why_not() == "", rootless.why_not()
 asyncio.run(user.delegate(user.bus_of(), "run-cgrace-test.scope", os.getpid()))
 sys.stdout.flush()
-os.execvp("unshare", ["unshare", *rootless.NAMESPACES, sys.executable, "-c", code, root])
+os.execvp("unshare", ["unshare", *rootless.NAMESPACES, sys.executable, "-c", code, root, booted_by])
 """
 
 
@@ -72,16 +76,19 @@ def archive(folder: Path) -> Path:
 
 @needs_built
 @needs_programs
-def test_a_user_boots_a_container_and_nothing_is_left(folder: Path, archive: Path) -> None:
+@pytest.mark.parametrize("booted_by", ["", pytest.param("podman", marks=needs_podman)])
+def test_a_user_boots_a_container_and_nothing_is_left(folder: Path, archive: Path, booted_by: str) -> None:
     """A scenario comes out on it as for root, its scope ends with it, and one that is killed takes its machine along."""
 
     async def body(machine: ContainerTarget) -> None:
         await own_cache(folder)
         async with machine.sandbox() as sandbox:
             manager = await log_in(machine)
-            status, text = await as_user(sandbox, manager, folder, _INSIDE, str(archive), str(folder / "store"))
+            words = (str(archive), str(folder / "store"), booted_by)
+            status, text = await as_user(sandbox, manager, folder, _INSIDE, *words)
             assert status == -signal.SIGKILL, text
             assert "1 case: 1 clean" in text, text
+            assert bool(re.search(r"^(\d+) \1 conmon$", text, re.MULTILINE)) == bool(booted_by), text
             assert re.search(rf"booted by 0 {UID} 1 1 \d+ \d+", text), text
             status, said = await as_user(sandbox, manager, folder, user_clean(), "")
             assert status == 0, said
