@@ -261,3 +261,12 @@ def test_every_profile_loads_whole() -> None:
     """All profiles have all texts."""
     for name in profile_names():
         assert set(load_profile(name).refusals) == REFUSALS
+
+
+@pytest.mark.parametrize("profile", ["247", "252", "257"])
+def test_a_slice_whose_name_has_no_place(profile: str) -> None:
+    """A scope in a--b.slice is refused for that slice, which does not load (slice.c, slice_verify; unit-name.c,
+    slice_build_parent_slice)."""
+    name, text = error(World(profile).start("a.scope", PIDs=[100], Slice="a--b.slice"))
+    assert name == "D:InvalidArgs"
+    assert text.startswith("Unit a--b.slice failed to load properly")

@@ -206,7 +206,10 @@ class Units:
             forget_masks(unit.slice)
         unit.slice = slice_
         slice_.children[unit.name] = unit
-        unit.cgroup = f"{names.slice_cgroup(slice_.name)}/{unit.name}"
+        try:
+            unit.cgroup = f"{names.slice_cgroup(slice_.name)}/{unit.name}"
+        except ValueError:
+            unit.cgroup = ""  # of a slice that will not load: it never gets one
         self._joined(unit, slice_)
         forget_masks(unit)
 
