@@ -266,7 +266,10 @@ def test_every_profile_loads_whole() -> None:
 @pytest.mark.parametrize("profile", ["247", "252", "257"])
 def test_a_slice_whose_name_has_no_place(profile: str) -> None:
     """A scope in a--b.slice is refused for that slice, which does not load (slice.c, slice_verify; unit-name.c,
-    slice_build_parent_slice)."""
+    slice_build_parent_slice); one that is started without it gets no cgroup (cgroup.c, unit_pick_cgroup_path)."""
     name, text = error(World(profile).start("a.scope", PIDs=[100], Slice="a--b.slice"))
     assert name == "D:InvalidArgs"
     assert text.startswith("Unit a--b.slice failed to load properly")
+    world = World(profile)
+    world.start("a.scope", "ignore-dependencies", PIDs=[100], Slice="a--b.slice")
+    assert "JobRemoved a.scope failed" in said(world.settle())

@@ -118,7 +118,8 @@ class Realiser:
     def _now(self, unit: Unit) -> None:
         """unit_realize_cgroup_now."""
         self.queue.pop(unit, None)
-        if unit.phantom or self.is_realised(unit):
+        has_no_place = unit.slice is not None and not unit.cgroup  # cgroup.c, unit_pick_cgroup_path
+        if unit.phantom or has_no_place or self.is_realised(unit):
             return
         target = self.masks.target(unit)
         if not self._in_steps:
@@ -303,6 +304,8 @@ class Realiser:
 
         AttachError when one could not be and the version minds.
         """
+        if not unit.realised:
+            raise AttachError("it has no cgroup")
         done = 0
         for pid in pids:
             try:
