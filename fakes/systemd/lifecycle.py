@@ -80,7 +80,7 @@ def _start_scope(core: Core, unit: Unit) -> str:
     core.set_state(unit, Sub.RUNNING)
     core.watched[unit] = None
     unit.living = set()
-    if not core.realiser.is_v2:
+    if not core.realiser.is_v2 and core.profile.version >= 242:  # before, one that starts empty stays (scope.c, scope_start)
         core.rewatch[unit] = None
     return "done"
 
