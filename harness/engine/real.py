@@ -44,6 +44,9 @@ ENDS_S_MAX: Final = 1.0
 CONSOLE_LINES: Final = 3  # in one sentence; the trace has more
 _MADE: Final = (".slice", ".scope")
 _DOWN: Final = ("", "inactive", "gone")
+# systemd counts its starts and refuses the sixth within ten seconds, as it does after as many runs on one machine that end the bus;
+# to reset a unit forgets them (systemd.unit(5), StartLimitBurst=; unit_reset_failed in core/unit.c).
+BUS_UNIT: Final = "dbus.service"
 
 
 class RealSystemd:
@@ -182,6 +185,7 @@ class RealSystemd:
             await self._join()
             (jobs,) = await self._control.ask("ListJobs")
             self._jobs.listed((path, unit, state) for _, unit, _, state, path, _ in jobs)
+            self._control.call("ResetFailedUnit", "s", BUS_UNIT)
             self._came_back()
             self._upstream.let_go()
         except TargetError as error:
