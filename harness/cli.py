@@ -168,7 +168,7 @@ def _add_validate(validate: argparse.ArgumentParser) -> None:
         default="",
         metavar="NEW",
         help="container:SUITE, container:SUITE+DIR with the install tree in DIR laid over it, vm:SUITE, ssh:HOST, "
-        "fake:PROFILE, local, or a recorded baseline",
+        "fake:PROFILE, user, local, or a recorded baseline",
     )
     validate.add_argument("--against", metavar="OLD", help="compare with this; the nearest older baseline if none")
     validate.add_argument("--probe", action="append", default=[], metavar="PATTERN", help="only these; also exists.*")

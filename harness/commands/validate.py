@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from cgrace.harness.validate.probe import Probe
 
 REMOTE = ("vm:", "ssh:")  # machines that are asked from inside
-BOOTED = ("container:", *REMOTE)  # those on which scenarios can be run
+USER = "user"
+BOOTED = ("container:", *REMOTE, USER)  # those on which scenarios can be run
 TURNS_OF_DOUBTED = 3  # of a case that came out otherwise
 INSIDE_S_MAX = 1800.0  # all probes, in a machine that is emulated
 
@@ -89,6 +90,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("a baseline has every probe", hint="leave --probe out of --record")
     if args.record and ("+" in args.new or "/" in args.new):
         raise UsageError("what a version of systemd says is not recorded from a build", hint="--save FILE")
+    if args.record and args.new.split(":")[0] == USER:
+        raise UsageError("baselines are recorded of a whole machine's systemd, not of a user's", hint="--save FILE")
     for path in filter(None, (args.junit, args.html, args.save)):
         check_writable(Path(path))
     if args.against:

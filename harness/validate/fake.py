@@ -18,7 +18,7 @@ from cgrace.harness.targets.fake import FakeTarget
 from cgrace.harness.targets.sandbox import FakeSandbox
 from cgrace.harness.validate.client import Client
 from cgrace.harness.validate.inside import spawn_worker
-from cgrace.harness.validate.machine import START, WHOLE, Gate, Machine, MachineName, Worker
+from cgrace.harness.validate.machine import START, SYSTEM_SLICE, WHOLE, Gate, Machine, MachineName, Worker
 
 _NS_PER_S = 1_000_000_000
 _TURNS_MAX = 100_000
@@ -30,6 +30,8 @@ class FakeMachine:
 
     One decision at a time: what was posted is told to the bus at once, turns are taken later."""
 
+    above = ""
+    scopes_in = SYSTEM_SLICE
     quiet_s = 0.0
     slowness = 1.0
 

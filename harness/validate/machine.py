@@ -6,6 +6,7 @@
     fake:PROFILE[@qemu][:v1|v2]  the fake systemd with that profile on cgroups of this machine (fakes/systemd), in what it takes for
                                a container, with @qemu in a whole machine
     vm:SUITE[:v1|v2], ssh:HOST  asked from inside, by this program (targets/remote.py): see commands/validate.py
+    user                       the systemd of the user who asks (targets/user.py); no root
     local                      the systemd of the machine that this runs on, over its system bus (in a guest, as root)
 
 Whatever happens inside the block, processes and machines are gone after it. What a caller made on `local` is the caller's to
@@ -30,6 +31,7 @@ START: Final = "ssa(sv)a(sa(sv))"  # what StartTransientUnit takes
 LAYOUTS: Final = ("v1", "v2")
 HOME: Final = "/cgrace-home"  # where a new process is on v2: the root must have none, to hand down controllers
 
+SYSTEM_SLICE: Final = "system.slice"
 IGNORE_TERM: Final = "trap '' TERM;"  # in front of a shell's command: its exec keeps what is ignored
 
 
@@ -61,6 +63,8 @@ class Machine(Protocol):
     Virtualization.
 
     tree: its cgroup file systems by hierarchy; paths there begin at what its systemd takes for the root ("" or "/a.slice").
+    above: where that root is, as its ControlGroup says: "" of a machine's systemd, "/user.slice/..." of a user's. scopes_in: the
+    slice of a scope that asks for none (unit.c, unit_set_default_slice).
     quiet_s: when so long nothing was heard, nothing more comes. 0 for the fake, which works at once. slowness: by how much it is
     slower than what time-outs were made for, 1 or more: an emulated machine, or a host with too much to do.
     """
@@ -70,6 +74,8 @@ class Machine(Protocol):
     version: str
     runs_in: str
     tree: KernelTree
+    above: str
+    scopes_in: str
     quiet_s: float
     slowness: float
 
@@ -101,8 +107,8 @@ class Machine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MachineName:
-    """A machine's name, taken apart. kind: "container", "fake" or "local"; which: the suite or profile. layout: "" for what it has;
-    of a container v1 where its systemd knows that."""
+    """A machine's name, taken apart. kind: "container", "fake", "user" or "local"; which: the suite or profile. layout: "" for what
+    it has; of a container v1 where its systemd knows that."""
 
     kind: str
     which: str
@@ -123,9 +129,11 @@ def parse_machine(text: str) -> MachineName:
             return MachineName("fake", profile, layout or "v1")
         case ["local"]:
             return MachineName("local", "", layout)
+        case ["user"] if layout in ("", "v2"):
+            return MachineName("user", "", layout)
     raise UsageError(
         f"{text!r:.80} is no machine to validate",
-        hint="container:trixie, container:bookworm:v2, fake:257, local, or a recorded baseline such as 257-v1",
+        hint="container:trixie, container:bookworm:v2, fake:257, user, local, or a recorded baseline such as 257-v1",
     )
 
 
@@ -141,6 +149,8 @@ async def open_machine(
             opened: AbstractAsyncContextManager[Machine] = real.container(name, progress)
         case "fake":
             opened = fake.fake(name)
+        case "user":
+            opened = real.user()
         case _:
             opened = real.local()
     async with opened as machine:

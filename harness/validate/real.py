@@ -1,4 +1,4 @@
-"""Real systemds as machines: one booted in a container, or that of the machine that this runs on."""
+"""Real systemds as machines: one booted in a container, that of the user who asks, or of the machine that this runs on."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from cgrace.harness.proc.hold import held
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.container import ContainerTarget
 from cgrace.harness.targets.registry import TargetName, describe
+from cgrace.harness.targets.user import UserTarget
 from cgrace.harness.validate.client import Client
 from cgrace.harness.validate.inside import Connector, place_at_home, spawn_orphan, spawn_orphans, spawn_worker
-from cgrace.harness.validate.machine import HOME, IGNORE_TERM, START, Gate, Machine, MachineName, Worker
+from cgrace.harness.validate.machine import HOME, IGNORE_TERM, START, SYSTEM_SLICE, Gate, Machine, MachineName, Worker
 
 Dial = Callable[[], Awaitable[socket.socket]]
 Start = Callable[[bool, bool], Awaitable[Worker]]
@@ -38,6 +39,7 @@ CALL_S = 0.004  # a call on a machine that is fast enough, with its answer
 CALLS_TIMED = 15
 SLOWNESS_MAX = 6.0
 SYSTEM_BUS = "/run/dbus/system_bus_socket"
+USERS_SLICE = "app.slice"  # since systemd 246; this project's oldest is 247
 _READ_BYTES = 1 << 16
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_INIT = 1  # of the machine that this runs on
@@ -57,6 +59,8 @@ class RealMachine:
         start: Start,
         start_many: StartMany | None = None,
         init_pid: int = 0,
+        above: str = "",
+        scopes_in: str = SYSTEM_SLICE,
     ) -> None:
         self.name = name
         self.layout = layout
@@ -65,6 +69,8 @@ class RealMachine:
         self.quiet_s = QUIET_S
         self.slowness = 1.0
         self.tree = tree
+        self.above = above
+        self.scopes_in = scopes_in
         self._dial = dial
         self._start = start
         self._start_many = start_many
@@ -255,13 +261,35 @@ async def local() -> AsyncIterator[Machine]:
         yield await stack.enter_async_context(machine.running())
 
 
-async def _dial_here() -> socket.socket:
+@contextlib.asynccontextmanager
+async def user() -> AsyncIterator[Machine]:
+    """The systemd of the user who asks. Its processes are in a scope of ours there, and no child of it: on v2 it hears of the end
+    of a unit's last process from the kernel (cgroup.events)."""
+    async with contextlib.AsyncExitStack() as stack:
+        target = await stack.enter_async_context(UserTarget.open())
+        sandbox = await stack.enter_async_context(target.sandbox())
+        tree = stack.enter_context(KernelTree(sandbox.hierarchies, outer=sandbox.outer))
+        stack.callback(tree.rmdir, sandbox.hierarchies[0].name, HOME)
+
+        async def start(stubborn: bool, adopted: bool) -> Worker:
+            return await spawn_worker(sandbox, tree, stubborn=stubborn, ended=lambda: None)
+
+        async def dial() -> socket.socket:
+            return await _dial_here(target.bus_path)
+
+        machine = RealMachine(
+            "user", "v2", tree, dial=dial, start=start, above=target.cgroup_prefix, scopes_in=USERS_SLICE
+        )
+        yield await stack.enter_async_context(machine.running())
+
+
+async def _dial_here(path: str = SYSTEM_BUS) -> socket.socket:
     bus = socket.socket(socket.AF_UNIX)
     try:
-        bus.connect(SYSTEM_BUS)
+        bus.connect(path)
     except OSError as error:
         bus.close()
-        raise TargetError(f"the bus at {SYSTEM_BUS} cannot be reached: {error.strerror}") from error
+        raise TargetError(f"the bus at {path} cannot be reached: {error.strerror}") from error
     return bus
 
 

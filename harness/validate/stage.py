@@ -17,8 +17,9 @@ from typing import Any, Final
 
 from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.message import Message, MessageType, Variant
+from cgrace.harness.targets.owner import UNIT_PREFIX
 from cgrace.harness.validate.client import Client
-from cgrace.harness.validate.machine import HOME, START, Gate, Machine
+from cgrace.harness.validate.machine import HOME, START, SYSTEM_SLICE, Gate, Machine
 from cgrace.harness.validate.words import TOP, Words
 
 Answer = Any
@@ -42,7 +43,7 @@ _SIGNATURES: Final = {
 _LISTS: Final = ("Wants", "Requires", "After", "Before", "Conflicts", "BindsTo", "PartOf", "DelegateControllers")
 _SHORT: Final = {"org.freedesktop.DBus.Error.": "D:", "org.freedesktop.systemd1.": "S:"}
 _NOBODY: Final = ("D:NoReply", "D:ServiceUnknown", "D:NameHasNoOwner", "D:Disconnected")
-_OWN: Final = re.compile(r"\bcgv\d+n\d+(?=[-._]|$)")
+_OWN: Final = re.compile(rf"\b{UNIT_PREFIX}v\d+n\d+(?=[-._]|$)")
 
 
 class Refused(Exception):
@@ -57,7 +58,7 @@ class Stage(Words):
     """One probe's world on a machine. An async context manager: what the probe made is undone when it ends."""
 
     def __init__(self, machine: Machine, number: int) -> None:
-        super().__init__(f"cgv{os.getpid()}n{number}")
+        super().__init__(f"{UNIT_PREFIX}v{os.getpid()}n{number}")
         self.machine = machine
         self.client: Client
         self._stack = contextlib.AsyncExitStack()
@@ -117,7 +118,9 @@ class Stage(Words):
         return name
 
     def plain_names(self, text: str) -> str:
-        """See Words."""
+        """See Words. Places are said as by a machine's systemd, below whose root a user's has the same under another name."""
+        if self.machine.above:
+            text = text.replace(self.machine.above, "").replace(self.machine.scopes_in, SYSTEM_SLICE)
         return _OWN.sub(TOP, text).replace(f"{self.word}_2d", f"{TOP}_2d")
 
     # ---- processes
@@ -355,7 +358,11 @@ class Stage(Words):
         """The unit's cgroup: "t-a.scope" within "t.slice" is /t.slice/t-a.scope; a slice by its own name."""
         if unit.endswith(".slice"):
             return self.slice_path(within or unit)
-        return f"{self.slice_path(within or 'system.slice')}/{self.name(unit)}"
+        return f"{self.slice_path(within or self.machine.scopes_in)}/{self.name(unit)}"
+
+    def whole(self, path: str) -> str:
+        """A cgroup's path from the root of its hierarchy, as systemd says it."""
+        return self.machine.above + path
 
     def made(self, path: str) -> list[str]:
         """The hierarchies in which the cgroup is there."""

@@ -24,7 +24,7 @@ class Words(ABC):
         self._jobs: dict[str, str] = {}
 
     def name(self, unit: str) -> str:
-        """The unit's name on the machine: "t-a.scope" becomes "cgv7-a.scope". Other names are nobody's and stay."""
+        """The unit's name on the machine: "t-a.scope" becomes "cgracev7-a.scope". Other names are nobody's and stay."""
         if unit != TOP and not unit.startswith((f"{TOP}-", f"{TOP}.")):
             return unit
         return self.word + unit.removeprefix(TOP)

@@ -270,7 +270,7 @@ async def get_by_cgroup(s: Stage) -> Answer:
     path = s.path("t-a.scope", within="t-b.slice")
     return [
         await s.call("GetUnitByControlGroup", "s", one)
-        for one in (path, f"{path}/sub", s.path("t-x.slice"), "/none", "/")
+        for one in (s.whole(path), s.whole(f"{path}/sub"), s.whole(s.path("t-x.slice")), "/none", "/")
     ]
 
 

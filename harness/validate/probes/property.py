@@ -266,7 +266,7 @@ async def features(s: Stage) -> Answer:
 
 @manager.contract("control-group", "ControlGroup of the system's manager", relied_on=LATER)
 async def control_group(s: Stage) -> Answer:
-    return await _manager(s, "ControlGroup")
+    return s.plain(await _manager(s, "ControlGroup"))
 
 
 @manager.contract("defaults", "Default accounting and time-outs")
