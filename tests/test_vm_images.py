@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import select
 import shutil
@@ -16,8 +17,9 @@ import pytest
 
 from cgrace.harness.clock import now_ns
 from cgrace.harness.errors import TargetError
-from cgrace.harness.targets import images, images_ext4, roots_build
-from cgrace.harness.targets.vm_own import _command_line, find_disk, is_for_uefi
+from cgrace.harness.targets import images, images_ext4, roots_build, uefi, vm_own
+from cgrace.harness.targets.uefi import Uefi, find_uefi
+from cgrace.harness.targets.vm_own import _command_line, _with_root, find_disk, is_for_uefi
 
 WHEN = 1_600_000_000
 
@@ -70,19 +72,72 @@ def test_no_disk_images(tmp_path: Path, content: bytes | None, said: str) -> Non
         asyncio.run(find_disk(str(path)))
 
 
-def test_a_disk_for_another_firmware(tmp_path: Path) -> None:
-    """A disk that only UEFI can start is told as that before anything is booted, and one for both is not."""
+def test_a_disk_for_another_firmware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that only UEFI can start takes a firmware, which is named before anything is booted, and one for both does not."""
     system, grub = bytes.fromhex("28732ac11ff8d211ba4b00a0c93ec93b"), bytes.fromhex("4861682149646f6e744e656564454649")
+    firmware = Uefi(code=tmp_path, code_format="raw", variables=tmp_path, variables_format="raw")
     for code, partitions, alone in ((0, system, True), (0, system + bytes(112) + grub, False), (0xEB, system, False)):
         head = bytes([code]).ljust(510, b"\0") + b"\x55\xaa" + b"EFI PART".ljust(512, b"\0") + partitions
         assert is_for_uefi(head) == alone
         path = tmp_path / "disk.img"
         path.write_bytes(head.ljust(1 << 20, b"\0"))
+        monkeypatch.setattr(vm_own, "find_uefi", lambda: firmware)
+        disk = asyncio.run(find_disk(str(path)))
+        assert disk.form == "raw" and disk.uefi == (firmware if alone else None)
+        monkeypatch.setattr(vm_own, "find_uefi", lambda: None)
         if alone:
-            with pytest.raises(TargetError, match="UEFI firmware alone"):
+            with pytest.raises(TargetError, match="UEFI firmware alone") as caught:
                 asyncio.run(find_disk(str(path)))
+            assert "apt install ovmf" in caught.value.hint
         else:
-            assert asyncio.run(find_disk(str(path))).form == "raw"
+            assert asyncio.run(find_disk(str(path))).uefi is None
+
+
+def _described(folder: Path, name: str, said: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(said) if said is not None else "")
+
+
+def test_which_firmware_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first by name that is for this machine and is there, with what an administrator put in place of the distribution's."""
+    for name in ("code", "variables", "other"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(uefi, "_FOLDERS", (str(tmp_path / "etc"), str(tmp_path / "usr")))
+
+    def described(code: str = "code", machine: str = "pc-q35-*", features: tuple[str, ...] = ()) -> dict[str, object]:
+        flash = {
+            "executable": {"filename": str(tmp_path / code), "format": "raw"},
+            "nvram-template": {"filename": str(tmp_path / "variables"), "format": "qcow2"},
+        }
+        return {
+            "interface-types": ["uefi"],
+            "mapping": {"device": "flash", **flash},
+            "targets": [{"architecture": "x86_64", "machines": [machine]}],
+            "features": list(features),
+        }
+
+    assert find_uefi() is None
+    _described(tmp_path / "usr", "10-signed.json", described(features=("secure-boot", "requires-smm")))
+    _described(tmp_path / "usr", "20-arm.json", described(machine="virt-*"))
+    _described(tmp_path / "usr", "30-gone.json", described("nowhere"))
+    _described(tmp_path / "usr", "40-strange.json", {"interface-types": 3})
+    assert find_uefi() is None
+    _described(tmp_path / "usr", "60-plain.json", described())
+    found = find_uefi()
+    assert found is not None and (found.code.name, found.variables_format) == ("code", "qcow2")
+    _described(tmp_path / "etc", "60-plain.json", described("other"))
+    found = find_uefi()
+    assert found is not None and found.code.name == "other"
+    _described(tmp_path / "home/qemu/firmware", "60-plain.json", None)
+    assert find_uefi() is None
+
+
+def test_a_root_that_the_boot_loader_knew_of() -> None:
+    """Where no command line says which partition is the root, the one that was mounted is said, if it is a disk's."""
+    assert _with_root("ro quiet", "/dev/vda2") == "ro quiet root=/dev/vda2"
+    assert _with_root("root=UUID=1 ro", "/dev/vda2") == "root=UUID=1 ro"
+    assert _with_root("ro", "/dev/mapper/root") == "ro"
 
 
 def test_a_disk_of_ones_own_is_known_by_its_content(tmp_path: Path) -> None:

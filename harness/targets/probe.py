@@ -14,6 +14,8 @@ from cgrace.harness.targets import filters, podman, user
 from cgrace.harness.targets.layout import HostHierarchy, host_hierarchies, v1_controllers_free
 from cgrace.harness.targets.linux import mount_detached
 from cgrace.harness.targets.qemu import PACKAGES, PROGRAM, find_kvm
+from cgrace.harness.targets.uefi import PACKAGE as UEFI_PACKAGE
+from cgrace.harness.targets.uefi import find_uefi
 
 # Bits of CapEff (capabilities(7)) and what for.
 CAPABILITIES: Final = {
@@ -55,6 +57,7 @@ def probe() -> tuple[Check, ...]:
         _compiler(),
         _kvm(),
         _tool(PROGRAM, "target vm", f"{APT} {VM_PACKAGES}"),
+        _uefi(),
         _tool("mmdebstrap", "target container: building its roots", f"{APT} mmdebstrap"),
         _tool("runc", "driver runc", f"{APT} runc"),
         _tool("crun", "driver crun", f"{APT} crun"),
@@ -181,6 +184,14 @@ def _kvm() -> Check:
 
     how = "enable virtualisation (nested, in a guest) and load kvm_intel or kvm_amd; without it a vm takes 10 to 30 s"
     return _check("kvm", "target vm at full speed", how, look)
+
+
+def _uefi() -> Check:
+    def look() -> tuple[bool, str]:
+        found = find_uefi()
+        return found is not None, str(found.code) if found is not None else "no firmware that QEMU knows of"
+
+    return _check("UEFI", "target vm: disk images that no BIOS can start", f"{APT} {UEFI_PACKAGE}", look)
 
 
 def _podman() -> Check:

@@ -24,6 +24,7 @@ from cgrace.harness.errors import TargetError
 from cgrace.harness.proc.pidstat import START_TIME, TIMES, stat_fields
 from cgrace.harness.proc.run import run
 from cgrace.harness.targets.boot import Console
+from cgrace.harness.targets.uefi import VARIABLES, Uefi
 
 PROGRAM: Final = "qemu-system-x86_64"
 PACKAGES: Final = "qemu-system-x86 qemu-utils"
@@ -48,8 +49,9 @@ _ANSWER_BYTES_MAX: Final = 1 << 22
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineConfig:
     """What is booted. folder: the runtime folder, where the overlay goes; disk: only read; kernel, initrd: files, or None for the
-    disk's own boot loader; seed: a folder to be seen as a disk with the label CIDATA; firmware: OEM strings (SMBIOS type 11);
-    may_reboot: whether it may start over before it is ready, else that is its end."""
+    disk's own boot loader; seed: a folder to be seen as a disk with the label CIDATA; extra: a raw disk to be seen behind the first
+    one, only read; uefi: in place of a BIOS, with its variables in the folder; firmware: OEM strings (SMBIOS type 11); may_reboot:
+    whether it may start over before it is ready, else that is its end."""
 
     folder: Path
     disk: Path
@@ -59,6 +61,8 @@ class MachineConfig:
     command_line: str = ""
     memory_mb: int = MEMORY_MB
     seed: Path | None = None
+    extra: Path | None = None
+    uefi: Uefi | None = None
     firmware: tuple[str, ...] = ()
     may_reboot: bool = False
 
@@ -163,6 +167,13 @@ class Qemu:
         if config.seed is not None:  # the last device, so that without it no other one moves
             words += ["-drive", f"driver=vvfat,dir={_quoted(config.seed)},label=CIDATA,read-only=on,if=none,id=seed"]
             words += ["-device", "virtio-blk-pci,drive=seed"]
+        if config.extra is not None:
+            words += ["-drive", f"file={_quoted(config.extra)},format=raw,read-only=on,if=none,id=extra"]
+            words += ["-device", "virtio-blk-pci,drive=extra"]
+        if config.uefi is not None:
+            code, variables = _quoted(config.uefi.code), _quoted(config.folder / VARIABLES)
+            words += ["-drive", f"if=pflash,unit=0,format={config.uefi.code_format},readonly=on,file={code}"]
+            words += ["-drive", f"if=pflash,unit=1,format=qcow2,cache=unsafe,file={variables}"]
         for text in config.firmware:
             words += ["-smbios", f"type=11,value={text.replace(',', ',,')}"]
         return words

@@ -6,6 +6,9 @@ newer, systemd.system-credentials(7)). What that boot writes goes to an overlay,
 initial file system in `images/own-<key>/`, by the image's path, size and time. Later boots begin there, and since the kernel is at
 hand its command line can choose the cgroup layout.
 
+A disk that UEFI firmware alone can start is given one (uefi.py), with variables of its own, for its first boot; later boots begin
+with the kernel, and need none unless that was not found.
+
 A disk that takes a key in neither way is reached where the user's own ssh configuration says how: `Host cgrace-vm` with an
 IdentityFile.
 """
@@ -34,13 +37,14 @@ from cgrace.harness.targets.images import NOTE_FILE
 from cgrace.harness.targets.names import LOOK_AT_CGROUPS, layout_of
 from cgrace.harness.targets.qemu import MachineConfig, check_program
 from cgrace.harness.targets.ssh import SshChannel, option_words
+from cgrace.harness.targets.uefi import PACKAGE, VARIABLES, Uefi, find_uefi
 
 FORMATS: Final = ("qcow2", "raw", "vmdk", "vdi", "vhdx", "vpc")
 BOOT_S_MAX: Final = 900.0  # the first boot of a cloud image under TCG
 HOST: Final = "cgrace-vm"  # as the user's ssh configuration may name it
 SILENT_S_MAX: Final = 10.0
 MEMORY_MB: Final = 2048
-_FORMAT: Final = 1  # of an entry; a change makes every entry new
+_FORMAT: Final = 2  # of an entry; a change makes every entry new
 _FREE_BYTES_MIN: Final = 1_500_000_000
 _DISK: Final = "disk.qcow2"
 _KERNEL: Final = "vmlinuz"
@@ -51,16 +55,20 @@ _HEAD_BYTES: Final = 34 * 512  # the boot sector and the whole of a GUID partiti
 _DUMPED: Final = re.compile(r"^[0-9a-f]{8}:  ((?:[0-9a-f]{2} ){16})", re.MULTILINE)
 _ESP: Final = uuid.UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b").bytes_le
 _BIOS_BOOT: Final = uuid.UUID("21686148-6449-6e6f-744e-656564454649").bytes_le
-# $r: the release that runs. Distributions call these files in their own ways (kernel-install(8), mkinitramfs(8), dracut(8)).
-_LOOK: Final = f"""r=$(uname -r)
+# $r: the release that runs; $m: where kernel-install(8) puts it. Distributions call these files in their own ways (mkinitramfs(8),
+# dracut(8)). A root that systemd finds by the loader's word (systemd-gpt-auto-generator(8)) is not on the command line.
+_LOOK: Final = f"""r=$(uname -r) m=$(cat /etc/machine-id)/$r
 first() {{ for f in "$@"; do [ -r "$f" ] && {{ echo "$f"; return; }}; done; echo; }}
 systemctl --version | head -n 1
 cat /proc/cmdline
-first "/boot/vmlinuz-$r" "/lib/modules/$r/vmlinuz" /boot/vmlinuz
-first "/boot/initrd.img-$r" "/boot/initramfs-$r.img" "/boot/initrd-$r" "/boot/initrd-$r.img" /boot/initrd.img
+first "/boot/vmlinuz-$r" "/lib/modules/$r/vmlinuz" /boot/vmlinuz "/boot/efi/$m/linux" "/efi/$m/linux" "/boot/$m/linux"
+first "/boot/initrd.img-$r" "/boot/initramfs-$r.img" "/boot/initrd-$r" "/boot/initrd-$r.img" /boot/initrd.img \
+  /boot/efi/$m/initrd* /efi/$m/initrd* /boot/$m/initrd*
 {LOOK_AT_CGROUPS}
+while read -r a b c d e f g; do [ "$e" = / ] && at=${{g#*- * }}; done < /proc/self/mountinfo; echo "${{at%% *}}"
 """
-_LOOK_LINES: Final = 6
+_LOOK_LINES: Final = 7
+_DISKS: Final = "/dev/vd"  # as a kernel calls what QEMU gives it (Linux, drivers/block/virtio_blk.c)
 # It has our key by now, and no seed later: it must not take itself for another instance.
 _SETTLE: Final = "mkdir -p /etc/cloud && touch /etc/cloud/cloud-init.disabled; sync"
 _OFF: Final = "systemctl --no-block poweroff"
@@ -70,12 +78,14 @@ Boot = Callable[["OwnGuest"], AbstractAsyncContextManager[SshChannel]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnDisk:
-    """The user's image. text: as it was named; path: absolute; form: as QEMU calls its format; entry: where ours of it is kept."""
+    """The user's image. text: as it was named; path: absolute; form: as QEMU calls its format; entry: where ours of it is kept;
+    uefi: the firmware that alone can start it, None for a BIOS."""
 
     text: str
     path: Path
     form: str
     entry: Path
+    uefi: Uefi | None = None
 
     @property
     def note(self) -> dict[str, Any] | None:
@@ -114,7 +124,10 @@ class OwnGuest:
 
     async def configure(self, folder: Path, layout: str) -> MachineConfig:
         """The image itself with our key beside it, or what was kept of its first boot. layout: "" for its own."""
+        uefi = self.disk.uefi
         if self._note is None:
+            if uefi is not None:
+                await uefi.put_variables(folder)
             public = (self._entry / f"{KEY}.pub").read_text(encoding="utf-8").strip()
             _write_seed(folder / "seed", public)
             credential = base64.b64encode(f"{public}\n".encode()).decode()
@@ -124,10 +137,13 @@ class OwnGuest:
                 disk_format=self.disk.form,
                 memory_mb=MEMORY_MB,
                 seed=folder / "seed",
+                uefi=uefi,
                 firmware=(f"io.systemd.credential.binary:ssh.authorized_keys.root={credential}",),
                 may_reboot=True,
             )
         extracted = bool(self._note["kernel"])
+        if uefi is not None and not extracted:
+            await asyncio.to_thread(shutil.copyfile, self._entry / VARIABLES, folder / VARIABLES)
         return MachineConfig(
             folder=folder,
             disk=self._entry / _DISK,
@@ -135,12 +151,15 @@ class OwnGuest:
             memory_mb=MEMORY_MB,
             kernel=self._entry / _KERNEL if extracted else None,
             initrd=self._entry / _INITRD if extracted else None,
+            uefi=None if extracted else uefi,
             command_line=_command_line(str(self._note["command_line"]), layout) if extracted else "",
         )
 
     async def keep(self, overlay: Path) -> None:
         """Keep what its first boot wrote."""
         await asyncio.to_thread(shutil.copyfile, overlay, self._entry / _DISK)
+        if self.disk.uefi is not None:
+            await asyncio.to_thread(shutil.copyfile, overlay.parent / VARIABLES, self._entry / VARIABLES)
 
     def ssh_words(self, folder: Path, port: int) -> tuple[str, list[str]]:
         """The user's configuration holds, but for where it is; a machine on a port of our own QEMU proves nothing by its key."""
@@ -178,14 +197,15 @@ async def find_disk(text: str) -> OwnDisk:
             f"{text} is no disk image that can be booted",
             hint=f"a whole disk with a boot loader: {', '.join(FORMATS)}",
         )
-    if is_for_uefi(head):
+    uefi = find_uefi() if (wants := is_for_uefi(head)) else None
+    if wants and uefi is None:
         raise TargetError(
-            f"{text} is for UEFI firmware alone, and a machine here has a BIOS",
-            hint="an image for both, as most distributions publish them, or vm:SUITE",
+            f"{text} is for UEFI firmware alone, and there is none here for a machine without secure boot",
+            hint=f"apt install {PACKAGE}, or an image for a BIOS too, as most distributions publish them",
         )
     info = path.stat()
     key = content_key([(str(word), b"") for word in (_FORMAT, path, info.st_size, info.st_mtime_ns, info.st_ino)])
-    return OwnDisk(text=text, path=path, form=form, entry=images.images_folder() / f"own-{key}")
+    return OwnDisk(text=text, path=path, form=form, entry=images.images_folder() / f"own-{key}", uefi=uefi)
 
 
 def check_own_layout(disk: OwnDisk, note: dict[str, Any], layout: str) -> None:
@@ -207,7 +227,8 @@ async def prepare(disk: OwnDisk, boot: Boot, progress: Callable[[str], None]) ->
     async with roots_build.turn(images.images_folder(), disk.entry.name, progress):
         if (note := disk.note) is not None:
             return note
-        progress(f"booting {disk.text} for the first time, to get in and to see what it is (once)")
+        slow = "; by UEFI, which is slow where a processor is emulated" if disk.uefi is not None else ""
+        progress(f"booting {disk.text} for the first time, to get in and to see what it is (once{slow})")
         with roots_build.workshop(images.images_folder(), _FREE_BYTES_MIN) as workshop:
             entry = workshop / "entry"
             entry.mkdir(mode=0o700)
@@ -237,7 +258,7 @@ async def _look(disk: OwnDisk, channel: SshChannel, entry: Path) -> dict[str, An
     lines = done.text.splitlines()
     if len(lines) != _LOOK_LINES or not lines[0].startswith("systemd "):
         raise TargetError(f"{disk.text} has no systemd, or does not say what it is", detail=done.tail)
-    version, command_line, kernel, initrd, kind, unified = lines
+    version, command_line, kernel, initrd, kind, unified, root = lines
     layout = layout_of(kind, unified)
     if not layout:
         raise TargetError(f"{disk.text} has no cgroups: {kind} is on /sys/fs/cgroup")
@@ -251,8 +272,15 @@ async def _look(disk: OwnDisk, channel: SshChannel, entry: Path) -> dict[str, An
         "systemd": version.removeprefix("systemd "),
         "layout": layout,
         "kernel": kernel if fetched else "",
-        "command_line": command_line,
+        "command_line": _with_root(command_line, root),
     }
+
+
+def _with_root(own: str, root: str) -> str:
+    """A command line that says where the root is, root, unless systemd was told that by the boot loader."""
+    if any(word.startswith("root=") for word in own.split()) or not root.startswith(_DISKS):
+        return own
+    return f"{own} root={root}"
 
 
 def _command_line(own: str, layout: str) -> str:
