@@ -90,7 +90,7 @@ def test_every_release_has_a_shim_and_words(spec: object) -> None:
 def test_the_fleet_is_one_of_each_step() -> None:
     """It is a name on the command line, and beside others each driver is taken once."""
     fleet = [spec.name for spec in versions.fleet()]
-    assert len(fleet) == len(set(fleet)) == 22
+    assert len(fleet) == len(set(fleet)) == 27
     picked = [spec.name for spec in pick_drivers(["today", "fleet", "runc@1.1.5"])]
     assert picked == ["today", *fleet, *(spec.name for spec in machine_commands())]
     steps = {spec.generation for spec in versions.fleet()}
@@ -102,6 +102,8 @@ def test_the_fleet_is_one_of_each_step() -> None:
         "reconnects",
         "containerd",
         "containerd-v1",
+        "no-limit",
+        "six-minutes",
     }
     assert {spec.name for spec in listed()} >= set(fleet)
 

@@ -3,11 +3,15 @@
 //	podman  a new connection for each call, a channel without room, a receive without limit
 //	crio    one connection, a channel with room for one, six minutes
 //
+// Neither makes a directory. What they rely on once a job has ended, and what is reported here, is the unit's cgroup.
+//
 // Before v22 the module was github.com/coreos/go-systemd and godbus had no /v5: the build puts those paths in place of these imports.
 package main
 
 import (
 	"fmt"
+	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -128,7 +132,24 @@ func (m manager) Set(*shim.Resources) error { return shim.ErrNoWay }
 
 func (m manager) Freeze(bool) error { return shim.ErrNoWay }
 
-func (m manager) Paths() map[string]string { return nil }
+// Paths is where systemd puts the unit: below the slices that a slice's name spells out (systemd.slice(5)).
+func (m manager) Paths() map[string]string {
+	slice, unit := m.unit.Parent, "/"+m.unit.Full
+	if m.unit.Name == m.unit.Full {
+		slice, unit = m.unit.Full, ""
+	}
+	where := ""
+	if stem := strings.TrimSuffix(slice, ".slice"); stem != "-" && stem != "" {
+		parts := strings.Split(stem, "-")
+		for n := range parts {
+			where += "/" + strings.Join(parts[:n+1], "-") + ".slice"
+		}
+	}
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.procs"); err == nil {
+		return map[string]string{"": "/sys/fs/cgroup" + where + unit}
+	}
+	return map[string]string{"name=systemd": "/sys/fs/cgroup/systemd" + where + unit}
+}
 
 func (m manager) Exists() bool { return false }
 
