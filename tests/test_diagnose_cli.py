@@ -82,7 +82,7 @@ def test_none_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         (b"hello\nworld\n", "no goroutine, no stack"),
         (b"\x7fELF\x02\x01\x01\x00\x00\xff\xfe" * 99, "no goroutine, no stack"),
         (b"goroutine profile: total 231\n3 @ 0x1 0x2\n", "debug=1"),
-        (gzip.compress(b"goroutine 1 [select]:\n"), "no goroutine, no stack"),
+        (gzip.compress(b"goroutine 1 [select]:\n", mtime=0), "no goroutine, no stack"),
         (b'{"a": [' * 3000, "no goroutine, no stack"),
         (b'{"cgrace-trace":1}\n', "trace"),
     ],
