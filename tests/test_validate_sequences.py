@@ -55,6 +55,15 @@ def test_no_version_is_asked_what_it_does_not_live_through() -> None:
     assert len(fit(program, 247).moments) == len(program.moments)
 
 
+def test_a_slice_is_frozen_once_where_a_second_time_is_the_end_of_it() -> None:
+    """247 owes an answer for a slice that is frozen already, and aborts when it is to freeze or thaw that again."""
+    freeze, thaw = Act(do="freeze", unit="t-x.slice"), Act(do="thaw", unit="t-x.slice")
+    scope = Act(do="freeze", unit="t-a.scope")
+    program = Program(moments=((freeze,), (scope, thaw), (scope,), (thaw,)))
+    assert fit(program, 252) == program
+    assert fit(program, 247).moments == ((freeze,), (scope,), (scope,), (Act(do="get-unit", unit="t-x.slice"),))
+
+
 def test_shrinks_to_what_matters() -> None:
     """Of a long sequence that differs for one act, that act is left."""
 

@@ -12,7 +12,7 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from cgrace.harness.dbus import systemd1
@@ -29,10 +29,11 @@ Told = list[dict[str, Any]]
 """What was seen of one sequence: JSON data for each moment."""
 
 CONNECTIONS: Final = 2  # the first hears every signal, the second none
-PENDING_MAX: Final = (
-    100  # a bus refuses more calls of one connection than 128 at once (dbus-daemon's max_replies_per_connection)
-)
+# A bus refuses more calls of one connection than 128 at once (dbus-daemon's max_replies_per_connection).
+PENDING_MAX: Final = 100
+OWED_MAX: Final = 10
 ANSWER_S_MAX: Final = 20.0
+SILENCE_S: Final = 1.5
 REST_S_MAX: Final = 60.0
 GONE_S_MAX: Final = 20.0
 _LOOKS: Final = 3
@@ -118,12 +119,14 @@ class Theatre:
     quiet_s: when nothing was heard for so long, everything is at rest.
     """
 
-    def __init__(self, machine: Machine, clients: Sequence[Client], watcher: Client, quiet_s: float) -> None:
+    def __init__(self, machine: Machine, watcher: Client, stack: contextlib.AsyncExitStack, quiet_s: float) -> None:
         self.machine = machine
         self.word = f"cgd{os.getpid()}"
         self.quiet_s = quiet_s
-        self._clients = clients
+        self._clients: list[Client] = []
         self._watcher = watcher
+        self._stack = stack
+        self._owed = 0
         self._next = 0
         self._subscribed = False
         self._own = re.compile(rf"{self.word}-(\d+)(?=[-.])")
@@ -151,10 +154,19 @@ class Theatre:
             if isinstance(self.machine, FakeMachine):
                 self.machine.late_deaths = True
 
+    async def connect(self) -> None:
+        """New connections: a bus takes no more calls of one to which it owes too many answers, and 247 owes some for ever."""
+        await self._stack.aclose()
+        self._clients = [await self._stack.enter_async_context(self.machine.connect()) for _ in range(CONNECTIONS)]
+        await self._clients[0].match()
+        self._owed = 0
+
     async def play(self, programs: Sequence[Program]) -> list[Told]:
         """Play them side by side; all are subscribed or none is. What they leave is gone afterwards."""
         parts = {self._next + n: Part(self.word, self._next + n, one) for n, one in enumerate(programs)}
         self._next += len(programs)
+        if self._owed > OWED_MAX:
+            await self.connect()
         await self._subscribe(programs[0].subscribed)
         await self._spawn(parts)
         await self._rest()
@@ -189,8 +201,7 @@ class Theatre:
                 if self.machine.quiet_s:
                     for client in self._clients:  # when the bus itself answers, it has passed on what came before
                         await client.call_bus("GetId")
-            if waiting := [one for key in some for one in asked[key]]:
-                await asyncio.wait(waiting, timeout=ANSWER_S_MAX)
+            await self._answers([one for key in some for one in asked[key]])
         await self._rest()
         if self._chill:
             self._freeze(frozen=False)
@@ -209,6 +220,20 @@ class Theatre:
             )
             for heard in part.heard:
                 heard.clear()
+
+    async def _answers(self, asked: Sequence[asyncio.Future[Message]]) -> None:
+        """Until all are answered, or systemd answers something else and is silent for so long that nothing more is to come."""
+        waiting: Collection[asyncio.Future[Message]] = asked
+        heard = -1
+        for _ in range(int(ANSWER_S_MAX / SILENCE_S)):
+            if not waiting:
+                return
+            _, waiting = await asyncio.wait(waiting, timeout=SILENCE_S)
+            before, heard = heard, sum(len(one.inbox) for one in self._clients)
+            if waiting and heard == before:
+                break
+            await self._jobs()
+        self._owed += len(waiting)
 
     def _freeze(self, *, frozen: bool) -> None:
         """Let no process die before systemd has done all that it does by itself: else it would be a race. v1 alone can do so."""
@@ -412,9 +437,8 @@ def _post(client: Client, part: Part, act: Act) -> asyncio.Future[Message]:
 async def opened(machine: Machine, quiet_s: float) -> AsyncIterator[Theatre]:
     """Ready to play."""
     async with contextlib.AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(machine.connect()) for _ in range(CONNECTIONS)]
-        watcher = await stack.enter_async_context(machine.connect())
-        await clients[0].match()
-        theatre = Theatre(machine, clients, watcher, quiet_s)
+        connected = await stack.enter_async_context(contextlib.AsyncExitStack())
+        theatre = Theatre(machine, await stack.enter_async_context(machine.connect()), connected, quiet_s)
+        await theatre.connect()
         await theatre.pin()
         yield theatre
