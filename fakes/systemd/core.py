@@ -42,8 +42,9 @@ class Core:
     rewatch: scopes whose processes are to be looked up anew, when there is nothing else to do.
 
     controls: what SetUnitProperties left as files for units that are not transient. watched: units whose cgroup is watched for
-    emptiness. freezing: calls whose answer waits until the kernel has frozen the processes, with their callers.
-    waits_for_kernel: the one in hand is such a call. emptied: units whose cgroup is perhaps empty.
+    emptiness. freezing: calls whose answer waits until the kernel has frozen or thawed the unit, with their callers.
+    kernel_tells: units of which the kernel has yet to tell that they are frozen (or not). waits_for_kernel: the call in hand is
+    one to wait. emptied: units whose cgroup is perhaps empty.
     """
 
     profile: Profile
@@ -61,7 +62,8 @@ class Core:
     gc: dict[Unit, None] = field(default_factory=dict)
     watched: dict[Unit, None] = field(default_factory=dict)
     rewatch: dict[Unit, None] = field(default_factory=dict)
-    freezing: list[tuple[Message, str, Unit]] = field(default_factory=list)
+    freezing: dict[Unit, tuple[Message, str]] = field(default_factory=dict)
+    kernel_tells: dict[Unit, bool] = field(default_factory=dict)
     waits_for_kernel: bool = False
     emptied: dict[Unit, None] = field(default_factory=dict)
     now_ns: int = 0
@@ -101,6 +103,8 @@ class Core:
 
     def _loaded(self, unit: Unit) -> None:
         apply(unit, self.controls.get(unit.name, ()))
+        if self.profile.frozen_jobs_fail:
+            unit.join_freeze()
         self.out.changed(unit)
         self.consider(unit)
 
@@ -242,13 +246,6 @@ class Core:
         if unit.realised and not unit.phantom:
             self.emptied[unit] = None
         self.consider(unit)
-
-    def freezer_changes(self, unit: Unit) -> None:
-        """257 announces the freezer's state of a unit and all below it (unit_set_freezer_state)."""
-        if self.profile.version >= 257:
-            self.out.changed(unit)
-            for child in unit.children.values():
-                self.freezer_changes(child)
 
     def cgroup_empty(self, unit: Unit) -> None:
         """Its cgroup is empty, if it is (on_cgroup_empty_event, scope_notify_cgroup_empty_event)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+from cgrace.fakes.systemd import freezer
 from cgrace.fakes.systemd.core import Core
 from cgrace.fakes.systemd.jobs import Job
 from cgrace.fakes.systemd.realise import AttachError
@@ -37,11 +38,12 @@ def _start(core: Core, unit: Unit) -> str:
         return "done"
     if unit.type == "scope" and unit.was_active and unit.is_down and core.profile.once:
         return "once"
-    above = unit.slice
-    if core.profile.frozen_jobs_fail and (unit.frozen or (above is not None and above.frozen)):
-        return "frozen"
-    if core.profile.announce_early:
+    if not unit.is_down and core.profile.version >= 258:
+        return "again"
+    if core.profile.announce_early:  # its conditions were looked at (unit.c, unit_test_condition)
         core.out.changed(unit)
+    if core.profile.frozen_jobs_fail and unit.frozen:
+        return "frozen"
     if not unit.is_down:
         return "again"
     if unit.sub is Sub.FAILED and unit.type == "scope":
@@ -80,7 +82,9 @@ def _start_scope(core: Core, unit: Unit) -> str:
     core.set_state(unit, Sub.RUNNING)
     core.watched[unit] = None
     unit.living = set()
-    if not core.realiser.is_v2 and core.profile.version >= 242:  # before, one that starts empty stays (scope.c, scope_start)
+    if (
+        not core.realiser.is_v2 and core.profile.version >= 242
+    ):  # before, one that starts empty stays (scope.c, scope_start)
         core.rewatch[unit] = None
     return "done"
 
@@ -93,14 +97,13 @@ def fail(core: Core, unit: Unit, result: str) -> None:
 
 def _stop(core: Core, unit: Unit) -> str:
     """ "" while the unit is stopping."""
-    if core.profile.frozen_jobs_fail and unit.frozen:
-        return "frozen"
     if unit.is_down:
         return "done"
+    if core.profile.frozen_jobs_fail and unit.frozen:
+        return "frozen"
     if core.profile.announce_early:
         core.out.changed(unit)
-    if unit.frozen:  # who is frozen need not hear a SIGTERM (unit.c, unit_stop)
-        core.realiser.freeze(unit, frozen=False)
+    freezer.thaw_to_stop(core, unit)
     if unit.type == "slice":
         core.set_state(unit, Sub.DEAD)
         return "done"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from cgrace.fakes.systemd import lifecycle
+from cgrace.fakes.systemd import freezer, lifecycle
 from cgrace.fakes.systemd.core import Core, Kill, Observe
 from cgrace.fakes.systemd.introspect import introspect
 from cgrace.fakes.systemd.jobs import Job
@@ -97,17 +97,19 @@ class Manager:
         core = self._core
         if core.is_busy:
             core.between_events()
+        if core.kernel_tells:
+            freezer.kernel_tells(core, at_once=True)
+            core.between_events()
         if message.type is not MessageType.CALL:
             return core.take()
         try:
             answer = self._dispatch(sender, message)
         except Refusal as refusal:
-            core.out.error(message, sender, refusal.name, refusal.text)
+            core.out.refuse(message, sender, refusal)
         else:
             if core.waits_for_kernel:
                 core.waits_for_kernel = False
-                unit = core.units.load(message.body[0])
-                core.freezing.append((message, sender, unit))
+                core.freezing[core.units.load(message.body[0])] = message, sender
             elif answer is not None:
                 core.out.reply(message, sender, *answer)
         return core.take()
@@ -164,7 +166,7 @@ class Manager:
     def pending(self) -> bool:
         """Whether a turn would do something."""
         core = self._core
-        return core.is_busy or core.jobs.next_runnable() is not None or bool(core.rewatch or core.freezing)
+        return core.is_busy or core.jobs.next_runnable() is not None or bool(core.rewatch or core.kernel_tells)
 
     def turn(self) -> list[Message]:
         """One thing: what the loop does between events, else the run queue."""
@@ -176,11 +178,8 @@ class Manager:
         if core.is_busy:
             core.between_events()
             return core.take()
-        if core.freezing:
-            for message, sender, unit in core.freezing:
-                core.out.reply(message, sender, "", ())
-                core.freezer_changes(unit)
-            core.freezing.clear()
+        if core.kernel_tells:
+            freezer.kernel_tells(core)
             return core.take()
         job = core.jobs.next_runnable()
         if job is None:

@@ -5,10 +5,11 @@ A Refusal is the error answer. Texts and rules: facts section 2, sources in syst
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
-from cgrace.fakes.systemd import lifecycle, names, properties, transient
+from cgrace.fakes.systemd import freezer, lifecycle, names, properties, transient
 from cgrace.fakes.systemd.core import Core
 from cgrace.fakes.systemd.jobs import Job
 from cgrace.fakes.systemd.units import Load, Sub, Unit
@@ -110,9 +111,13 @@ def kill_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
         raise core.refuse("kill_signal")
     if whom.startswith(("main", "control")):
         raise core.refuse("kill_no_main", type=unit.type, whom=whom.removesuffix("-fail"))
+    # From 255 on cgroup.kill is written where there is one, and whom that hits nobody counts (unit.c, unit_kill).
+    at_once = number == signal.SIGKILL and core.realiser.is_v2 and core.profile.version >= 255 and unit.realised
+    if at_once and not core.realiser.is_there(unit):
+        raise core.refuse("kill_no_cgroup")
     hit = lifecycle.kill_all(core, unit, number)
     # Until 257 a cgroup of its own is enough (unit.c, unit_kill_common).
-    if whom == "all-fail" and not hit and (core.profile.all_fail_counts or not unit.realised):
+    if whom == "all-fail" and not (hit or at_once) and (core.profile.all_fail_counts or not unit.realised):
         raise core.refuse("kill_nothing")
     return "", ()
 
@@ -216,33 +221,18 @@ def _freezable(core: Core, name: str) -> Unit:
     unit = _loaded(core, name, "attach_not_loaded")
     if core.profile.version >= 257:
         _check_loaded(core, unit)
-    if not core.realiser.is_v2 or unit.phantom or name == "init.scope":
-        raise core.refuse("freeze_unsupported", unit=name)
-    if unit.job is not None:
-        raise core.refuse("freeze_busy")
-    if not unit.is_active:
-        raise core.refuse("freeze_inactive")
     return unit
 
 
 def freeze_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     """Freeze by the v2 freezer."""
-    return _freeze(core, _freezable(core, body[0]), frozen=True)
+    freezer.act(core, _freezable(core, body[0]), frozen=True)
+    return "", ()
 
 
 def thaw_unit(core: Core, sender: str, body: tuple[Any, ...]) -> Answer:
     """Thaw."""
-    return _freeze(core, _freezable(core, body[0]), frozen=False)
-
-
-def _freeze(core: Core, unit: Unit, *, frozen: bool) -> Answer:
-    """The answer waits for the kernel to tell (unit_check_cgroup_events): of processes, where there are any; 247 always waits, and
-    257 announces first what is being frozen."""
-    changes, version = unit.frozen is not frozen, core.profile.version
-    core.waits_for_kernel = changes and (version < 249 or version >= 257 or core.realiser.is_populated(unit))
-    if changes:
-        core.freezer_changes(unit)
-    core.realiser.freeze(unit, frozen=frozen)
+    freezer.act(core, _freezable(core, body[0]), frozen=False)
     return "", ()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cgrace.fakes.systemd.jobs import Job
+from cgrace.fakes.systemd.refusal import Refusal
 from cgrace.fakes.systemd.units import Load, Unit
 from cgrace.harness.dbus import systemd1
 from cgrace.harness.dbus.message import Message, MessageFlag, MessageType
@@ -61,17 +62,17 @@ class Outbox:
                 )
             )
 
-    def error(self, call: Message, sender: str, name: str, text: str) -> None:
+    def refuse(self, call: Message, sender: str, refusal: Refusal) -> None:
         """Answer a call with an error."""
         if call.wants_answer:
             self._messages.append(
                 Message(
                     type=MessageType.ERROR,
-                    error_name=name,
+                    error_name=refusal.name,
                     reply_serial=call.serial,
                     destination=sender,
                     signature="s",
-                    body=(text,),
+                    body=(refusal.text,),
                 )
             )
 

@@ -24,9 +24,10 @@ REFUSALS = frozenset(
     pid_gone bad_choice attach_no_cgroup
     out_of_range quota_out_of_range device_node device_mode bad_dependency dependency_not_found
     destructive bad_setting load_error stub stub_job cyclic masked bad_unit_name bad_job_mode stop_not_loaded reset_not_loaded
-    kill_whom kill_no_main kill_signal kill_nothing set_not_found get_not_loaded not_member no_unit_for_pid
+    kill_whom kill_no_main kill_signal kill_nothing kill_no_cgroup set_not_found get_not_loaded not_member no_unit_for_pid
     cgroup_relative cgroup_no_unit already_subscribed not_subscribed attach_not_loaded attach_not_delegated
-    attach_inactive attach_gone freeze_unsupported freeze_busy freeze_inactive ref_not_found not_referenced no_job
+    attach_inactive attach_gone freeze_unsupported freeze_busy freeze_inactive freeze_in_progress
+    freeze_by_parent freeze_cancelled freeze_no_cgroup ref_not_found not_referenced no_job
     unknown_method unknown_property unknown_object bad_unit_path bad_unit_path_property not_writable bad_arguments
     """.split()  # noqa: SIM905 - a list of this length is unreadable as strings
 )

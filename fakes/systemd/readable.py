@@ -188,7 +188,7 @@ _UNIT: dict[str, Callable[[Core, Unit, Job | None], Value]] = {
     "CanStart": lambda core, unit, job: ("b", unit.type != "scope" and unit.load is Load.LOADED),
     "CanStop": lambda core, unit, job: ("b", not unit.perpetual and unit.load is Load.LOADED),
     "CanFreeze": lambda core, unit, job: ("b", core.realiser.is_v2 and not unit.phantom),
-    "FreezerState": lambda core, unit, job: ("s", "frozen" if unit.frozen else "running"),
+    "FreezerState": lambda core, unit, job: ("s", str(unit.freezer)),
     "FragmentPath": lambda core, unit, job: ("s", _fragment_path(core, unit)),
     "DropInPaths": lambda core, unit, job: ("as", []),
     "NeedDaemonReload": lambda core, unit, job: ("b", False),

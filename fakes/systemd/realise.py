@@ -358,20 +358,15 @@ class Realiser:
         for known in self._known:
             self._attach_known(unit, known, pid, sub_path)
 
-    def freeze(self, unit: Unit, *, frozen: bool) -> None:
-        """Write the v2 freezer's file."""
-        assert self.main is not None
-        unit.frozen = frozen
-        try:
-            self._tree.write(self.main.name, unit.cgroup, "cgroup.freeze", str(int(frozen)))
-        except OSError as error:
-            self._said(f"cannot write cgroup.freeze: {error.strerror}", unit.name)
-
     def cgroup_id(self, unit: Unit) -> int:
         """The inode of its cgroup in systemd's own hierarchy, 0 where it has none."""
         if self.main is None or not unit.realised:
             return 0
         return self._tree.inode(self.main.name, unit.cgroup)
+
+    def is_there(self, unit: Unit) -> bool:
+        """Whether the unit's cgroup is there, in systemd's own hierarchy."""
+        return self.main is not None and self._tree.exists(self.main.name, unit.cgroup)
 
     def is_populated(self, unit: Unit) -> bool:
         """Whether a process is in the unit's cgroup or below, in systemd's own hierarchy."""

@@ -39,6 +39,17 @@ class Sub(StrEnum):
     FAILED = "failed"
 
 
+class Freezer(StrEnum):
+    """FreezerState."""
+
+    RUNNING = "running"
+    FREEZING = "freezing"
+    FROZEN = "frozen"
+    FREEZING_BY_PARENT = "freezing-by-parent"
+    FROZEN_BY_PARENT = "frozen-by-parent"
+    THAWING = "thawing"
+
+
 _ACTIVE_STATES = {
     Sub.DEAD: "inactive",
     Sub.ACTIVE: "active",
@@ -95,7 +106,7 @@ class Unit:
     result: str = "success"
     was_active: bool = False
     announced: bool = False
-    frozen: bool = False
+    freezer: Freezer = Freezer.RUNNING
     deadline_ns: int | None = None
     invocation: int = 0
     busy: bool = False
@@ -115,6 +126,16 @@ class Unit:
     def is_down(self) -> bool:
         """Inactive or failed."""
         return self.sub in (Sub.DEAD, Sub.FAILED)
+
+    @property
+    def frozen(self) -> bool:
+        """Frozen, or on the way there or back."""
+        return self.freezer is not Freezer.RUNNING
+
+    def join_freeze(self) -> None:
+        """A unit that is loaded is frozen where its slice is (256+; unit.c, unit_add_slice_dependencies)."""
+        if self.slice is not None and self.slice.freezer not in (Freezer.RUNNING, Freezer.THAWING):
+            self.freezer = Freezer.FROZEN_BY_PARENT
 
     @property
     def delegate(self) -> bool:

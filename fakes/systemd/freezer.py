@@ -1,0 +1,150 @@
+"""Freezing and thawing on v2: what is asked, what the kernel does, and who is told (unit.c, cgroup.c, slice.c, dbus-unit.c).
+
+From 256 on a slice freezes the units in it, too, and each knows whether it was frozen for itself or with its slice. An action is
+over when the kernel says so in cgroup.events: at once where there is no process to stop, else later.
+"""
+
+from __future__ import annotations
+
+from cgrace.fakes.systemd.core import Core
+from cgrace.fakes.systemd.units import Freezer, Unit
+
+_DONE = {
+    Freezer.FREEZING: Freezer.FROZEN,
+    Freezer.FREEZING_BY_PARENT: Freezer.FROZEN_BY_PARENT,
+    Freezer.THAWING: Freezer.RUNNING,
+}
+_BEGUN = {done: begun for begun, done in _DONE.items()}
+_THAWED = (Freezer.RUNNING, Freezer.THAWING)
+_BY_PARENT = (Freezer.FREEZING_BY_PARENT, Freezer.FROZEN_BY_PARENT)
+
+
+def act(core: Core, unit: Unit, *, frozen: bool) -> None:
+    """Begin to freeze or thaw; Refusal says what is wrong. core.waits_for_kernel tells whether the answer is to wait
+    (bus_unit_method_freezer_generic)."""
+    if core.realiser.main is None or not core.realiser.is_v2 or unit.phantom or unit.name == "init.scope":
+        raise core.refuse("freeze_unsupported", unit=unit.name)
+    if unit.job is not None:
+        raise core.refuse("freeze_busy")
+    if not unit.is_active:
+        raise core.refuse("freeze_inactive")
+    if core.profile.version < 256:
+        core.waits_for_kernel = _act_alone(core, unit, frozen=frozen)
+        return
+    if unit.freezer in ((Freezer.FREEZING, Freezer.FREEZING_BY_PARENT) if frozen else (Freezer.THAWING,)):
+        raise core.refuse("freeze_in_progress", unit=unit.name)
+    if not frozen and unit.freezer in _BY_PARENT:
+        raise core.refuse("freeze_by_parent")
+    try:
+        waits = _act(core, unit, frozen=frozen)
+    except OSError:
+        raise core.refuse("freeze_no_cgroup") from None
+    if unit in core.freezing:
+        message, sender = core.freezing.pop(unit)
+        core.out.refuse(message, sender, core.refuse("freeze_cancelled"))
+    core.waits_for_kernel = waits
+
+
+def _act(core: Core, unit: Unit, *, frozen: bool, by_parent: bool = False) -> bool:
+    """slice_freezer_action and unit_cgroup_freezer_action: whether the kernel has something to do."""
+    for child in unit.children.values():
+        _act(core, child, frozen=frozen, by_parent=True)
+    state = _next(unit, frozen=frozen, by_parent=by_parent)
+    wanted = state not in _THAWED
+    waits = False
+    if unit.realised:
+        now = _kernel_state(core, unit)
+        waits = now is not wanted
+        if waits or not (wanted or unit.freezer in _THAWED):
+            state = _BEGUN.get(state, state)
+            _write(core, unit, frozen=wanted)
+    if waits:
+        core.kernel_tells[unit] = wanted
+    _set(core, unit, state if waits else _DONE.get(state, state))
+    return waits
+
+
+def _next(unit: Unit, *, frozen: bool, by_parent: bool) -> Freezer:
+    """unit_next_freezer_state."""
+    now = unit.freezer
+    if frozen and not by_parent:
+        return Freezer.FROZEN if now in (Freezer.FROZEN, Freezer.FROZEN_BY_PARENT) else Freezer.FREEZING
+    if frozen:
+        keeps = now in (Freezer.FREEZING, Freezer.FROZEN, Freezer.FROZEN_BY_PARENT)
+        return now if keeps else Freezer.FREEZING_BY_PARENT
+    if by_parent:
+        return now if now in (Freezer.RUNNING, Freezer.FREEZING, Freezer.FROZEN) else Freezer.THAWING
+    if now not in (Freezer.FREEZING, Freezer.FROZEN):
+        return now
+    if unit.slice is None or unit.slice.freezer in _THAWED:
+        return Freezer.THAWING
+    return Freezer.FREEZING_BY_PARENT if now is Freezer.FREEZING else Freezer.FROZEN_BY_PARENT
+
+
+def _kernel_state(core: Core, unit: Unit) -> bool:
+    """What cgroup.events says: frozen, by its own setting or that of a cgroup above. OSError where the cgroup is gone."""
+    assert core.realiser.main is not None
+    hierarchy = core.realiser.main.name
+    core.tree.read(hierarchy, unit.cgroup, "cgroup.events")
+    if unit in core.kernel_tells:
+        return not core.kernel_tells[unit]
+    path = unit.cgroup
+    while path:
+        if core.tree.read(hierarchy, path, "cgroup.freeze").strip() == "1":
+            return True
+        path = path.rpartition("/")[0]
+    return False
+
+
+def _write(core: Core, unit: Unit, *, frozen: bool) -> None:
+    assert core.realiser.main is not None
+    core.tree.write(core.realiser.main.name, unit.cgroup, "cgroup.freeze", str(int(frozen)))
+
+
+def _set(core: Core, unit: Unit, state: Freezer) -> None:
+    """unit_set_freezer_state."""
+    if unit.freezer is not state:
+        unit.freezer = state
+        core.out.changed(unit)
+
+
+def kernel_tells(core: Core, *, at_once: bool = False) -> None:
+    """The kernel has frozen and thawed what it was to (unit_check_cgroup_events). at_once: only where no process had to be
+    stopped. Of a cgroup that is gone nothing is told, and so nobody is answered."""
+    for unit, frozen in tuple(core.kernel_tells.items()):
+        if at_once and core.realiser.is_populated(unit):
+            continue
+        del core.kernel_tells[unit]
+        if core.units.get(unit.name) is not unit or not unit.realised:
+            core.freezing.pop(unit, None)
+            continue
+        if unit.freezer in _DONE:
+            is_expected = frozen is (unit.freezer is not Freezer.THAWING)
+            _set(core, unit, _DONE[unit.freezer] if is_expected else Freezer.FROZEN if frozen else Freezer.RUNNING)
+        if unit in core.freezing:
+            message, sender = core.freezing.pop(unit)
+            core.out.reply(message, sender, "", ())
+
+
+# ---- to 255
+
+
+def _act_alone(core: Core, unit: Unit, *, frozen: bool) -> bool:
+    """The answer waits for the kernel to tell: of processes, where there are any; 247 always waits."""
+    changes = unit.frozen is not frozen
+    try:
+        _write(core, unit, frozen=frozen)
+    except OSError as error:
+        core.said(f"cannot write cgroup.freeze: {error.strerror}", unit.name)
+    unit.freezer = Freezer.FROZEN if frozen else Freezer.RUNNING
+    if not changes or (core.profile.version >= 249 and not core.realiser.is_populated(unit)):
+        return False
+    core.kernel_tells[unit] = frozen
+    return True
+
+
+def thaw_to_stop(core: Core, unit: Unit) -> None:
+    """Who is frozen need not hear a SIGTERM (unit.c, unit_stop, to 255)."""
+    if unit.frozen:
+        _act_alone(core, unit, frozen=False)
+        core.kernel_tells.pop(unit, None)
