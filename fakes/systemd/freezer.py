@@ -6,6 +6,7 @@ over when the kernel says so in cgroup.events: at once where there is no process
 
 from __future__ import annotations
 
+from cgrace.fakes.systemd import freezer_alone
 from cgrace.fakes.systemd.core import Core
 from cgrace.fakes.systemd.units import Freezer, Unit
 
@@ -28,21 +29,26 @@ def act(core: Core, unit: Unit, *, frozen: bool) -> None:
         raise core.refuse("freeze_busy")
     if not unit.is_active:
         raise core.refuse("freeze_inactive")
-    if core.profile.version < 256:
-        core.waits_for_kernel = _act_alone(core, unit, frozen=frozen)
-        return
+    if core.profile.version < freezer_alone.UNTIL:
+        waits = freezer_alone.act(core, unit, frozen=frozen)
+    else:
+        waits = _act_with_slice(core, unit, frozen=frozen)
+    if unit in core.freezing:
+        message, sender = core.freezing.pop(unit)
+        core.out.refuse(message, sender, core.refuse("freeze_cancelled"))
+    core.waits_for_kernel = waits
+
+
+def _act_with_slice(core: Core, unit: Unit, *, frozen: bool) -> bool:
+    """unit_freezer_action."""
     if unit.freezer in ((Freezer.FREEZING, Freezer.FREEZING_BY_PARENT) if frozen else (Freezer.THAWING,)):
         raise core.refuse("freeze_in_progress", unit=unit.name)
     if not frozen and unit.freezer in _BY_PARENT:
         raise core.refuse("freeze_by_parent")
     try:
-        waits = _act(core, unit, frozen=frozen)
+        return _act(core, unit, frozen=frozen)
     except OSError:
         raise core.refuse("freeze_no_cgroup") from None
-    if unit in core.freezing:
-        message, sender = core.freezing.pop(unit)
-        core.out.refuse(message, sender, core.refuse("freeze_cancelled"))
-    core.waits_for_kernel = waits
 
 
 def _act(core: Core, unit: Unit, *, frozen: bool, by_parent: bool = False) -> bool:
@@ -112,39 +118,18 @@ def kernel_tells(core: Core, *, at_once: bool = False) -> None:
     """The kernel has frozen and thawed what it was to (unit_check_cgroup_events). at_once: only where no process had to be
     stopped. Of a cgroup that is gone nothing is told, and so nobody is answered."""
     for unit, frozen in tuple(core.kernel_tells.items()):
-        if at_once and core.realiser.is_populated(unit):
+        if at_once and (core.profile.version < freezer_alone.UNTIL or core.realiser.is_populated(unit)):
             continue
         del core.kernel_tells[unit]
         if core.units.get(unit.name) is not unit or not unit.realised:
             core.freezing.pop(unit, None)
             continue
-        if unit.freezer in _DONE:
+        if core.profile.version < freezer_alone.UNTIL:
+            if not freezer_alone.kernel_told(core, unit):
+                continue
+        elif unit.freezer in _DONE:
             is_expected = frozen is (unit.freezer is not Freezer.THAWING)
             _set(core, unit, _DONE[unit.freezer] if is_expected else Freezer.FROZEN if frozen else Freezer.RUNNING)
         if unit in core.freezing:
             message, sender = core.freezing.pop(unit)
             core.out.reply(message, sender, "", ())
-
-
-# ---- to 255
-
-
-def _act_alone(core: Core, unit: Unit, *, frozen: bool) -> bool:
-    """The answer waits for the kernel to tell: of processes, where there are any; 247 always waits."""
-    changes = unit.frozen is not frozen
-    try:
-        _write(core, unit, frozen=frozen)
-    except OSError as error:
-        core.said(f"cannot write cgroup.freeze: {error.strerror}", unit.name)
-    unit.freezer = Freezer.FROZEN if frozen else Freezer.RUNNING
-    if not changes or (core.profile.version >= 249 and not core.realiser.is_populated(unit)):
-        return False
-    core.kernel_tells[unit] = frozen
-    return True
-
-
-def thaw_to_stop(core: Core, unit: Unit) -> None:
-    """Who is frozen need not hear a SIGTERM (unit.c, unit_stop, to 255)."""
-    if unit.frozen:
-        _act_alone(core, unit, frozen=False)
-        core.kernel_tells.pop(unit, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from cgrace.fakes.systemd import freezer
+from cgrace.fakes.systemd import freezer_alone
 from cgrace.fakes.systemd.core import Core
 from cgrace.fakes.systemd.jobs import Job
 from cgrace.fakes.systemd.realise import AttachError
@@ -44,6 +44,7 @@ def _start(core: Core, unit: Unit) -> str:
         core.out.changed(unit)
     if core.profile.frozen_jobs_fail and unit.frozen:
         return "frozen"
+    freezer_alone.thaw_first(core, unit)
     if not unit.is_down:
         return "again"
     if unit.sub is Sub.FAILED and unit.type == "scope":
@@ -103,7 +104,7 @@ def _stop(core: Core, unit: Unit) -> str:
         return "frozen"
     if core.profile.announce_early:
         core.out.changed(unit)
-    freezer.thaw_to_stop(core, unit)
+    freezer_alone.thaw_first(core, unit)
     if unit.type == "slice":
         core.set_state(unit, Sub.DEAD)
         return "done"
