@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fake_world import World, properties
+from fake_world import World, properties, v2_hierarchy
 
 RECENT = ["247", "252", "257"]
 
@@ -48,3 +48,17 @@ def test_a_change_of_needs_moves_in_cpuacct_until_247(profile: str, place: str) 
     world.do("SetUnitProperties", "sba(sv)", "a.scope", True, properties(CPUShares=512))
     assert world.tree.locate("cpu", 100) == "/system.slice/a.scope"
     assert world.tree.locate("cpuacct", 100) == place
+
+
+@pytest.mark.parametrize(("profile", "stays"), [("247", True), ("252", True), ("257", False)])
+def test_a_unit_that_is_freed_leaves_its_cgroup_until_252(profile: str, stays: bool) -> None:
+    """A scope that was down and got a cgroup again by SetUnitProperties is forgotten before anybody looks whether that is empty
+    (unit.c, unit_free; cgroup.c, unit_add_to_cgroup_empty_queue)."""
+    world = World(profile, v2_hierarchy())
+    world.start("a.scope", PIDs=[100], AddRef=True)
+    world.settle()
+    world.do("StopUnit", "ss", "a.scope", "replace")
+    world.do("SetUnitProperties", "sba(sv)", "a.scope", True, properties(TasksMax=50))
+    world.do("UnrefUnit", "s", "a.scope")
+    assert world.manager.unit("a.scope") is None
+    assert world.tree.exists("unified", "/system.slice/a.scope") is stays

@@ -232,6 +232,8 @@ class Core:
         self.out.unit_removed(unit)
         above = unit.slice
         self.watched.pop(unit, None)
+        if not self.profile.prunes_empty:
+            self.emptied.pop(unit, None)
         for other in self.units.drop(unit):
             self.consider(other)
         if unit.load is Load.LOADED:
