@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import handmade
 import pytest
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from cgrace.harness.commands.matrix import _today
 from cgrace.harness.suite import CaseResult
-from cgrace.harness.verdict import Outcome
+from cgrace.harness.verdict import Invariant, Outcome
 from cgrace.reports.matrix.cells import NO_LIMIT, cell_of
 from cgrace.reports.matrix.console import shown
 from cgrace.reports.matrix.page import page
@@ -54,6 +55,32 @@ def test_what_is_open_is_told_once_with_all_its_drivers() -> None:
     }  # fmt: skip
 
 
+def test_what_is_open_is_told_by_kind_and_the_gravest_first() -> None:
+    """How long a wait was makes no weakness of its own; a hang comes before what is slow, and a scenario's stand together."""
+    slow = [
+        dataclasses.replace(HANG, invariant=Invariant.BOUNDED_LATENCY, short=f"SLOW {span}")
+        for span in ("30s", "29.7s", "359.9s")
+    ]
+    other = dataclasses.replace(handmade.scenario(), name="corpus/other", file=Path("other.toml"))
+    results = [
+        _named(handmade.result("err-nil", slow[0], of=other), "a"),
+        _named(handmade.result("err-nil", slow[1], of=other), "b"),
+        _named(handmade.result("err-nil", slow[2], of=other), "c"),
+        _named(handmade.result("err-nil", slow[0]), "a"),
+        _named(handmade.result("err-nil", HANG), "b"),
+    ]
+    found = _matrix(*results, today=("a", "b", "c"))
+    assert [(weak.scenario.name, weak.kind, weak.drivers) for weak in found.open] == [
+        ("runc_1780/lock", "HANG", ("b",)),
+        ("runc_1780/lock", "SLOW 30s", ("a",)),
+        ("corpus/other", "SLOW 30s", ("a", "b")),
+        ("corpus/other", "SLOW 360s", ("c",)),
+    ]
+    html = page(found, {}, {"corpus/other": "steps = []  # <one>\n"})
+    assert html.count("<h3>") == 2
+    assert "other.toml</summary><pre>steps = []  # &lt;one&gt;" in html
+
+
 def test_today_is_the_newest_of_each_product() -> None:
     """Of releases the newest counts, builds with other parts do not; of runc what it links since 1.3 does."""
     results = [
@@ -89,7 +116,7 @@ def test_the_page_needs_nothing_and_runs_nothing(evil: str) -> None:
     scenario = dataclasses.replace(handmade.scenario(), title=evil, mechanism=evil, issue=evil)
     finding = dataclasses.replace(HANG, summary=evil)
     found = _matrix(_named(handmade.result("err-nil", finding, of=scenario), evil), today=(evil,))
-    html = page(found, {"cgrace": evil})
+    html = page(found, {"cgrace": evil}, {scenario.name: evil})
     parser = _Texts()
     parser.feed(html)
     assert not parser.tags & {"script", "img", "link", "iframe"}

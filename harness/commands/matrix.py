@@ -6,7 +6,8 @@ Exit codes as of `cgrace run`: 1 where something is not as expected, 2 where som
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from cgrace.harness.commands.common import Progress, show, show_json
 from cgrace.harness.commands.select import find_scenarios, pick_drivers, stories
 from cgrace.harness.commands.suite import Collected, check_fit, check_target, execute, exit_code
 from cgrace.harness.errors import CgraceError, UsageError
+from cgrace.harness.scenario.model import Scenario
 from cgrace.harness.store import StoredRun, new_run
 from cgrace.harness.suite import CaseResult
 from cgrace.harness.trace import Trace, read_trace
 
 FOLDERS = ("corpus", "core", "primers")
-DRIVERS = ("fleet", "today")
+DRIVERS = ("fleet",)
 COMMANDS = ("crun", "runc")
 PAGE = "matrix.html"
 
@@ -62,13 +64,22 @@ def _emit(results: Sequence[CaseResult], collected: Collected, stored: StoredRun
     stored.save(document)
     where = Path(args.html) if args.html else stored.folder / PAGE
     try:
-        where.write_text(page(found, versions()), encoding="utf-8")
+        where.write_text(page(found, versions(), _files(weak.scenario for weak in found.open)), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"the page cannot be written: {error.strerror}", file=where) from error
     if args.json:
         show_json(document)
     else:
         show(shown(found, str(where)))
+
+
+def _files(scenarios: Iterable[Scenario]) -> dict[str, str]:
+    """The text of each scenario's file, where it can still be read."""
+    found: dict[str, str] = {}
+    for scenario in scenarios:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            found[scenario.name] = scenario.file.read_text(encoding="utf-8")
+    return found
 
 
 def _today(results: Sequence[CaseResult]) -> tuple[str, ...]:
@@ -85,7 +96,10 @@ def _today(results: Sequence[CaseResult]) -> tuple[str, ...]:
             newest[product] = (key, driver.name)
     names = {r.case.driver.name for r in results}
     # runc's own driver ended with 1.2; what it links since is cgroups.
-    return (*(name for product, (_, name) in newest.items() if product != "runc"), *(names & {"today", *COMMANDS}))
+    return (
+        *(name for product, (_, name) in newest.items() if product != "runc"),
+        *(name for name in COMMANDS if name in names),
+    )
 
 
 def _trace(result: CaseResult) -> Trace | None:

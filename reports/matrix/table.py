@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from cgrace.harness.suite import CaseResult
 from cgrace.harness.verdict import Outcome
 from cgrace.reports.console.matrix import rows_of
 from cgrace.reports.matrix.cells import Cell
+
+_SECONDS = re.compile(r"([0-9.]+)s\b")
+_GRAVEST = ("HANG", "DIED", "LOST")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +33,11 @@ class Weakness:
     drivers: tuple[str, ...]
     scenario: Scenario
     cell: Cell
+
+    @property
+    def kind(self) -> str:
+        """What went wrong, in words: "HANG", "SLOW 30s"."""
+        return _kind(self.cell)
 
     @property
     def what(self) -> str:
@@ -79,17 +88,38 @@ def matrix(pairs: Iterable[tuple[CaseResult, Cell]], today: Sequence[str]) -> Ma
 
 
 def _open(lines: Iterable[Line], today: Sequence[str]) -> tuple[Weakness, ...]:
-    """One for each scenario and outcome, whatever the setting, with all drivers that have it."""
+    """One for each scenario and kind of outcome, whatever the setting, with all drivers that have it. Scenarios with the gravest
+    come first, and what is of one scenario stands together."""
     found: dict[tuple[str, str], Weakness] = {}
     for line in lines:
         for cell in line.cells:
             if cell is None or cell.driver not in today or not _wrong(cell):
                 continue
-            key = (line.scenario.name, cell.word.rstrip("!"))
+            key = (line.scenario.name, _kind(cell))
             known = found.get(key) or Weakness(drivers=(), scenario=line.scenario, cell=cell)
             names = tuple(dict.fromkeys((*known.drivers, cell.driver)))
             found[key] = Weakness(drivers=names, scenario=known.scenario, cell=known.cell)
-    return tuple(found.values())
+    worst: dict[str, int] = {}
+    for name, kind in found:
+        worst[name] = min(worst.get(name, len(_GRAVEST)), _gravity(kind))
+    places = {name: number for number, name in enumerate(worst)}
+    order = sorted(found, key=lambda key: (worst[key[0]], places[key[0]], _gravity(key[1])))
+    return tuple(found[key] for key in order)
+
+
+def _kind(cell: Cell) -> str:
+    """Its word with the time that a driver would wait as a round one: of 30 s some is over when it is seen to wait."""
+    return _SECONDS.sub(_rounded, cell.word.rstrip("!"))
+
+
+def _rounded(found: re.Match[str]) -> str:
+    seconds = float(found[1])
+    step = 5 if seconds > 10 else 1
+    return f"{max(round(seconds / step) * step, 1)}s"
+
+
+def _gravity(kind: str) -> int:
+    return min((_GRAVEST.index(part) for part in kind.split() if part in _GRAVEST), default=len(_GRAVEST))
 
 
 def _wrong(cell: Cell) -> bool:
