@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fake_world import ACCOUNTING, ME, World, error, said, v2_hierarchy
+from fake_world import ACCOUNTING, ME, World, error, properties, said, v2_hierarchy
 
 from cgrace.harness import events as ev
 from cgrace.harness.dbus.message import MessageType
@@ -383,3 +383,13 @@ def test_subtree_control_on_v2() -> None:
     assert world.manager.unit(X) is None
     assert enabled("/cgrace.slice") == ""
     assert enabled("") == "memory pids"
+
+
+def test_a_description_that_stays_is_no_change() -> None:
+    """SetUnitProperties with the description that is there announces nothing (unit.c, unit_set_description)."""
+    world = World("257")
+    world.send("Subscribe", "")
+    world.start(X, PIDs=[100], Description="a")
+    world.settle()
+    assert said(world.do("SetUnitProperties", "sba(sv)", X, True, properties(Description="a"))) == ["reply"]
+    assert len(said(world.do("SetUnitProperties", "sba(sv)", X, True, properties(Description="b")))) > 1

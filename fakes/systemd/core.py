@@ -71,7 +71,7 @@ class Core:
 
     def __post_init__(self) -> None:
         self.refuse = refuser(self.profile)
-        self.units = Units(self.consider, self._loaded, self.named)
+        self.units = Units(self.consider, self._loaded, self.named, remember=self.profile.version < 256)
         self.out = Outbox(self.profile.announce_early, lambda unit, job: describe(self, unit, job))
         self.jobs = Jobs(
             self.units,

@@ -133,10 +133,11 @@ def set_unit_properties(core: Core, sender: str, body: tuple[Any, ...]) -> Answe
     changes = core.checker.check(unit, array, creating=False)
     if not unit.transient:
         core.controls.setdefault(unit.name, []).extend(changes)
+    described = unit.settings.get("Description")
     if properties.apply(unit, changes):
         unit.invalid = True
     core.realiser.realise(unit)  # up or not: bus_slice_commit_properties, bus_scope_commit_properties
-    if any(change.name == "Description" for change in changes):
+    if unit.settings.get("Description") != described:
         core.out.changed(unit)
     return "", ()
 

@@ -14,7 +14,7 @@ from typing import Any
 from cgrace.fakes.systemd import names
 from cgrace.fakes.systemd.profile import Profile
 from cgrace.fakes.systemd.refusal import Refuse
-from cgrace.fakes.systemd.units import Unit, forget_masks
+from cgrace.fakes.systemd.units import Unit
 
 INFINITY = 2**64 - 1
 FIELDS_OF_UNIT = frozenset(("PIDs", "PIDFDs", "Slice", "AddRef"))
@@ -267,5 +267,5 @@ def apply(unit: Unit, changes: Iterable[Change]) -> bool:
             _delegate(unit, change.value)
         touched |= setting.where == "cgroup"
     if touched:
-        forget_masks(unit)
+        unit.own_mask = None  # what those above computed stands (cgroup.c, unit_invalidate_cgroup)
     return touched

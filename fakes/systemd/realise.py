@@ -159,6 +159,7 @@ class Realiser:
 
     def _update(self, unit: Unit, target: frozenset[str], enable: frozenset[str]) -> None:
         """unit_update_cgroup."""
+        unit.remembers = True
         if unit.realised and unit.realised_mask != target:
             self._look_again(unit)
         if self.is_v2:

@@ -71,7 +71,8 @@ class Unit:
     living: outer pids that it watches: those that it is to start with, then those in its cgroup, as far as systemd heard.
     busy: its cgroup could not be removed when it went down. populated: so its v2 cgroup was when it was looked at last.
     delegates: the controllers that it delegates, None for all that its version delegates; referrers: units that name this one as a
-    dependency. own_mask, members_mask: caches, None when not valid; family_mask: what a slice's members were last realised for.
+    dependency. remembers: what it computed of its members; from 256 on only once it had a cgroup (CGroupRuntime). own_mask,
+    members_mask: caches, None when not valid; family_mask: what a slice's members were last realised for.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Unit:
     own_mask: frozenset[str] | None = None
     members_mask: frozenset[str] | None = None
     family_mask: frozenset[str] | None = None
+    remembers: bool = True
     delegates: frozenset[str] | None = None
     referrers: dict[Unit, None] = field(default_factory=dict)
     result: str = "success"
@@ -150,11 +152,17 @@ class Unit:
 
 class Units:
     """All loaded units by name. `made` is told of each new one, `loaded` when it is known what it is, `joined` of each member
-    that a slice got."""
+    that a slice got. remember: units remember from the start what they computed of their members."""
 
     def __init__(
-        self, made: Callable[[Unit], None], loaded: Callable[[Unit], None], joined: Callable[[Unit, Unit], None]
+        self,
+        made: Callable[[Unit], None],
+        loaded: Callable[[Unit], None],
+        joined: Callable[[Unit, Unit], None],
+        *,
+        remember: bool = True,
     ) -> None:
+        self._remember = remember
         self._units: dict[str, Unit] = {}
         self._dispatching = False
         self.to_load: list[Unit] = []
@@ -185,7 +193,7 @@ class Units:
         unit = self._units.get(name)
         if unit is not None:
             return unit
-        unit = Unit(name=name, type=names.unit_type(name))
+        unit = Unit(name=name, type=names.unit_type(name), remembers=self._remember)
         self._units[name] = unit
         self.to_load.append(unit)
         self._made(unit)
@@ -257,12 +265,10 @@ class Units:
 
 
 def forget_masks(unit: Unit) -> None:
-    """The unit's needs may have changed: what was computed from them, up to the root, is void (cgroup.c,
-    unit_invalidate_cgroup_members_masks)."""
+    """The unit's needs may have changed: what was computed from them, up to the root, is void; but a unit that remembers nothing
+    has those above it remember what they do (cgroup.c, unit_invalidate_cgroup_members_masks)."""
     unit.own_mask = None
-    above = unit.slice
-    while above is not None:
-        above.members_mask = None
-        above = above.slice
-    if unit.type == "slice":
-        unit.members_mask = None
+    at: Unit | None = unit
+    while at is not None and at.remembers:
+        at.members_mask = None
+        at = at.slice
