@@ -62,3 +62,19 @@ def test_a_unit_that_is_freed_leaves_its_cgroup_until_252(profile: str, stays: b
     world.do("UnrefUnit", "s", "a.scope")
     assert world.manager.unit("a.scope") is None
     assert world.tree.exists("unified", "/system.slice/a.scope") is stays
+
+
+@pytest.mark.parametrize("profile", RECENT)
+def test_a_slice_that_came_back_stays_when_it_runs_empty(profile: str) -> None:
+    """A slice that went down with a process in it and was started again is up: the end of that process does not stop it (slice.c has
+    no notify_cgroup_empty)."""
+    world = World(profile, v2_hierarchy())
+    world.start("a.scope", PIDs=[100], Slice="x.slice")
+    world.settle()
+    world.stop("x.slice", "ignore-dependencies")
+    world.settle()
+    world.do("StartUnit", "ss", "x.slice", "replace")
+    world.tree.exit(100)
+    world.settle()
+    assert world.get("x.slice", "Unit", "ActiveState") == "active"
+    assert world.tree.exists("unified", "/x.slice")

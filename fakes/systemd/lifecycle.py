@@ -53,6 +53,7 @@ def _start(core: Core, unit: Unit) -> str:
     unit.invocation = core.starts
     core.realiser.realise(unit)
     if unit.type == "slice":
+        core.watched.pop(unit, None)  # it was perhaps to be removed when it runs empty
         core.set_state(unit, Sub.ACTIVE)
         return "done"
     return _start_scope(core, unit)
