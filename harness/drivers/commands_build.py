@@ -25,7 +25,9 @@ from cgrace.harness.scenario.releases import order
 
 NAME = "runc-cli"
 MODULE = "github.com/opencontainers/runc"
-FIRST = "1.0.0-rc91"  # the first with a go.mod
+# The first with a go.mod. Modules are served without their vendor folder, and of what vendor.conf names in its place the proxy
+# has no go-criu before v4 (rc7 to rc90 link it); rc4 to rc6 want a golang.org/x/sys that still has SIGUNUSED.
+FIRST = "1.0.0-rc91"
 _STATIC = "-extldflags -static"
 _VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?")
 _NO_VERSION = ("unknown revision", "invalid version", "no matching versions", "404 Not Found", "410 Gone")
@@ -38,7 +40,8 @@ def check_version(version: str, name: str) -> None:
         raise DriverError(f"{name}: '{version}' is no version of runc", hint=f"{NAME}@1.3.0, or {NAME}@1.0.0-rc95")
     if order(version) < order(FIRST):
         raise DriverError(
-            f"{name} has no go.mod and cannot be built as it was", hint=f"{NAME}@{FIRST} is the first that can be"
+            f"{name} has no go.mod, and some of what it was linked with is not to be had as modules",
+            hint=f"{NAME}@{FIRST} is the first that can be; runc:PATH takes a binary, and runc@1.0.0-rc10 is the driver alone",
         )
 
 
