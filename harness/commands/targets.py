@@ -114,6 +114,8 @@ def _rows() -> Iterator[Row]:
     for suite, systemd in SUITES.items():
         state = "built" if images.look_up(suite) is not None else ""
         yield _vm(suite, systemd, layouts_of(suite), "QEMU, ssh; once root, mmdebstrap, mke2fs", state)
+    needs = "as vm:SUITE; in DIR what DESTDIR=DIR ninja install made, laid over the suite's root"
+    yield _vm("SUITE+DIR", "the one in DIR", images.LAYOUTS, needs, "can boot it")
     yield _vm("DISK", "the disk's own", images.LAYOUTS, "QEMU, ssh, an image with systemd and sshd", "can boot it")
     yield _ssh()
     yield _host()

@@ -73,10 +73,12 @@ def modules(folder: Path) -> bytes:
     return archive([file("modules", listed.encode()), directory("lib"), *packed])
 
 
-def seed(init: bytes, files: Mapping[str, tuple[bytes, int]]) -> bytes:
+def seed(init: bytes, files: Mapping[str, tuple[bytes, int]], *, over: str = "") -> bytes:
     """The part of one boot: its init, and files to copy over the root, by relative path with their modes; folders as only root
-    may see them."""
+    may see them. over: the disk whose content is copied there before, "" for none."""
     members = [file("init", init, 0o755), directory("seed")]
+    if over:
+        members.append(file("over", over.encode()))
     known = {""}
     for path in files:
         for parent in reversed([str(parent) for parent in Path(path).parents if str(parent) != "."]):

@@ -24,7 +24,7 @@ from cgrace.harness.targets.remote import look_at
 from cgrace.harness.targets.roots import build_root, split_over
 from cgrace.harness.targets.sandbox import FakeSandbox
 from cgrace.harness.targets.user import UserTarget
-from cgrace.harness.targets.vms import describe_vm
+from cgrace.harness.targets.vms import describe_vm, split_place
 
 KINDS: Final = ("fake", "container", "vm", "ssh", "host", "user")
 REMOTE: Final = ("vm", "ssh")  # cgrace itself runs inside, and there the target is the host (engine/remote.py)
@@ -78,13 +78,17 @@ class TargetName:
         of the root's own systemd."""
         base = self.base
         if self.is_build:
-            base = f"{self.kind}:{split_over(self.place)[0]}"
+            base = f"{self.kind}:{self._split[0]}"
         return re.sub(r"[^A-Za-z0-9_.]+", "-", base).strip("-")
 
     @property
     def is_build(self) -> bool:
         """Whether its systemd is in an install tree that is laid over a root."""
-        return self.kind == "container" and bool(split_over(self.place)[1])
+        return self.kind in ("container", "vm") and bool(self._split[1])
+
+    @property
+    def _split(self) -> tuple[str, str]:
+        return split_place(self.place) if self.kind == "vm" else split_over(self.place)
 
 
 FAKE: Final = TargetName(text="fake", kind="fake")

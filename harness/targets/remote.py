@@ -16,8 +16,7 @@ from cgrace.harness.targets.remote_machine import Facts, RemoteMachine
 from cgrace.harness.targets.ssh import SshChannel
 from cgrace.harness.targets.sweep import sweep
 from cgrace.harness.targets.vm import VmTarget
-from cgrace.harness.targets.vm_own import is_disk
-from cgrace.harness.targets.vms import open_vm
+from cgrace.harness.targets.vms import is_own_disk, open_vm
 
 KINDS: Final = ("vm", "ssh")
 VM_BASE: Final = "/opt/cgrace"  # of a guest: part of its snapshot
@@ -63,7 +62,7 @@ def parse_remote(text: str) -> RemoteName:
             f"{text!r:.80} is no machine",
             hint="vm:sid:v2, vm:bookworm:v1, vm:bookworm:hybrid, ssh:HOST as ssh takes it",
         )
-    return RemoteName(kind, which, layout or ("v2" if kind == "vm" and not is_disk(which) else ""))
+    return RemoteName(kind, which, layout or ("v2" if kind == "vm" and not is_own_disk(which) else ""))
 
 
 class RemoteVm(RemoteMachine):

@@ -1,20 +1,35 @@
-"""Virtual machines by their names: `vm:SUITE` and `vm:<disk image>`, with a cgroup layout or as they are."""
+"""Virtual machines by their names: `vm:SUITE`, `vm:SUITE+DIR` and `vm:<disk image>`, with a cgroup layout or as they are."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
+from cgrace.harness.errors import TargetError
 from cgrace.harness.targets import images
 from cgrace.harness.targets.guest import check_layout
-from cgrace.harness.targets.images import LAYOUTS
+from cgrace.harness.targets.images import LAYOUTS, Image
+from cgrace.harness.targets.images_tree import tree_over
 from cgrace.harness.targets.names import V1_ENDS, systemd_number
 from cgrace.harness.targets.qemu import check_program
+from cgrace.harness.targets.roots import split_over
 from cgrace.harness.targets.roots_build import SUITES
+from cgrace.harness.targets.roots_tree import Tree
 from cgrace.harness.targets.ssh import SshChannel, check_client
 from cgrace.harness.targets.vm import VmTarget
-from cgrace.harness.targets.vm_own import OwnGuest, check_own_layout, find_disk, is_disk, prepare
+from cgrace.harness.targets.vm_own import OwnDisk, OwnGuest, check_own_layout, find_disk, is_disk, prepare
 from cgrace.harness.targets.vm_suite import SuiteGuest
+
+
+def split_place(place: str) -> tuple[str, str]:
+    """A place's name in two, as roots.split_over does: a suite or a disk, and the install tree over it, "" for none."""
+    return (place, "") if Path(place).expanduser().is_file() else split_over(place)
+
+
+def is_own_disk(place: str) -> bool:
+    """Whether a place's name, with an install tree or without, is that of a disk and not a suite's."""
+    return is_disk(split_place(place)[0])
 
 
 @contextlib.asynccontextmanager
@@ -27,8 +42,8 @@ async def open_vm(
     """
     check_program()
     check_client()
-    if is_disk(place):
-        disk = await find_disk(place)
+    if is_own_disk(place):
+        disk = await _disk(place)
         note = await prepare(disk, lambda guest: _first_boot(guest, progress), progress)
         check_layout(place, layout or str(note["layout"]), systemd_number(note["systemd"]))
         check_own_layout(disk, note, layout)
@@ -37,24 +52,40 @@ async def open_vm(
         layout = layout or "v2"
         if (known := SUITES.get(place)) is not None:
             check_layout(place, layout, int(known))
-        image = await images.build_image(place, progress=progress)
-        check_layout(place, layout, systemd_number(image.systemd))
-        guest = SuiteGuest(image)
+        image, tree = await _suite(place, progress)
+        check_layout(place, layout, systemd_number(tree.version if tree is not None else image.systemd))
+        guest = SuiteGuest(image, over=tree)
     async with VmTarget.open(guest, layout=layout, progress=progress) as target:
         yield target
 
 
 async def describe_vm(place: str, progress: Callable[[str], None] = lambda _: None) -> tuple[str, tuple[str, ...]]:
     """Its systemd's version, and the layouts that scenarios may ask it for; it is built, or booted once, where that is not done."""
-    if not is_disk(place):
-        version = (await images.build_image(place, progress=progress)).systemd
+    if not is_own_disk(place):
+        image, tree = await _suite(place, progress)
+        version = tree.version if tree is not None else image.systemd
         return version, ("v2",) if systemd_number(version) >= V1_ENDS else ("v1", "v2")
-    disk = await find_disk(place)
+    disk = await _disk(place)
     note = await prepare(disk, lambda guest: _first_boot(guest, progress), progress)
     version, own = str(note["systemd"]), str(note["layout"])
     if note["kernel"] and systemd_number(version) < V1_ENDS:
         return version, ("v1", "v2")
     return version, ("v2" if own == "v2" else "v1",)
+
+
+async def _disk(place: str) -> OwnDisk:
+    path, over = split_place(place)
+    if over:
+        raise TargetError(
+            f"an install tree is laid over a suite's image, and {path} is a disk of your own", hint=f"vm:sid+{over}"
+        )
+    return await find_disk(path)
+
+
+async def _suite(place: str, progress: Callable[[str], None]) -> tuple[Image, Tree | None]:
+    suite, over = split_place(place)
+    image = await images.build_image(suite, progress=progress)
+    return image, await tree_over(over, image) if over else None
 
 
 @contextlib.asynccontextmanager

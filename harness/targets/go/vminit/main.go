@@ -1,15 +1,18 @@
 // vminit is PID 1 of the initial file system of a virtual machine that cgrace boots. It does what no distribution's own does
 // in the same way on each of them: load the few modules that the disk and the network need, bring up the network, put the keys
-// of this boot into the root, and become the root's own init. Every failure is one line on the console and ends the machine.
+// of this boot into the root, lay an install tree over it, and become the root's own init. Every failure is one line on the
+// console and ends the machine.
 //
-// It finds in its file system: /modules (a list, one path a line, in the order to load) and /seed (a tree that is copied over
-// the root). Linux documents the file system in Documentation/filesystems/ramfs-rootfs-initramfs.rst.
+// It finds in its file system: /modules (a list, one path a line, in the order to load), /seed (a tree that is copied over
+// the root) and, where there is an install tree, /over (the device with its file system). Linux documents the file system in Documentation/filesystems/ramfs-rootfs-initramfs.rst.
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -20,6 +23,7 @@ import (
 const (
 	disk        = "/dev/vda"
 	root        = "/sysroot"
+	laid        = "/mnt" // of the root: where the install tree is while it is copied
 	patience    = 20 * time.Second
 	finitModule = 313 // x86-64
 	inits       = "/sbin/init /lib/systemd/systemd /usr/lib/systemd/systemd"
@@ -54,13 +58,28 @@ func start() error {
 	if err := network("eth0", [4]byte{10, 0, 2, 15}, [4]byte{255, 255, 255, 0}); err != nil {
 		return err
 	}
-	if err := mountRoot(); err != nil {
+	if err := mount(disk, root, syscall.MS_NOATIME); err != nil {
 		return err
 	}
 	if err := copyTree("/seed", root); err != nil {
 		return err
 	}
-	return switchRoot()
+	over, err := os.ReadFile("/over")
+	if err == nil {
+		err = mount(string(over), root+laid, syscall.MS_RDONLY)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := switchRoot(); err != nil {
+		return err
+	}
+	if len(over) > 0 {
+		if err := layOver(); err != nil {
+			return fmt.Errorf("lay the install tree over the root: %w", err)
+		}
+	}
+	return becomeInit()
 }
 
 func loadModules() error {
@@ -83,11 +102,11 @@ func loadModules() error {
 	return nil
 }
 
-// mountRoot waits for the disk: its driver finds it in its own time.
-func mountRoot() error {
+// mount waits for the disk: its driver finds it in its own time.
+func mount(disk, place string, flags uintptr) error {
 	deadline := time.Now().Add(patience)
 	for {
-		err := syscall.Mount(disk, root, "ext4", syscall.MS_NOATIME, "")
+		err := syscall.Mount(disk, place, "ext4", flags, "")
 		if err == nil {
 			return nil
 		}
@@ -173,7 +192,7 @@ func copyTree(from, to string) error {
 	})
 }
 
-// switchRoot makes the disk the root and becomes its init. What this file system holds is small and stays.
+// switchRoot makes the disk the root. What this file system holds is small and stays.
 func switchRoot() error {
 	if err := syscall.Mount("/dev", root+"/dev", "", syscall.MS_MOVE, ""); err != nil {
 		return fmt.Errorf("move /dev: %w", err)
@@ -187,6 +206,78 @@ func switchRoot() error {
 	if err := syscall.Chroot("."); err != nil {
 		return fmt.Errorf("chroot: %w", err)
 	}
+	return nil
+}
+
+// layOver copies the install tree over the root, where links mean what they mean there: what it has in lib goes to usr/lib where
+// lib is a link to that. The root's programs are to see no change of /usr's own time, after which systemd would update caches.
+func layOver() error {
+	before, err := os.Stat("/usr")
+	if err != nil {
+		return err
+	}
+	err = filepath.WalkDir(laid, func(path string, entry fs.DirEntry, err error) error {
+		target := strings.TrimPrefix(path, laid)
+		switch {
+		case err != nil:
+			return err
+		case target == "":
+			return nil
+		case entry.IsDir():
+			if info, err := os.Stat(target); err == nil && info.IsDir() {
+				return nil
+			}
+			if err := os.RemoveAll(target); err != nil {
+				return err
+			}
+			return os.Mkdir(target, 0o755)
+		case entry.Type()&fs.ModeSymlink != 0:
+			leads, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			if err := os.RemoveAll(target); err != nil {
+				return err
+			}
+			return os.Symlink(leads, target)
+		case entry.Type().IsRegular():
+			return copyFile(path, target)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := syscall.Unmount(laid, 0); err != nil {
+		return err
+	}
+	for _, ldconfig := range []string{"/sbin/ldconfig", "/usr/sbin/ldconfig"} {
+		if exec.Command(ldconfig).Run() == nil {
+			break // a root without it has its loader look everywhere
+		}
+	}
+	return os.Chtimes("/usr", before.ModTime(), before.ModTime())
+}
+
+func copyFile(from, to string) error {
+	info, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	content, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(to); err != nil {
+		return err
+	}
+	if err := os.WriteFile(to, content, info.Mode().Perm()); err != nil {
+		return err
+	}
+	return os.Chmod(to, info.Mode().Perm())
+}
+
+func becomeInit() error {
 	var err error
 	for _, init := range strings.Fields(inits) {
 		err = syscall.Exec(init, []string{init}, []string{"HOME=/", "TERM=dumb"})
