@@ -114,9 +114,19 @@ def crlf(text: str) -> str:
     return text.replace("\n", "\r\n")
 
 
+def upside_down(text: str) -> str:
+    """As journalctl -r shows it: the newest line first."""
+    return "\n".join(reversed(journal(text).split("\n")))
+
+
+def numbered(text: str) -> str:
+    """As grep -n prints it."""
+    return "\n".join(f"{number}:{line}" for number, line in enumerate(text.split("\n"), 1))
+
+
 def plain(text: str) -> str:
     """As it is."""
     return text
 
 
-WRAPS = (plain, journal, syslog, cri, docker, journal_json, logrus, quoted, indented, crlf)
+WRAPS = (plain, journal, syslog, cri, docker, journal_json, logrus, quoted, indented, crlf, upside_down, numbered)

@@ -20,6 +20,7 @@ SECTION = re.compile(r"^=== cgrace: (?P<name>[a-z]+)(?: (?P<about>[^=\n]{1,200}?
 """The head of a part of what `cgrace collect` prints, such as `=== cgrace: goroutines kubelet 812 ===`."""
 
 _HEADER = re.compile(r"goroutine \d{1,19}(?: gp=\S+)?(?: m=\S+)?(?: mp=\S+)? \[[^\]\n]*\]")
+_CALL = re.compile(r"^\S.*\)$")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _STAMP = r"(?:[A-Z][a-z]{2} +\d{1,2} \d\d:\d\d:\d\d(?:\.\d+)?|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z| ?[+-]\d\d:?\d\d)?)"
 _PREFIXES = tuple(
@@ -32,6 +33,7 @@ _PREFIXES = tuple(
         r"^(?P<who>)[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+(?: +\d+ \S+:\d+)?\] ",  # klog
         r"^(?P<who>[\w.-]+) +\| ",  # docker compose
         r"^(?P<who>)(?:> ?)+",  # a quote
+        r"^(?P<who>) *\d+(?:[:-]|\t)",  # grep -n, cat -n
     )
 )
 _KEYS = ("MESSAGE", "log", "message", "msg")  # journalctl -o json; docker's json-file; logging libraries
@@ -95,7 +97,16 @@ def _unwrap(lines: list[Line]) -> list[Line]:
         if peeled is None:
             break
         lines = peeled
-    return [Line(line.number, line.text.replace("#011", "\t")) if "#011" in line.text else line for line in lines]
+    tabbed = [Line(line.number, line.text.replace("#011", "\t")) if "#011" in line.text else line for line in lines]
+    return tabbed[::-1] if _is_upside_down(tabbed) else tabbed
+
+
+def _is_upside_down(lines: list[Line]) -> bool:
+    """Whether calls stand above their goroutine's header, as `journalctl -r` shows them, and none below it."""
+    heads = [at for at, line in enumerate(lines) if _HEADER.match(line.text)]
+    above = sum(at > 0 and _CALL.match(lines[at - 1].text) is not None for at in heads)
+    below = sum(at + 1 < len(lines) and _CALL.match(lines[at + 1].text) is not None for at in heads)
+    return above > below
 
 
 def _expand(line: Line) -> Iterator[Line]:
