@@ -24,7 +24,7 @@ from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.bus_client import BusClient
 from cgrace.harness.targets.removal import remove_trees, walk_up
 
-_GONE_S_MAX: Final = 1.0
+_GONE_PART: Final = 1 / 3  # of the time to put back, for systemd to forget what has ended: emulated, it takes seconds
 # Where unit files and drop-ins can be that are gone with a reboot (systemd.unit(5)); SetUnitProperties and
 # StartTransientUnit write below the first two, the job gate's drop-ins are in the third.
 RUNTIME_FOLDERS: Final = ("run/systemd/system.control", "run/systemd/transient", "run/systemd/system")
@@ -100,7 +100,7 @@ class PutBack:
         try:
             async with asyncio.timeout(seconds_max), BusClient(self._bus_path) as bus:
                 removed = self._remove_files()
-                units = await self._end_units(bus, reload=removed)
+                units = await self._end_units(bus, seconds_max * _GONE_PART, reload=removed)
         except TimeoutError:
             return f"its systemd did not end the run's units within {seconds_max:g} s"
         except CgraceError as error:
@@ -109,7 +109,7 @@ class PutBack:
 
     # ---- units
 
-    async def _end_units(self, bus: BusClient, *, reload: bool) -> dict[str, str]:
+    async def _end_units(self, bus: BusClient, gone_s_max: float, *, reload: bool) -> dict[str, str]:
         """Stop what was not there, and wait until systemd has forgotten it; the units that there are then."""
         assert self._fresh is not None
         units = await _units(bus)
@@ -130,7 +130,7 @@ class PutBack:
             await self._stop(bus, [name for name, state in new.items() if state not in _ENDED])
             if reload:
                 await _ask(bus, "Reload")
-            return await self._forgotten(bus)
+            return await self._forgotten(bus, gone_s_max)
         finally:
             with contextlib.suppress(TargetError):
                 await _ask(bus, "Unsubscribe")
@@ -149,12 +149,12 @@ class PutBack:
                 if not waiting:
                     break
 
-    async def _forgotten(self, bus: BusClient) -> dict[str, str]:
+    async def _forgotten(self, bus: BusClient, seconds_max: float) -> dict[str, str]:
         """systemd unloads what has ended as soon as it has nothing else to do, except what failed."""
         assert self._fresh is not None
         units = await _units(bus)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GONE_S_MAX):
+            async with asyncio.timeout(seconds_max):
                 while self._new(units):
                     await self._set_aside(bus, units)
                     new = self._new(units)
