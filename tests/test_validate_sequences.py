@@ -14,7 +14,7 @@ from cgrace.harness.targets import roots
 from cgrace.harness.validate.machine import parse_machine
 from cgrace.harness.validate.sequences.draw import draw
 from cgrace.harness.validate.sequences.fit import fit
-from cgrace.harness.validate.sequences.hunt import AGAIN, ROUNDS, Hunt, Pair, hunt, pair
+from cgrace.harness.validate.sequences.hunt import AGAIN, ALONE, MORE, Hunt, Pair, hunt, pair
 from cgrace.harness.validate.sequences.judge import Excuse, Found, Judge, excuses
 from cgrace.harness.validate.sequences.play import Theatre, Told
 from cgrace.harness.validate.sequences.program import Act, Program
@@ -96,29 +96,31 @@ def test_excuses_cover_what_they_say_and_no_more() -> None:
     assert Judge([excuse], 257, "v1").differs(program, [{"said": ["3"], "heard": []}], real) is not None
 
 
-ALIKE, UNLIKE = ["2"] * AGAIN, ["2"] * (AGAIN - 1) + ["3"]
+ALIKE = ["2"] * (AGAIN + ALONE)
 
 
 @pytest.mark.parametrize(
-    ("rounds", "is_race"),
+    ("words", "is_race"),
     [
-        ([["1"] + ["2"] * (AGAIN - 1)], True),
-        ([ALIKE], False),
-        ([UNLIKE, ["2"] * (AGAIN - 1) + ["1"]], True),
-        ([UNLIKE] * ROUNDS, False),
+        (["2"] * (AGAIN - 1) + ["1"], True),
+        (ALIKE, False),
+        ([*ALIKE[:-1], "1"], True),
+        ([*ALIKE[:-1], "3", *["2"] * (AGAIN - 1), "1"], True),
+        ([*ALIKE[:-1], "3", *["2"] * AGAIN * MORE], False),
     ],
 )
-def test_what_the_real_one_tells_in_both_ways_is_a_race(rounds: list[list[str]], is_race: bool) -> None:
+def test_what_the_real_one_tells_in_both_ways_is_a_race(words: list[str], is_race: bool) -> None:
     """A difference is by chance only where the real one itself came out as ours at least once; where it tells it in several ways it
     is asked more often."""
-    left_to_tell = iter(rounds)
+    left_to_tell = list(words)
 
     class Real:
         """Tells what it is given to tell."""
 
         async def play(self, programs: Sequence[Program]) -> list[Told]:
-            assert len(programs) == AGAIN
-            return [[{"said": [word]}] for word in next(left_to_tell)]
+            told = left_to_tell[: len(programs)]
+            del left_to_tell[: len(programs)]
+            return [[{"said": [word]}] for word in told]
 
     program = Program(moments=((stop("t-z.slice"),),))
     judge = Judge((), 257, "v1")
@@ -127,7 +129,7 @@ def test_what_the_real_one_tells_in_both_ways_is_a_race(rounds: list[list[str]],
     both = Pair(cast(Theatre, None), cast(Theatre, Real()), judge)
     left, by_chance = asyncio.run(both.by_chance([found]))
     assert (left, by_chance) == (([], [program]) if is_race else ([found], []))
-    assert list(left_to_tell) == []
+    assert left_to_tell == []
 
 
 def test_the_list_of_differences_can_be_read() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
+import signal
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 from cgrace.fakes.systemd.manager import Manager
@@ -22,6 +24,7 @@ from cgrace.harness.validate.machine import START, SYSTEM_SLICE, WHOLE, Gate, Ma
 
 _NS_PER_S = 1_000_000_000
 _TURNS_MAX = 100_000
+_DYING_MS_MAX = 30
 _BURIAL_S = 0.005  # who is let go at once ends at once
 
 
@@ -43,6 +46,9 @@ class FakeMachine:
         self._ended: list[tuple[bool, int, Worker]] = []
         self._burial: asyncio.TimerHandle | None = None
         self.late_deaths = False
+        self._signals: list[tuple[int, int, int]] = []
+        self._someone_died = False
+        self._stubborn: set[int] = set()
         self.tree = KernelTree(sandbox.hierarchies, outer=self._outer)
         which, _, place = name.which.partition(WHOLE)
         profile = load_profile(which)
@@ -75,6 +81,9 @@ class FakeMachine:
             self._later()
 
     def _take(self, number: int, message: Message) -> None:
+        if self._signals:
+            self._send_signals(wait=True)
+            self._someone_died = True
         self._pass_time()
         self._hand_out(self._bus.receive(number, message))
         if message.member == "Reexecute" and message.destination == NAME:
@@ -99,6 +108,9 @@ class FakeMachine:
 
     def _turn(self) -> None:
         self._soon = None
+        if self._someone_died:
+            self._someone_died = False
+            self._emit(self.manager.poll_empty())
         self._pass_time()
         for _ in range(_TURNS_MAX):
             if not self.manager.pending():
@@ -106,6 +118,7 @@ class FakeMachine:
             self._emit(self.manager.turn())
         else:
             raise AssertionError("the fake systemd never comes to rest")
+        self._send_signals()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -146,8 +159,21 @@ class FakeMachine:
 
     def _kill(self, pid_outer: int, number: int) -> None:
         inner = self._sandbox.inner(pid_outer)
-        if inner is not None:
+        if inner is None:
+            return
+        self._signals.append((pid_outer, inner, number))
+        if self.layout == "v1":
+            self._send_signals()
+
+    def _send_signals(self, *, wait: bool = False) -> None:
+        """On v2, where nobody keeps processes from dying, one that is hit dies within a call of systemd and not within its jobs,
+        which take less time than that. wait: until those that must die have done so, where that does not take long."""
+        signals, self._signals = self._signals, []
+        for _, inner, number in signals:
             self._sandbox.signal(inner, number)
+        for pid_outer, _, number in signals if wait else ():
+            if number == signal.SIGKILL or pid_outer not in self._stubborn:
+                _await_end(pid_outer)
 
     async def spawn(self, *, stubborn: bool = False, adopted: bool = True) -> Worker:
         """See `Machine`."""
@@ -164,6 +190,8 @@ class FakeMachine:
                 self._burial = self._loop.call_later(_BURIAL_S, self._bury)
 
         worker = await spawn_worker(self._sandbox, self.tree, stubborn=stubborn, ended=ended)
+        if stubborn:
+            self._stubborn.add(worker.pid_outer)
         return worker
 
     def _bury(self) -> None:
@@ -194,6 +222,20 @@ class FakeMachine:
         array = [["PIDs", Variant(signature="au", value=[worker.pid])]]
         await client.call("StartTransientUnit", START, unit, "replace", array, [])
         return _FakeGate(unit, self, client)
+
+
+def _await_end(pid: int) -> None:
+    """A short while until it has ended."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.poll(_DYING_MS_MAX)
+    finally:
+        os.close(fd)
 
 
 class _FakeGate:
