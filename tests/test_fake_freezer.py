@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fake_world import World, error, said, v2_hierarchy
+from fake_world import World, error, properties, said, v2_hierarchy
 
 from cgrace.harness.dbus.message import Message, MessageType
 
@@ -94,6 +94,18 @@ def test_no_cgroup_to_freeze(profile: str) -> None:
     world.tree.rmdir("unified", f"/t.slice/{X}")
     wanted = "System.Error.ENODATA" if profile == "257" else "D:FileNotFound"
     assert error(world.do("FreezeUnit", "s", X))[0] == wanted
+
+
+@pytest.mark.parametrize("profile", NEW)
+def test_a_cgroup_made_anew_tells_nothing(profile: str) -> None:
+    """Where somebody removed a cgroup and systemd made it again it watches the old one: who freezes it is not answered (cgroup.c,
+    unit_watch_cgroup)."""
+    world = world_of(profile)
+    make(world, X)
+    world.tree.rmdir("unified", f"/t.slice/{X}")
+    world.do("SetUnitProperties", "sba(sv)", X, True, properties(TasksMax=50))
+    assert said(world.do("FreezeUnit", "s", X)) == []
+    assert world.get(X, "Unit", "FreezerState") == "freezing"
 
 
 def test_what_kills_a_cgroup_at_once() -> None:

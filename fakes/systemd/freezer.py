@@ -116,13 +116,15 @@ def _set(core: Core, unit: Unit, state: Freezer) -> None:
 
 def kernel_tells(core: Core, *, at_once: bool = False) -> None:
     """The kernel has frozen and thawed what it was to (unit_check_cgroup_events). at_once: only where no process had to be
-    stopped. Of a cgroup that is gone nothing is told, and so nobody is answered."""
+    stopped. Of a cgroup that is gone, or was made anew by itself, nothing is told, and so nobody is answered."""
     for unit, frozen in tuple(core.kernel_tells.items()):
         if at_once and (core.profile.version < freezer_alone.UNTIL or core.realiser.is_populated(unit)):
             continue
         del core.kernel_tells[unit]
         if core.units.get(unit.name) is not unit or not unit.realised:
             core.freezing.pop(unit, None)
+            continue
+        if unit.watch != core.realiser.cgroup_id(unit):
             continue
         if core.profile.version < freezer_alone.UNTIL:
             if not freezer_alone.kernel_told(core, unit):

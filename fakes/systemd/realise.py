@@ -273,6 +273,7 @@ class Realiser:
         if created or not unit.realised or not unit.delegate:
             self._enable(unit, enable)
         unit.realised, unit.realised_mask = True, target
+        unit.watch = unit.watch or self.cgroup_id(unit)  # unit_watch_cgroup
         return [self.main.name] if created else []
 
     def _enable(self, unit: Unit, enable: frozenset[str]) -> None:
@@ -387,7 +388,7 @@ class Realiser:
             for known in self._kept:
                 self._tree.rmdir(known.name, unit.cgroup)
         if not unit.busy:
-            unit.realised, unit.realised_mask, unit.enabled_mask = False, NOTHING, NOTHING
+            unit.realised, unit.realised_mask, unit.enabled_mask, unit.watch = False, NOTHING, NOTHING, 0
 
     def release(self, unit: Unit) -> None:
         """A unit that is down and whose cgroup was busy: it is not any more."""

@@ -286,6 +286,8 @@ class MemoryTree:
         self._where: dict[str, dict[int, str]] = {h.name: {} for h in self.hierarchies}
         self._dirs: dict[str, set[str]] = {h.name: {""} for h in self.hierarchies}
         self._files: dict[tuple[str, str, str], str] = {}
+        self._inodes = {(h.name, ""): 1 for h in self.hierarchies}
+        self._made = 1
         self.log: list[tuple[str, ...]] = []
         self._pids: set[int] = set()
         for pid in pids:
@@ -316,6 +318,8 @@ class MemoryTree:
         if above not in dirs:
             self.mkdir(hierarchy, above)
         dirs.add(path)
+        self._made += 1
+        self._inodes[hierarchy, path] = self._made
         self.log.append(("mkdir", hierarchy, path))
         return True
 
@@ -341,8 +345,8 @@ class MemoryTree:
         return path in self._dirs[hierarchy]
 
     def inode(self, hierarchy: str, path: str) -> int:
-        """See CgroupTree: any number will do, the same for the same path."""
-        return 1 + sorted(self._dirs[hierarchy]).index(path) if path in self._dirs[hierarchy] else 0
+        """See CgroupTree."""
+        return self._inodes.get((hierarchy, path), 0) if path in self._dirs[hierarchy] else 0
 
     def children(self, hierarchy: str, path: str) -> tuple[str, ...]:
         """See CgroupTree."""

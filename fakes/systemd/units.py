@@ -69,6 +69,7 @@ class Unit:
     remembers it. refs: how often each bus client holds it. deadline_ns: when its stop times out.
     load_error: with which refusal it is said that it could not be loaded.
     living: outer pids that it watches: those that it is to start with, then those in its cgroup, as far as systemd heard.
+    watch: the inode of the v2 cgroup that it is told of, 0 where none is; another one made in its place is not watched.
     busy: its cgroup could not be removed when it went down. populated: so its v2 cgroup was when it was looked at last.
     delegates: the controllers that it delegates, None for all that its version delegates; referrers: units that name this one as a
     dependency. remembers: what it computed of its members; from 256 on only once it had a cgroup (CGroupRuntime). own_mask,
@@ -113,6 +114,7 @@ class Unit:
     invocation: int = 0
     busy: bool = False
     populated: bool = False
+    watch: int = 0
 
     @property
     def active_state(self) -> str:

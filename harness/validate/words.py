@@ -48,9 +48,10 @@ class Words(ABC):
             return "infinity" if value == INFINITY else value
         if value.startswith(systemd1.JOB_PREFIX):
             return self._jobs.setdefault(value, f"job {len(self._jobs) + 1}")
+        value = self.plain_names(value)  # first: a number in a name may be a pid, too
         for name, worker in self.workers.items():
             value = re.sub(rf"\b{worker.pid}\b", f"<{name}>", value)
-        return self.plain_names(value)
+        return value
 
     @abstractmethod
     def plain_names(self, text: str) -> str:
