@@ -20,20 +20,26 @@ def scenario(args: argparse.Namespace) -> int:
     from cgrace.reports.machine import document
 
     wrong: list[dict[str, Any]] = []
-    for name in args.files:
+    files = [str(file) for name in args.files for file in _files(Path(name))]
+    for name in files:
         try:
             if not Path(name).is_file():
-                raise UsageError("there is no such file", file=name)
+                raise UsageError("there is no such file, or no scenario in that folder", file=name)
             load(Path(name))
         except CgraceError as error:
             wrong.append({"file": error.file or name, "line": error.line, "message": error.message, "hint": error.hint})
             if not args.json:
                 note(f"cgrace: {error}")
     if args.json:
-        show_json(document("scenario check", passed=not wrong, files=args.files, errors=wrong))
+        show_json(document("scenario check", passed=not wrong, files=files, errors=wrong))
     elif not wrong:
-        show(f"{len(args.files)} of {len(args.files)} files are scenarios")
+        show(f"{len(files)} of {len(files)} files are scenarios")
     return EXIT_CANNOT if wrong else EXIT_OK
+
+
+def _files(path: Path) -> list[Path]:
+    """A file, or those of a folder."""
+    return sorted(path.rglob("*.toml")) or [path] if path.is_dir() else [path]
 
 
 def schema(args: argparse.Namespace) -> int:

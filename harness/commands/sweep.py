@@ -25,11 +25,13 @@ ROUNDS_MAX = 24
 
 @dataclasses.dataclass(slots=True)
 class Swept:
-    """One case and what came out of it at each value tried; waits_ns: its driver's own timed waits that were seen."""
+    """One case and what came out of it at each value tried; waits_ns: its driver's own timed waits that were seen;
+    unclear: why the first of them is a "?"."""
 
     case: Case
     outcomes: dict[int, str] = dataclasses.field(default_factory=dict)
     waits_ns: set[int] = dataclasses.field(default_factory=set)
+    unclear: str = ""
 
     @property
     def stretches(self) -> tuple[Stretch, ...]:
@@ -57,8 +59,10 @@ def sweep(args: argparse.Namespace) -> int:
     stored = new_run(Path(args.store) if args.store else None)
     with Progress(len(cases), quiet=args.json) as progress:
         found = [Swept(case) for case in cases]
+        version, latencies = _measured(
+            suite, progress
+        )  # first: it needs the most, and so fails before minutes are spent
         ran = _sweep(span, found, stored, args, progress)
-        version, latencies = _measured(suite, progress)
     from cgrace.reports.machine import results_document
 
     passed = all(result.judgement.outcome.passes for result in ran)
@@ -71,7 +75,26 @@ def sweep(args: argparse.Namespace) -> int:
         show(table(span, [(one.case, one.stretches, sorted(one.waits_ns)) for one in found]))
         if latencies:
             show("", latency(version, latencies))
+        if unclear := _undecided(found):
+            show("", *unclear)
     return EXIT_CANNOT if any("?" in one.outcomes.values() for one in found) else EXIT_OK
+
+
+def _why(result: CaseResult) -> str:
+    """What kept a run from a conclusion: what is unknown, or was in vain, before all else."""
+    reasons = result.judgement.reasons
+    return next(
+        (one for one in reasons if one.startswith("unknown") or "UNFIRED" in one or "UNMET" in one), "; ".join(reasons)
+    )
+
+
+def _undecided(found: Sequence[Swept]) -> list[str]:
+    """Why there is a "?", once for each reason, with the first driver that has it."""
+    reasons: dict[str, str] = {}
+    for one in found:
+        if one.unclear:
+            reasons.setdefault(one.unclear, one.case.driver.name)
+    return [f"? {name}: {reason}" for reason, name in reasons.items()]
 
 
 def _span(args: argparse.Namespace) -> Span:
@@ -110,6 +133,8 @@ def _sweep(
         ran += results
         for (one, value), result in zip(asked, results, strict=True):
             one.outcomes[value] = outcome(result)
+            if one.outcomes[value] == "?":
+                one.unclear = one.unclear or _why(result)
             if span.axis == "late":
                 one.waits_ns |= _waits(result)
     return ran
