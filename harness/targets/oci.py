@@ -136,6 +136,7 @@ def _commands(name: str, program: str, state: Path, entry: Path) -> dict[str, An
         "start": {"name": f"{name} start", "words": [*before, "start", _ID]},
         "env": [podman.PATH],
         "pid_file": pid_file,
+        "private": [],
     }
 
 

@@ -18,6 +18,8 @@ from cgrace.harness.proc.find import find_program
 
 PROGRAM: Final = "podman"
 LABEL: Final = "cgrace"  # of every container of ours; its value is the machine's name
+# podman 5 locks a file there, whatever it is told (containers/common, libnetwork/netavark/const.go); only root may.
+PRIVATE: Final = ("/run/lock",)
 PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -63,7 +65,7 @@ def write_settings(folder: Path, hook: Sequence[str]) -> None:
 def commands(
     *, program: str, folder: Path, name: str, hostname: str, root: str, argv: Sequence[str], pid_file: str
 ) -> dict[str, Any]:
-    """The "create", "start", "env" and "pid_file" of a bundle (go/boot/bundle.go)."""
+    """The "create", "start", "env", "pid_file" and "private" of a bundle (go/boot/bundle.go)."""
     runtimes = find_runtimes()
     if not runtimes:
         raise TargetError("podman has no runtime here: neither crun nor runc is installed", hint="apt install crun")
@@ -87,6 +89,7 @@ def commands(
             "PODMAN_IGNORE_CGROUPSV1_WARNING=1",
         ],
         "pid_file": pid_file,
+        "private": list(PRIVATE),
     }
 
 

@@ -31,6 +31,7 @@ type Bundle struct {
 	Env      []string        `json:"env"`      // of these commands
 	PidFile  string          `json:"pid_file"` // where they say which is PID 1
 	Terminal bool            `json:"terminal"` // whether they make the console, and send its terminal to the socket "terminal" in bundleFolder
+	Private  []string        `json:"private"`  // folders that are to be empty for them, where there are such
 	Run      string          `json:"run"`      // name of the machine's cgroup in each of Tops
 	Tops     []string        `json:"tops"`     // our own cgroup in each hierarchy, from its root, as Mounts are ordered
 	Spec     json.RawMessage `json:"spec"`     // config.json
@@ -50,6 +51,12 @@ func layBundle(config Config) (machine, error) {
 	}
 	if err := layRoot(config.SizeMB, ""); err != nil {
 		return made, err
+	}
+	for _, folder := range config.Bundle.Private {
+		err := syscall.Mount("tmpfs", folder, "tmpfs", guarded, "mode=755,size=1m")
+		if err != nil && err != syscall.ENOENT {
+			return made, fmt.Errorf("mount tmpfs on %s: %w", folder, err)
+		}
 	}
 	if err := os.Mkdir(bundleFolder, 0o755); err != nil {
 		return made, err
