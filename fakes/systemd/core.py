@@ -244,8 +244,8 @@ class Core:
                 self.realiser.queue_family(above)
 
     def unreferenced(self, unit: Unit) -> None:
-        """The last client let go of it (bus_unit_track_handler)."""
-        if unit.realised and not unit.phantom:
+        """The last client let go of it: to 257 a reason to look whether its cgroup is empty (bus_unit_track_handler)."""
+        if unit.realised and not unit.phantom and self.profile.version < 258:
             self.emptied[unit] = None
         self.consider(unit)
 
