@@ -40,6 +40,7 @@ _PODMANS_OWN = (
     "/run/crun",
     "/dev/shm",
     "/etc/cni",
+    "/run/lock",
 )
 
 
