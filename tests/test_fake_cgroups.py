@@ -66,8 +66,8 @@ def test_a_unit_that_is_freed_leaves_its_cgroup(profile: str, stays: bool) -> No
 
 @pytest.mark.parametrize("profile", RECENT)
 def test_a_slice_that_came_back_stays_when_it_runs_empty(profile: str) -> None:
-    """A slice that went down with a process in it and was started again is up: the end of that process does not stop it (slice.c has
-    no notify_cgroup_empty)."""
+    """A slice that went down with a process in it and was started again is up: the end of that process does not stop it (slice.c
+    has no notify_cgroup_empty)."""
     world = World(profile, v2_hierarchy())
     world.start("a.scope", PIDs=[100], Slice="x.slice")
     world.settle()
