@@ -97,7 +97,9 @@ def test_generations_are_those_of_the_catalogue() -> None:
         explanations.hang('"second" (a.slice)', "apply", "", ""),
         explanations.slow('"a" (a.slice)', 29_999_000_000, 500_000_000, waited_out=False),
         explanations.slow('"a" (a.slice)', 999_000_000, 500_000_000, waited_out=True),
-        explanations.lost('"a" (a.slice)', ("devices", "pids"), "systemd removed them 0.4 ms after the step had returned"),
+        explanations.lost(
+            '"a" (a.slice)', ("devices", "pids"), "systemd removed them 0.4 ms after the step had returned"
+        ),
         explanations.lost('"a" (a.slice)', ("devices",), "the process was moved out of it"),
         explanations.leaked("unit", "a.slice", True),
         explanations.unfired("late", " (line 7)", "the timeline"),
