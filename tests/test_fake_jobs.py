@@ -393,3 +393,21 @@ def test_a_description_that_stays_is_no_change() -> None:
     world.settle()
     assert said(world.do("SetUnitProperties", "sba(sv)", X, True, properties(Description="a"))) == ["reply"]
     assert len(said(world.do("SetUnitProperties", "sba(sv)", X, True, properties(Description="b")))) > 1
+
+
+def test_scopes_end_one_after_the_other_on_v2() -> None:
+    """What follows from one cgroup that ran empty is done before the next is looked at, the last one first (cgroup.c,
+    on_cgroup_empty_event)."""
+    world = World("262", hierarchies=v2_hierarchy())
+    world.send("Subscribe", "")
+    for unit, pid in (("a.scope", 100), ("b.scope", 101)):
+        world.start(unit, PIDs=[pid], Slice="x.slice")
+        world.settle()
+    world.stop("x.slice")
+    words = [word for word in said(world.settle()) if word.startswith(("JobRemoved", "UnitRemoved"))]
+    assert words[:4] == [
+        "JobRemoved b.scope done",
+        "UnitRemoved b.scope",
+        "JobRemoved a.scope done",
+        "UnitRemoved a.scope",
+    ]

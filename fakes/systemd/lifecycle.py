@@ -159,17 +159,20 @@ def kill_all(core: Core, unit: Unit, number: int) -> int:
 
 def poll_empty(core: Core, agent: bool) -> None:
     """Look at every watched cgroup. One that ran empty ends its scope: on v1 only with a working release agent, unless it
-    is being stopped."""
+    is being stopped. On v2 the last one comes first, and all that follows from it before the next (cgroup.c,
+    unit_add_to_cgroup_empty_queue and on_cgroup_empty_event)."""
     main = core.realiser.main
     if main is None:
         return
-    for unit in tuple(core.watched):
+    for unit in tuple(reversed(core.watched) if main.is_v2 else core.watched):
         if unit.is_down:
             _release(core, unit)
             continue
         stopping = unit.sub in (Sub.STOP_SIGTERM, Sub.STOP_SIGKILL)
         if (stopping or main.is_v2 or agent) and not is_populated(core.tree, main, unit.cgroup):
             _ran_empty(core, unit)
+            if main.is_v2:
+                core.between_events()
     if main.is_v2 and core.profile.prunes_empty:
         for unit in core.units:
             if unit.type == "slice" and unit.is_down and unit.realised and not unit.phantom:
