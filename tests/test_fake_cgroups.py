@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fake_world import World, properties, v2_hierarchy
+from fake_world import World, properties, said, v2_hierarchy
 
 RECENT = ["247", "252", "257"]
 
@@ -78,3 +78,34 @@ def test_a_slice_that_came_back_stays_when_it_runs_empty(profile: str) -> None:
     world.settle()
     assert world.get("x.slice", "Unit", "ActiveState") == "active"
     assert world.tree.exists("unified", "/x.slice")
+
+
+@pytest.mark.parametrize(("profile", "result", "state"), [("247", "done", "active"), ("252", "failed", "failed")])
+def test_a_scope_whose_processes_ended_while_it_waited(profile: str, result: str, state: str) -> None:
+    """PID 1 forgets children that ended, also those that a scope is to start with; 247 starts one with nobody, and no event ends it
+    (unit.c, unit_unwatch_pid; scope.c, scope_start)."""
+    world = World(profile, v2_hierarchy())
+    world.manager.stay_queued("gate.scope")
+    world.start("gate.scope", PIDs=[100])
+    world.start("a.scope", PIDs=[101], After=["gate.scope"])
+    world.settle()
+    world.tree.exit(101)
+    world.manager.process_ended(101)
+    world.manager.let_go("gate.scope")
+    assert f"JobRemoved a.scope {result}" in said(world.settle())
+    assert world.get("a.scope", "Unit", "ActiveState") == state
+
+
+@pytest.mark.parametrize("profile", ["247", "252"])
+def test_one_of_two_processes_ended_while_the_scope_waited(profile: str) -> None:
+    """It starts with the other one (unit.c, unit_unwatch_pid)."""
+    world = World(profile, v2_hierarchy())
+    world.manager.stay_queued("gate.scope")
+    world.start("gate.scope", PIDs=[100])
+    world.start("a.scope", PIDs=[101, 102], After=["gate.scope"])
+    world.settle()
+    world.tree.exit(101)
+    world.manager.process_ended(101)
+    world.manager.let_go("gate.scope")
+    world.settle()
+    assert world.tree.locate("unified", 102) == "/system.slice/a.scope"

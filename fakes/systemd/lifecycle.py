@@ -14,6 +14,9 @@ from cgrace.harness import events as ev
 
 _NS_PER_US = 1000
 INFINITY = 2**64 - 1
+_REFUSES_NOBODY = (
+    250  # before, a scope whose processes all ended while it waited starts without one (scope.c, scope_start)
+)
 
 
 def run_job(core: Core, job: Job) -> None:
@@ -67,7 +70,8 @@ def _start_scope(core: Core, unit: Unit) -> str:
         if missing and core.profile.any_pid_fails:
             core.said("cannot add its processes: No such process", unit.name)
             raise AttachError("No such process")
-        if not core.realiser.attach_initial(unit, alive) and unit.pids:
+        attached = core.realiser.attach_initial(unit, alive)
+        if not attached and (unit.pids or core.profile.version >= _REFUSES_NOBODY):
             core.said("no PIDs left to attach to the scope's control group, refusing", unit.name)
             raise AttachError("no process left")
     except AttachError:
@@ -83,10 +87,10 @@ def _start_scope(core: Core, unit: Unit) -> str:
     unit.deadline_ns = None if runtime_us == INFINITY else core.now_ns + runtime_us * _NS_PER_US
     core.set_state(unit, Sub.RUNNING)
     core.watched[unit] = None
+    unit.populated = attached > 0
     unit.living = set()
-    if (
-        not core.realiser.is_v2 and core.profile.version >= 242
-    ):  # before, one that starts empty stays (scope.c, scope_start)
+    # Before 242 one that starts empty stays (scope.c, scope_start).
+    if not core.realiser.is_v2 and core.profile.version >= 242:
         core.rewatch[unit] = None
     return "done"
 
@@ -169,10 +173,12 @@ def poll_empty(core: Core, agent: bool) -> None:
             _release(core, unit)
             continue
         stopping = unit.sub in (Sub.STOP_SIGTERM, Sub.STOP_SIGKILL)
-        if (stopping or main.is_v2 or agent) and not is_populated(core.tree, main, unit.cgroup):
-            _ran_empty(core, unit)
-            if main.is_v2:
-                core.between_events()
+        if stopping or main.is_v2 or agent:
+            was, unit.populated = unit.populated, is_populated(core.tree, main, unit.cgroup)
+            if was and not unit.populated:
+                _ran_empty(core, unit)
+                if main.is_v2:
+                    core.between_events()
     if main.is_v2 and core.profile.prunes_empty:
         for unit in core.units:
             if unit.type == "slice" and unit.is_down and unit.realised and not unit.phantom:
@@ -196,7 +202,10 @@ def process_ended(core: Core, pid: int, *, late: bool = False) -> None:
     for unit in core.units:
         if pid in unit.living:
             unit.living.discard(pid)
-            core.rewatch[unit] = None
+            if unit.is_down:  # PIDs= are those that are watched (unit.c, unit_unwatch_pid)
+                unit.pids = [one for one in unit.pids if core.tree.outer(one) is not None]
+            if not core.realiser.is_v2:
+                core.rewatch[unit] = None
         elif not late and unit.is_down and unit in core.watched:
             _release(core, unit)
 

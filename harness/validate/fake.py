@@ -48,6 +48,7 @@ class FakeMachine:
         self.late_deaths = False
         self._signals: list[tuple[int, int, int]] = []
         self._someone_died = False
+        self._dying: dict[int, tuple[int, bool]] = {}
         self._stubborn: set[int] = set()
         self.tree = KernelTree(sandbox.hierarchies, outer=self._outer)
         which, _, place = name.which.partition(WHOLE)
@@ -110,7 +111,7 @@ class FakeMachine:
         self._soon = None
         if self._someone_died:
             self._someone_died = False
-            self._emit(self.manager.poll_empty())
+            self._look()
         self._pass_time()
         for _ in range(_TURNS_MAX):
             if not self.manager.pending():
@@ -144,7 +145,7 @@ class FakeMachine:
                 if looked:
                     return
                 looked = True
-                self._emit(self.manager.poll_empty())
+                self._look()
             self._later()
 
     def close(self) -> None:
@@ -169,11 +170,17 @@ class FakeMachine:
         """On v2, where nobody keeps processes from dying, one that is hit dies within a call of systemd and not within its jobs,
         which take less time than that. wait: until those that must die have done so, where that does not take long."""
         signals, self._signals = self._signals, []
-        for _, inner, number in signals:
+        for pid_outer, inner, number in signals:
             self._sandbox.signal(inner, number)
+            if self.layout == "v2":
+                is_certain = self._dying.get(pid_outer, (inner, False))[1]
+                self._dying[pid_outer] = inner, is_certain or self._must_die(pid_outer, number)
         for pid_outer, _, number in signals if wait else ():
-            if number == signal.SIGKILL or pid_outer not in self._stubborn:
-                _await_end(pid_outer)
+            if self._must_die(pid_outer, number):
+                _has_ended(pid_outer, _DYING_MS_MAX)
+
+    def _must_die(self, pid_outer: int, number: int) -> bool:
+        return number == signal.SIGKILL or (number == signal.SIGTERM and pid_outer not in self._stubborn)
 
     async def spawn(self, *, stubborn: bool = False, adopted: bool = True) -> Worker:
         """See `Machine`."""
@@ -200,12 +207,21 @@ class FakeMachine:
         self._burial = None
         ended, self._ended = [worker for _, _, worker in sorted(self._ended, key=lambda one: one[:2])], []
         self._pass_time()
-        if self.layout == "v1":  # PID 1 hears of its children alone; of a cgroup that ran empty nobody tells it
-            for worker in ended:
-                self._emit(self.manager.process_ended(worker.pid_outer, late=self.late_deaths))
-        else:
-            self._emit(self.manager.poll_empty())
+        for worker in ended:  # on v1 nobody tells PID 1 of a cgroup that ran empty, it hears of its children alone
+            self._emit(self.manager.process_ended(worker.pid_outer, late=self.late_deaths))
+        if self.layout == "v2":
+            self._look()
         self._later()
+
+    def _look(self) -> None:
+        """v2: whose cgroup is empty? PID 1 hears of a child's end before it hears of that."""
+        for pid_outer, (inner, is_certain) in tuple(self._dying.items()):
+            self._dying[pid_outer] = inner, False
+            if _has_ended(pid_outer, _DYING_MS_MAX if is_certain else 0):
+                del self._dying[pid_outer]
+                self._dead.add(inner)
+                self._emit(self.manager.process_ended(pid_outer))
+        self._emit(self.manager.poll_empty())
 
     def _outer(self, pid: int) -> int | None:
         return None if pid in self._dead else self._sandbox.outer(pid)
@@ -224,16 +240,16 @@ class FakeMachine:
         return _FakeGate(unit, self, client)
 
 
-def _await_end(pid: int) -> None:
-    """A short while until it has ended."""
+def _has_ended(pid: int, wait_ms: int) -> bool:
+    """Whether it has, or does within that time."""
     try:
         fd = os.pidfd_open(pid)
     except OSError:
-        return
+        return True
     try:
         poll = select.poll()
         poll.register(fd, select.POLLIN)
-        poll.poll(_DYING_MS_MAX)
+        return bool(poll.poll(wait_ms))
     finally:
         os.close(fd)
 
