@@ -271,6 +271,12 @@ def test_the_version_is_one() -> None:
 
 
 def test_ci_runs_what_the_readme_says() -> None:
-    """The check of a clean clone is the newcomer's own command."""
-    assert "exec ./cgrace test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    """The check of a clean clone is the newcomer's own command, after the installation that contributors are told."""
+    check, told = (
+        " ".join((ROOT / path).read_text(encoding="utf-8").split()) for path in (".ci/run", "CONTRIBUTING.md")
+    )
+    assert './cgrace test "$@"' in check
     assert "./cgrace test" in (ROOT / "README.md").read_text(encoding="utf-8")
+    installs = re.compile(r"--no-install-recommends \\? ?(mmdebstrap [^;`]*?e2fsprogs)\b")
+    ours, theirs = ({word for word in installs.findall(text)[0].split() if word != "\\"} for text in (check, told))
+    assert ours == theirs and "openssh-server" in ours
