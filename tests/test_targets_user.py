@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Final
+from types import SimpleNamespace
+from typing import Final, cast
 
 import pytest
 import test_targets_machine
@@ -25,7 +26,7 @@ from cgrace.harness.drivers.gobuild import build_go_program
 from cgrace.harness.drivers.shim import Shim
 from cgrace.harness.engine.process import environment
 from cgrace.harness.errors import TargetError
-from cgrace.harness.targets import user
+from cgrace.harness.targets import registry, user
 from cgrace.harness.targets.bus_client import BusClient
 from cgrace.harness.targets.container import BOOT_SOURCE, ContainerTarget
 from cgrace.harness.targets.control import build_init
@@ -259,3 +260,18 @@ def test_a_user_without_a_bus_is_told_what_helps(tmp_path: Path, monkeypatch: py
     assert user.why_not() == ""
     monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", f"unix:path={tmp_path}/bus,guid=1")
     assert user.bus_of() == f"{tmp_path}/bus"
+
+
+def test_a_systemd_that_has_ended_is_said() -> None:
+    """No more runs where the user's systemd is gone, as with their last session, and the hint is what keeps it."""
+
+    async def go() -> None:
+        ended = asyncio.get_running_loop().create_future()
+        ended.set_result(None)
+        alone = registry._Alone(cast(UserTarget, SimpleNamespace(layout="v2", dirty="the bus is gone", ended=ended)))
+        async with alone.sandbox("v2"):
+            pass
+
+    with pytest.raises(TargetError, match="has ended meanwhile") as caught:
+        asyncio.run(go())
+    assert "enable-linger" in caught.value.hint

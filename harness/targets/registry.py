@@ -123,6 +123,8 @@ class _Alone:
     async def sandbox(self, layout: str = "v1") -> AsyncIterator[MachineSandbox]:
         if layout != self._host.layout:
             raise UnavailableError(f"it is about cgroup {layout}, and this machine has {self._host.layout}")
+        if self._host.ended.done():  # never a machine's own, which goes with it
+            raise TargetError("the user's systemd has ended meanwhile", hint="loginctl enable-linger keeps it running")
         if self._host.dirty:
             raise TargetError(f"{UNDONE}: {self._host.dirty}", hint="cgrace clean")
         async with self._host.sandbox() as sandbox:
