@@ -36,6 +36,7 @@ BAD, UNKNOWN = Verdict.VIOLATED, Verdict.UNKNOWN
 Row = tuple[str, Invariant, str, Verdict, str, str]
 FOUND: dict[str, Row] = {
     "waits-for-ever": (NO_SIGNAL, DEADLOCK, "first", BAD, "HANG", "proved"),
+    "stale-timer": (NO_SIGNAL, DEADLOCK, "first", BAD, "HANG", "proved"),
     "ticks": (NO_SIGNAL, DEADLOCK, "first", UNKNOWN, "wakes by itself within", "bound"),
     "talks-to-others": (NO_SIGNAL, DEADLOCK, "first", UNKNOWN, "a socket whose other end is not ours", "open world"),
     "locks-over-wait": (WORK, DEADLOCK, "first", BAD, "HANG", "proved"),

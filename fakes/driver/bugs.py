@@ -26,6 +26,7 @@ from cgrace.harness.dbus.systemd1 import BUS_NAME, TO_MANAGER, call_to
 
 STDERR_LINES = 30_000
 TICK_S = 0.05
+TIMER_S = 30.0
 _SLEEPER = (sys.executable, "-S", "-c", "import signal; signal.pause()")
 
 
@@ -216,6 +217,25 @@ class Refuses(Driver):
 # ---- bugs of the process
 
 
+class StaleTimer(Shim):
+    """A thread sleeps on for a timer that nobody wants any more, until something else wakes the process: so Go's poller does."""
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__(driver)
+        self._woken = threading.Event()
+        threading.Thread(target=self._poll, daemon=True).start()
+
+    def _poll(self) -> None:
+        self._woken.wait(TIMER_S)
+        _wait_for_ever()
+
+    def say(self, data: dict[str, Any]) -> None:
+        """As Shim; to be asked for its stacks wakes it."""
+        super().say(data)
+        if "hello" not in data:
+            self._woken.set()
+
+
 class Babbles(Shim):
     """Prints to stdout what is no answer."""
 
@@ -331,6 +351,7 @@ BUGS: dict[str, Callable[[], Shim]] = {
     "leaks-cgroup": _with(LeaksCgroup),
     "false-path": _with(FalsePath),
     "lies-about-process": _with(LiesAboutProcess),
+    "stale-timer": lambda: StaleTimer(WaitsForEver()),
     "babbles": lambda: Babbles(Driver()),
     "endless-line": lambda: EndlessLine(Driver()),
     "answers-twice": lambda: AnswersTwice(Driver()),

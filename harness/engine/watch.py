@@ -25,6 +25,7 @@ POLL_S_MAX = 0.020
 POLL_S_TIMED_MAX = 0.2  # while a driver sits in a timed wait that is waited out
 QUIET_NS_MIN = 50 * NS_PER_MS  # asleep at least so long, without a context switch, before a proof is attempted
 STACKS_S_MAX = 3.0
+REST_S_MAX = 1.0  # to sleep again after it was asked for its stacks
 HELLO_QUIET_NS_MIN = 500 * NS_PER_MS  # asleep so long without a limit, and no hello: it says none any more
 TICKS_MIN = 3  # a driver that woke so often by itself, and did nothing, has a ticker
 
@@ -75,6 +76,7 @@ class Watch:
         self._seen: dict[str, _Seen] = {}
         self._looks: dict[str, _Looks] = {}
         self._hung: tuple[list[DriverProcess], int | None, str] | None = None
+        self._woken = False  # by being asked for stacks, before a limit of theirs was believed
 
     async def run(self) -> None:
         """Poll while there is a reason to: a step out, a point that needs "delivered", or steps that wait."""
@@ -275,18 +277,43 @@ class Watch:
         self._hung = (out, min(bounds, default=None), why)
 
     async def _tell_hang(self, out: list[DriverProcess], bound_ns: int | None, why: str) -> None:
-        """Ask the hung processes for their stacks (that wakes them, so it comes last), and end the run."""
+        """Ask the hung processes for their stacks (that wakes them, so it comes last), and end the run.
+
+        A limit that is gone once they were awake was nobody's: Go's poller (findRunnable and netpoll in runtime/proc.go) sleeps on
+        for a timer that was stopped meanwhile, and sees only when it wakes that there is none. Then the watch goes on.
+        """
+        stacks = []
         for process in out:
             if process.name in self._run.acts.paused:
                 continue
             text = await process.shim.stacks(STACKS_S_MAX)
             if text:
-                self._run.record(ev.Stacks(process=process.name, text=text))
+                stacks.append(ev.Stacks(process=process.name, text=text))
+        if why == "own wait" and not self._woken and stacks:
+            self._woken = True
+            if await self._have_no_limit(out):
+                self._hung = None
+                return
+        for event in stacks:
+            self._run.record(event)
         steps = ", ".join(self._run.crew.out())
         limit = "without limit" if bound_ns is None else f"for up to {bound_ns / 1e9:.3f} s"
         if why == "bound":
             limit += ", again and again"
         self._run.finish(why, f"{steps} waits {limit}, and nothing of ours can end that")
+
+    async def _have_no_limit(self, processes: list[DriverProcess]) -> bool:
+        """Whether all of them come to rest again, and none for a time."""
+        try:
+            async with asyncio.timeout(REST_S_MAX):
+                while True:
+                    rests = [self._watcher(process).look(unread_too=True) for process in processes]
+                    found = [rest.bound_ns for rest in rests if rest is not None]
+                    if len(found) == len(rests):
+                        return all(bound_ns is None for bound_ns in found)
+                    await asyncio.sleep(POLL_S_FIRST)
+        except (TimeoutError, ProcessGone):
+            return False
 
     def _nothing_out(self, processes: list[DriverProcess]) -> None:
         """No step is out, yet some wait for a point: with everything at rest it cannot come."""
