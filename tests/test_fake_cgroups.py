@@ -109,3 +109,16 @@ def test_one_of_two_processes_ended_while_the_scope_waited(profile: str) -> None
     world.manager.let_go("gate.scope")
     world.settle()
     assert world.tree.locate("unified", 102) == "/system.slice/a.scope"
+
+
+@pytest.mark.parametrize("profile", ["257", "262"])
+def test_a_slice_that_is_down_goes_with_its_last_process(profile: str) -> None:
+    """A scope started beside its slice: when its process ends the slice's cgroup is looked at first, before the two are forgotten
+    (cgroup.c, unit_add_to_cgroup_empty_queue)."""
+    world = World(profile, v2_hierarchy())
+    world.start("a.scope", "ignore-dependencies", PIDs=[100], Slice="x.slice")
+    world.settle()
+    world.tree.exit(100)
+    world.settle()
+    assert world.manager.unit("x.slice") is None
+    assert not world.tree.exists("unified", "/x.slice")

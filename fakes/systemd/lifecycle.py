@@ -11,6 +11,7 @@ from cgrace.fakes.systemd.realise import AttachError
 from cgrace.fakes.systemd.tree import is_populated
 from cgrace.fakes.systemd.units import Sub, Unit
 from cgrace.harness import events as ev
+from cgrace.harness.targets.base import Hierarchy
 
 _NS_PER_US = 1000
 INFINITY = 2**64 - 1
@@ -168,6 +169,8 @@ def poll_empty(core: Core, agent: bool) -> None:
     main = core.realiser.main
     if main is None:
         return
+    if main.is_v2 and core.profile.prunes_empty:
+        _look_at_slices(core, main)
     for unit in tuple(reversed(core.watched) if main.is_v2 else core.watched):
         if unit.is_down:
             _release(core, unit)
@@ -179,12 +182,15 @@ def poll_empty(core: Core, agent: bool) -> None:
                 _ran_empty(core, unit)
                 if main.is_v2:
                     core.between_events()
-    if main.is_v2 and core.profile.prunes_empty:
-        for unit in core.units:
-            if unit.type == "slice" and unit.is_down and unit.realised and not unit.phantom:
-                was, unit.populated = unit.populated, is_populated(core.tree, main, unit.cgroup)
-                if was and not unit.populated:
-                    core.cgroup_empty(unit)
+
+
+def _look_at_slices(core: Core, main: Hierarchy) -> None:
+    """Of a slice the kernel tells after what is in it, and so it comes first."""
+    for unit in core.units:
+        if unit.type == "slice" and unit.is_down and unit.realised and not unit.phantom:
+            was, unit.populated = unit.populated, is_populated(core.tree, main, unit.cgroup)
+            if was and not unit.populated:
+                core.cgroup_empty(unit)
 
 
 def _release(core: Core, unit: Unit) -> None:
