@@ -27,8 +27,6 @@ from cgrace.harness.verdict import Invariant, Verdict
 
 # What their dumps alone do not tell: only the messages do (one job for two calls), or the list of jobs, which is not empty there.
 MESSAGES_TELL = ("corpus/two_stops_one_job", "corpus/accepted_never_started")
-# Comes out by chance: the other operation has ended and leaves its timer of 30 s behind, which looks like a wait of this one's.
-BY_CHANCE = ("core/no_reply", "containerd@")
 # The kubelet, which takes minutes to build: it takes part where somebody has used it.
 LARGE = ("K",)
 FOLDERS = ["runc_1780", "corpus", "core", "primers"]
@@ -49,8 +47,6 @@ def picked() -> list[Case]:
     for case in plan(find_scenarios(FOLDERS), drivers):
         wrong = tuple(pair for one in case.expected for pair in one.violated)
         dumped = not DUMPED.isdisjoint(invariant for invariant, _ in wrong)
-        if case.scenario.name == BY_CHANCE[0] and case.driver.name.startswith(BY_CHANCE[1]):
-            continue
         if dumped or "slow" not in case.scenario.markers:
             key = (case.scenario.name, case.setting.layout, *(wrong if dumped else ()))
             groups.setdefault(key, []).append(case)
