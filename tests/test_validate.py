@@ -84,6 +84,18 @@ def test_other_hierarchies_are_not_compared() -> None:
     assert compare(here, there, [probe(Kind.HABIT)]).apart == {}
 
 
+def test_nothing_that_can_be_compared_is_no_verdict(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Where all probes are about other hierarchies nobody is told to be safe: exit 2, and why."""
+    paths = [tmp_path / "here.json", tmp_path / "there.json"]
+    for path, one in zip(paths, (answered(1), answered(1, {"cpu,cpuacct": ["cpu", "cpuacct"]})), strict=True):
+        baseline.write(
+            dataclasses.replace(one, version=900, systemd="900"), path
+        )  # of which no scenarios were recorded
+    assert compare(answered(1), answered(1), []).empty
+    assert main(["validate", str(paths[0]), "--against", str(paths[1])]) == 2
+    assert "can be compared" in capsys.readouterr().err
+
+
 def test_known_differences_are_set_aside() -> None:
     """A difference of the fake that stays is told with its reason, and is no change."""
     found = compare(answered(1), answered(2), [probe(Kind.HABIT)], known={"x.y": "why"})

@@ -73,6 +73,12 @@ def _validate(args: argparse.Namespace, probes: Sequence[Probe]) -> int:
     known = baseline.known_differences(old.key) if args.new.startswith("fake:") else None
     names = [one.name for one in _scenarios() if new.layout in {setting.layout for setting in one.settings}]
     found = compare(old, new, probes, names, known=known)
+    if found.empty:
+        why = next(iter(found.apart.values()), "none of the probes was asked of both")
+        raise UsageError(
+            f"nothing of {args.new} can be compared with {old.key}: {why}",
+            hint="--against a baseline that --save wrote on the same machine, or other probes (cgrace validate --list)",
+        )
     document = document_of(found)
     _write_reports(args, document, probes)
     if args.json:

@@ -95,6 +95,11 @@ class Comparison:
     excused: Mapping[str, str]
 
     @property
+    def empty(self) -> bool:
+        """Whether nothing of the two could be compared, which says nothing of either."""
+        return not (self.same or self.changes or self.excused or self.old.outcomes.keys() & self.new.outcomes.keys())
+
+    @property
     def safe(self) -> bool:
         """Whether nothing changed that a driver relies on."""
         return not self.outcomes and not any(change.drivers for change in self.changes)
