@@ -6,7 +6,7 @@ import pytest
 from fake_world import ACCOUNTING, ME, World, error, properties, said, v2_hierarchy
 
 from cgrace.harness import events as ev
-from cgrace.harness.dbus.message import MessageType
+from cgrace.harness.dbus.message import MessageType, Variant
 
 OLD = ("219", "219-rhel7.4", "219-rhel7")
 NEW = ("247", "257")
@@ -411,3 +411,18 @@ def test_scopes_end_one_after_the_other_on_v2() -> None:
         "JobRemoved a.scope done",
         "UnitRemoved a.scope",
     ]
+
+
+def test_a_busy_scope_that_goes_with_another() -> None:
+    """Two scopes that are down with processes in them, let go of at once: each is looked at once, though the first takes the other
+    along (manager.c, manager_dispatch_gc_unit_queue)."""
+    world = World("262", hierarchies=v2_hierarchy())
+    for unit, pid in (("a.scope", 100), ("b.scope", 101)):
+        world.start(unit, PIDs=[pid], KillMode=Variant(signature="s", value="none"))
+        world.settle()
+        world.stop(unit)
+        world.settle()
+    world.tree.exit(100)
+    world.tree.exit(101)
+    world.settle()
+    assert world.manager.unit("a.scope") is None and world.manager.unit("b.scope") is None

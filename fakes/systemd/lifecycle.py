@@ -172,6 +172,8 @@ def poll_empty(core: Core, agent: bool) -> None:
     if main.is_v2 and core.profile.prunes_empty:
         _look_at_slices(core, main)
     for unit in tuple(reversed(core.watched) if main.is_v2 else core.watched):
+        if unit not in core.watched:  # gone with one before it
+            continue
         if unit.is_down:
             _release(core, unit)
             continue
