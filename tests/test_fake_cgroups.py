@@ -122,3 +122,13 @@ def test_a_slice_that_is_down_goes_with_its_last_process(profile: str) -> None:
     world.settle()
     assert world.manager.unit("x.slice") is None
     assert not world.tree.exists("unified", "/x.slice")
+
+
+def test_a_slice_that_is_down_goes_when_its_process_is_taken_away() -> None:
+    """A scope started beside its slice, whose only process a second scope takes at once: the first one's slice ran empty (cgroup.c,
+    unit_check_cgroup_events)."""
+    world = World("262", v2_hierarchy())
+    world.start("a.scope", "ignore-dependencies", PIDs=[100], Slice="x.slice")
+    world.start("b.scope", PIDs=[100], Slice="y.slice")
+    world.settle()
+    assert not world.tree.exists("unified", "/x.slice")

@@ -320,6 +320,9 @@ class Realiser:
                     raise AttachError(error.strerror) from error
                 continue
             done += 1
+        above = unit.slice
+        while above is not None and done:  # the kernel tells of each, also when another unit takes the process at once
+            above.populated, above = True, above.slice
         return done
 
     def _attach_known(self, unit: Unit, known: Known, pid: int, sub_path: str = "") -> None:
