@@ -304,16 +304,9 @@ class Watch:
 
     async def _have_no_limit(self, processes: list[DriverProcess]) -> bool:
         """Whether all of them come to rest again, and none for a time."""
-        try:
-            async with asyncio.timeout(REST_S_MAX):
-                while True:
-                    rests = [self._watcher(process).look(unread_too=True) for process in processes]
-                    found = [rest.bound_ns for rest in rests if rest is not None]
-                    if len(found) == len(rests):
-                        return all(bound_ns is None for bound_ns in found)
-                    await asyncio.sleep(POLL_S_FIRST)
-        except (TimeoutError, ProcessGone):
-            return False
+        waits = (self._watcher(process).until_rest(REST_S_MAX, unread_too=True) for process in processes)
+        rests = await asyncio.gather(*waits)
+        return all(rest is not None and rest.bound_ns is None for rest in rests)
 
     def _nothing_out(self, processes: list[DriverProcess]) -> None:
         """No step is out, yet some wait for a point: with everything at rest it cannot come."""
