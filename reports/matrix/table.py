@@ -90,21 +90,17 @@ def matrix(pairs: Iterable[tuple[CaseResult, Cell]], today: Sequence[str]) -> Ma
 def _open(lines: Iterable[Line], today: Sequence[str]) -> tuple[Weakness, ...]:
     """One for each scenario and kind of outcome, whatever the setting, with all drivers that have it. Scenarios with the gravest
     come first, and what is of one scenario stands together."""
-    found: dict[tuple[str, str], Weakness] = {}
+    found: dict[str, dict[str, Weakness]] = {}
     for line in lines:
         for cell in line.cells:
             if cell is None or cell.driver not in today or not _wrong(cell):
                 continue
-            key = (line.scenario.name, _kind(cell))
-            known = found.get(key) or Weakness(drivers=(), scenario=line.scenario, cell=cell)
+            kinds, kind = found.setdefault(line.scenario.name, {}), _kind(cell)
+            known = kinds.get(kind) or Weakness(drivers=(), scenario=line.scenario, cell=cell)
             names = tuple(dict.fromkeys((*known.drivers, cell.driver)))
-            found[key] = Weakness(drivers=names, scenario=known.scenario, cell=known.cell)
-    worst: dict[str, int] = {}
-    for name, kind in found:
-        worst[name] = min(worst.get(name, len(_GRAVEST)), _gravity(kind))
-    places = {name: number for number, name in enumerate(worst)}
-    order = sorted(found, key=lambda key: (worst[key[0]], places[key[0]], _gravity(key[1])))
-    return tuple(found[key] for key in order)
+            kinds[kind] = Weakness(drivers=names, scenario=known.scenario, cell=known.cell)
+    scenarios = [sorted(kinds.values(), key=_gravity) for kinds in found.values()]
+    return tuple(weak for kinds in sorted(scenarios, key=lambda kinds: _gravity(kinds[0])) for weak in kinds)
 
 
 def _kind(cell: Cell) -> str:
@@ -118,8 +114,8 @@ def _rounded(found: re.Match[str]) -> str:
     return f"{max(round(seconds / step) * step, 1)}s"
 
 
-def _gravity(kind: str) -> int:
-    return min((_GRAVEST.index(part) for part in kind.split() if part in _GRAVEST), default=len(_GRAVEST))
+def _gravity(weak: Weakness) -> int:
+    return min((_GRAVEST.index(part) for part in weak.kind.split() if part in _GRAVEST), default=len(_GRAVEST))
 
 
 def _wrong(cell: Cell) -> bool:
