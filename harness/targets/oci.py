@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cgrace.harness.errors import TargetError, UsageError
-from cgrace.harness.proc.find import find_program
+from cgrace.harness.proc.find import SYSTEM_FOLDERS, find_program
 from cgrace.harness.targets import podman
 
 RUNTIMES: Final = ("runc", "crun")
@@ -134,7 +134,7 @@ def _commands(name: str, program: str, state: Path, entry: Path) -> dict[str, An
     return {
         "create": [{"name": f"{name} create", "words": [*before, *create]}],
         "start": {"name": f"{name} start", "words": [*before, "start", _ID]},
-        "env": [podman.PATH],
+        "env": [f"PATH={SYSTEM_FOLDERS}"],
         "pid_file": pid_file,
         "private": [],
     }

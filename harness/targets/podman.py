@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from cgrace.harness.errors import TargetError
-from cgrace.harness.proc.find import find_program
+from cgrace.harness.proc.find import SYSTEM_FOLDERS, find_program
 
 PROGRAM: Final = "podman"
 LABEL: Final = "cgrace"  # of every container of ours; its value is the machine's name
 # podman 5 locks a file there, whatever it is told (containers/common, libnetwork/netavark/const.go); only root may.
 PRIVATE: Final = ("/run/lock",)
-PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def find_runtimes() -> tuple[str, ...]:
@@ -80,7 +79,7 @@ def commands(
         "create": [_command("create", [*before, *create]), _command("init", [*before, "init", name])],
         "start": _command("start", [*before, "start", name]),
         "env": [
-            PATH,
+            f"PATH={SYSTEM_FOLDERS}",
             f"HOME={folder}",
             f"XDG_RUNTIME_DIR={folder / 'tmp'}",
             f"TMPDIR={folder / 'tmp'}",
