@@ -63,12 +63,14 @@ def _reasons(scenario: Scenario, found: Survey) -> Iterable[str]:
         yield f"about cgroup {' and '.join(sorted(layouts))}, and it has {' and '.join(found.layouts)}"
     if found.systemd:
         yield from refused(all_faults(scenario), found.systemd).values()
-    held, witness = found.get(survey_inside.HELD_CALLS), found.get(survey_inside.WITNESS)
-    standstill = found.get(survey_inside.STANDSTILL)
-    if sight.stops_calls(scenario) and held is not None and not held.ok:
-        yield held.found.partition(": ")[0]
-    if sight.stops_systemd(scenario) and standstill is not None and not standstill.ok:
-        yield standstill.found.partition(": ")[0]
+    for needs, name in (
+        (sight.stops_calls, survey_inside.HELD_CALLS),
+        (sight.stops_systemd, survey_inside.STANDSTILL),
+    ):
+        check = found.get(name)
+        if check is not None and not check.ok and needs(scenario):
+            yield check.found.partition(": ")[0]
+    witness = found.get(survey_inside.WITNESS)
     if witness is not None and not witness.ok:
         try:
             sight.check_inotify(scenario)
