@@ -8,16 +8,13 @@ from cgrace.fakes.systemd import freezer_alone
 from cgrace.fakes.systemd.core import Core
 from cgrace.fakes.systemd.jobs import Job
 from cgrace.fakes.systemd.realise import AttachError
-from cgrace.fakes.systemd.tree import is_populated
 from cgrace.fakes.systemd.units import Sub, Unit
 from cgrace.harness import events as ev
-from cgrace.harness.targets.base import Hierarchy
 
 _NS_PER_US = 1000
 INFINITY = 2**64 - 1
-_REFUSES_NOBODY = (
-    250  # before, a scope whose processes all ended while it waited starts without one (scope.c, scope_start)
-)
+# Before, a scope whose processes all ended while it waited starts without one (scope.c, scope_start).
+_REFUSES_NOBODY = 250
 
 
 def run_job(core: Core, job: Job) -> None:
@@ -170,7 +167,7 @@ def poll_empty(core: Core, agent: bool) -> None:
     if main is None:
         return
     if main.is_v2 and core.profile.prunes_empty:
-        _look_at_slices(core, main)
+        _look_at_slices(core)
     for unit in tuple(reversed(core.watched) if main.is_v2 else core.watched):
         if unit not in core.watched:  # gone with one before it
             continue
@@ -178,21 +175,23 @@ def poll_empty(core: Core, agent: bool) -> None:
             _release(core, unit)
             continue
         stopping = unit.sub in (Sub.STOP_SIGTERM, Sub.STOP_SIGKILL)
-        if stopping or main.is_v2 or agent:
-            was, unit.populated = unit.populated, is_populated(core.tree, main, unit.cgroup)
-            if was and not unit.populated:
-                _ran_empty(core, unit)
-                if main.is_v2:
-                    core.between_events()
+        if (stopping or main.is_v2 or agent) and _ran_empty(core, unit):
+            core.set_state(unit, _down(unit))
+            if main.is_v2:
+                core.between_events()
 
 
-def _look_at_slices(core: Core, main: Hierarchy) -> None:
+def _look_at_slices(core: Core) -> None:
     """Of a slice the kernel tells after what is in it, and so it comes first."""
     for unit in core.units:
-        if unit.type == "slice" and unit.is_down and unit.realised and not unit.phantom:
-            was, unit.populated = unit.populated, is_populated(core.tree, main, unit.cgroup)
-            if was and not unit.populated:
-                core.cgroup_empty(unit)
+        if unit.type == "slice" and unit.is_down and unit.realised and not unit.phantom and _ran_empty(core, unit):
+            core.cgroup_empty(unit)
+
+
+def _ran_empty(core: Core, unit: Unit) -> bool:
+    """Whether its cgroup is empty and was not when it was looked at last."""
+    was, unit.populated = unit.populated, core.realiser.is_populated(unit)
+    return was and not unit.populated
 
 
 def _release(core: Core, unit: Unit) -> None:
@@ -233,10 +232,6 @@ def watch_again(core: Core) -> bool:
     if not unit.living:
         core.cgroup_empty(unit)
     return True
-
-
-def _ran_empty(core: Core, unit: Unit) -> None:
-    core.set_state(unit, _down(unit))
 
 
 def check_deadlines(core: Core) -> None:
