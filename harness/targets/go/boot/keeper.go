@@ -22,19 +22,7 @@ const (
 func keep(config Config) {
 	runtime.LockOSThread() // PR_SET_PDEATHSIG of a child is about the thread that made it
 	dieWithParent(config.Parent)
-	syscall.CloseOnExec(config.Control)
-	pid, err := syscall.ForkExec("/proc/self/exe", []string{processName, "keeper", os.Args[2]}, &syscall.ProcAttr{
-		Dir:   "/",
-		Env:   os.Environ(),
-		Files: []uintptr{0, 1, 2, uintptr(config.Control)},
-		Sys: &syscall.SysProcAttr{
-			Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,
-			Pdeathsig:  syscall.SIGKILL,
-		},
-	})
-	if err != nil {
-		fail(config.Control, fmt.Errorf("clone into new namespaces: %w", err))
-	}
+	pid := clone(config, "keeper", syscall.CLONE_NEWNS|syscall.CLONE_NEWPID)
 	syscall.Close(config.Control)
 	for {
 		if _, err := syscall.Wait4(pid, nil, 0, nil); err != syscall.EINTR {

@@ -82,23 +82,27 @@ func stage1(config Config) {
 		}
 		syscall.Close(fd)
 	}
-	syscall.CloseOnExec(config.Control)
 	// CLONE_PARENT makes PID 1 a child of cgrace, which waits for it and whose death it shares.
-	pid, err := syscall.ForkExec("/proc/self/exe", []string{processName, "stage2", os.Args[2]}, &syscall.ProcAttr{
+	pid := clone(config, "stage2", namespaces|syscall.CLONE_PARENT)
+	text, _ := json.Marshal(map[string]int{"cloned": pid})
+	syscall.Sendto(config.Control, text, syscall.MSG_NOSIGNAL, nil)
+	os.Exit(0)
+}
+
+// clone starts this program's next stage as PID 1 of new namespaces, and gives its pid. It has the control socket, and dies with its
+// parent.
+func clone(config Config, stage string, flags uintptr) int {
+	syscall.CloseOnExec(config.Control)
+	pid, err := syscall.ForkExec("/proc/self/exe", []string{processName, stage, os.Args[2]}, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   os.Environ(),
 		Files: []uintptr{0, 1, 2, uintptr(config.Control)},
-		Sys: &syscall.SysProcAttr{
-			Cloneflags: namespaces | syscall.CLONE_PARENT,
-			Pdeathsig:  syscall.SIGKILL,
-		},
+		Sys:   &syscall.SysProcAttr{Cloneflags: flags, Pdeathsig: syscall.SIGKILL},
 	})
 	if err != nil {
 		fail(config.Control, fmt.Errorf("clone into new namespaces: %w", err))
 	}
-	text, _ := json.Marshal(map[string]int{"cloned": pid})
-	syscall.Sendto(config.Control, text, syscall.MSG_NOSIGNAL, nil)
-	os.Exit(0)
+	return pid
 }
 
 func stage2(config Config) {
