@@ -176,20 +176,21 @@ func copyTree(from, to string) error {
 		}
 		target := filepath.Join(to, relative)
 		if entry.IsDir() {
-			if err := os.MkdirAll(target, info.Mode().Perm()); err != nil {
-				return err
-			}
-			return nil
+			return os.MkdirAll(target, info.Mode().Perm())
 		}
-		content, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(target, content, info.Mode().Perm()); err != nil {
-			return err
-		}
-		return os.Chmod(target, info.Mode().Perm())
+		return copyFile(path, target, info.Mode().Perm())
 	})
+}
+
+func copyFile(from, to string, mode fs.FileMode) error {
+	content, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(to, content, mode); err != nil {
+		return err
+	}
+	return os.Chmod(to, mode)
 }
 
 // switchRoot makes the disk the root. What this file system holds is small and stays.
@@ -218,32 +219,30 @@ func layOver() error {
 	}
 	err = filepath.WalkDir(laid, func(path string, entry fs.DirEntry, err error) error {
 		target := strings.TrimPrefix(path, laid)
-		switch {
-		case err != nil:
+		if err != nil || target == "" || entry.Type()&^(fs.ModeDir|fs.ModeSymlink) != 0 {
 			return err
-		case target == "":
+		}
+		if info, err := os.Stat(target); entry.IsDir() && err == nil && info.IsDir() {
 			return nil
-		case entry.IsDir():
-			if info, err := os.Stat(target); err == nil && info.IsDir() {
-				return nil
-			}
-			if err := os.RemoveAll(target); err != nil {
-				return err
-			}
+		}
+		if err := os.RemoveAll(target); err != nil {
+			return err
+		}
+		if entry.IsDir() {
 			return os.Mkdir(target, 0o755)
-		case entry.Type()&fs.ModeSymlink != 0:
+		}
+		if entry.Type()&fs.ModeSymlink != 0 {
 			leads, err := os.Readlink(path)
 			if err != nil {
 				return err
 			}
-			if err := os.RemoveAll(target); err != nil {
-				return err
-			}
 			return os.Symlink(leads, target)
-		case entry.Type().IsRegular():
-			return copyFile(path, target)
 		}
-		return nil
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		return copyFile(path, target, info.Mode().Perm())
 	})
 	if err != nil {
 		return err
@@ -257,24 +256,6 @@ func layOver() error {
 		}
 	}
 	return os.Chtimes("/usr", before.ModTime(), before.ModTime())
-}
-
-func copyFile(from, to string) error {
-	info, err := os.Stat(from)
-	if err != nil {
-		return err
-	}
-	content, err := os.ReadFile(from)
-	if err != nil {
-		return err
-	}
-	if err := os.RemoveAll(to); err != nil {
-		return err
-	}
-	if err := os.WriteFile(to, content, info.Mode().Perm()); err != nil {
-		return err
-	}
-	return os.Chmod(to, info.Mode().Perm())
 }
 
 func becomeInit() error {
