@@ -90,16 +90,10 @@ def _next(unit: Unit, *, frozen: bool, by_parent: bool) -> Freezer:
 def _kernel_state(core: Core, unit: Unit) -> bool:
     """What cgroup.events says: frozen, by its own setting or that of a cgroup above. OSError where the cgroup is gone."""
     assert core.realiser.main is not None
-    hierarchy = core.realiser.main.name
-    core.tree.read(hierarchy, unit.cgroup, "cgroup.events")
+    core.tree.read(core.realiser.main.name, unit.cgroup, "cgroup.events")
     if unit in core.kernel_tells:
         return not core.kernel_tells[unit]
-    path = unit.cgroup
-    while path:
-        if core.tree.read(hierarchy, path, "cgroup.freeze").strip() == "1":
-            return True
-        path = path.rpartition("/")[0]
-    return False
+    return core.realiser.is_set_frozen(unit)
 
 
 def _write(core: Core, unit: Unit, *, frozen: bool) -> None:

@@ -46,7 +46,7 @@ def _act_alone(core: Core, unit: Unit, *, frozen: bool) -> bool:
         raise core.refuse("freeze_busy")
     if thaws_slices and not frozen and unit.slice is not None:
         _act_alone(core, unit.slice, frozen=False)
-    waits = is_frozen(core, unit) is not frozen
+    waits = _is_frozen(core, unit) is not frozen
     unit.freezer = (_BEGUN if waits else _DONE)[frozen]
     if waits or (thaws_slices and not frozen):
         told = _write(core, unit, frozen=frozen)
@@ -55,19 +55,13 @@ def _act_alone(core: Core, unit: Unit, *, frozen: bool) -> bool:
     return waits
 
 
-def is_frozen(core: Core, unit: Unit) -> bool | None:
+def _is_frozen(core: Core, unit: Unit) -> bool | None:
     """What cgroup.events says; None where there is no cgroup any more (unit_freezer_state_kernel)."""
-    assert core.realiser.main is not None
-    hierarchy, path = core.realiser.main.name, unit.cgroup
-    if not core.tree.exists(hierarchy, path):
+    if not core.realiser.is_there(unit):
         return None
     if core.kernel_tells.get(unit) and core.realiser.is_populated(unit):
         return False
-    while path:
-        if core.tree.read(hierarchy, path, "cgroup.freeze").strip() == "1":
-            return True
-        path = path.rpartition("/")[0]
-    return False
+    return core.realiser.is_set_frozen(unit)
 
 
 def _write(core: Core, unit: Unit, *, frozen: bool) -> bool:
@@ -95,5 +89,5 @@ def kernel_told(core: Core, unit: Unit) -> bool:
     """The state as the kernel has it; whether who asked is answered: only what was begun here counts (unit_check_cgroup_events)."""
     if unit.freezer not in (Freezer.FREEZING, Freezer.THAWING):
         return False
-    unit.freezer = _DONE[bool(is_frozen(core, unit))]
+    unit.freezer = _DONE[bool(_is_frozen(core, unit))]
     return True

@@ -49,9 +49,8 @@ class Realiser:
         # From 240 on a unit is not realised with all above it, but these get what is missing (cgroup.c, unit_realize_cgroup_now).
         self._in_steps = profile.trim == "after"
         self._kept = tuple(known for known in self._known if known.controllers != apart)
-        self._migrated = (
-            self._known if profile.cpuacct_migrated else self._kept
-        )  # cgroup-setup.c, cg_migrate_v1_controllers
+        # cgroup-setup.c, cg_migrate_v1_controllers
+        self._migrated = self._known if profile.cpuacct_migrated else self._kept
 
     def _main_hierarchy(self, hierarchies: tuple[Hierarchy, ...]) -> Hierarchy | None:
         """Where systemd keeps its own tree: name=systemd, or the unified one."""
@@ -376,6 +375,16 @@ class Realiser:
     def is_populated(self, unit: Unit) -> bool:
         """Whether a process is in the unit's cgroup or below, in systemd's own hierarchy."""
         return self.main is not None and is_populated(self._tree, self.main, unit.cgroup)
+
+    def is_set_frozen(self, unit: Unit) -> bool:
+        """Whether cgroup.freeze says so, its own or that of a cgroup above (v2). OSError where the cgroup is gone."""
+        assert self.main is not None
+        path = unit.cgroup
+        while path:
+            if self._tree.read(self.main.name, path, "cgroup.freeze").strip() == "1":
+                return True
+            path = path.rpartition("/")[0]
+        return False
 
     def prune(self, unit: Unit) -> None:
         """The unit went down: remove its cgroups everywhere, as far as they are empty (unit_prune_cgroup)."""
