@@ -334,6 +334,7 @@ class MemoryTree:
         busy = path in self._where[hierarchy].values() or self.children(hierarchy, path)
         if path and not keep_root and not busy:
             dirs.remove(path)
+            del self._inodes[hierarchy, path]
             for key in [key for key in self._files if key[:2] == (hierarchy, path)]:
                 del self._files[key]
             self.log.append(("rmdir", hierarchy, path))
@@ -346,7 +347,7 @@ class MemoryTree:
 
     def inode(self, hierarchy: str, path: str) -> int:
         """See CgroupTree."""
-        return self._inodes.get((hierarchy, path), 0) if path in self._dirs[hierarchy] else 0
+        return self._inodes.get((hierarchy, path), 0)
 
     def children(self, hierarchy: str, path: str) -> tuple[str, ...]:
         """See CgroupTree."""
