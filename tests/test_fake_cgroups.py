@@ -80,18 +80,24 @@ def test_a_slice_that_came_back_stays_when_it_runs_empty(profile: str) -> None:
     assert world.tree.exists("unified", "/x.slice")
 
 
-@pytest.mark.parametrize(("profile", "result", "state"), [("247", "done", "active"), ("252", "failed", "failed")])
-def test_a_scope_whose_processes_ended_while_it_waited(profile: str, result: str, state: str) -> None:
-    """PID 1 forgets children that ended, also those that a scope is to start with; 247 starts one with nobody, and no event ends it
-    (unit.c, unit_unwatch_pid; scope.c, scope_start)."""
+def after_101_ended(profile: str, pids: list[int]) -> World:
+    """a.scope may start with these processes, of which 101 ended while it waited."""
     world = World(profile, v2_hierarchy())
     world.manager.stay_queued("gate.scope")
     world.start("gate.scope", PIDs=[100])
-    world.start("a.scope", PIDs=[101], After=["gate.scope"])
+    world.start("a.scope", PIDs=pids, After=["gate.scope"])
     world.settle()
     world.tree.exit(101)
     world.manager.process_ended(101)
     world.manager.let_go("gate.scope")
+    return world
+
+
+@pytest.mark.parametrize(("profile", "result", "state"), [("247", "done", "active"), ("252", "failed", "failed")])
+def test_a_scope_whose_processes_ended_while_it_waited(profile: str, result: str, state: str) -> None:
+    """PID 1 forgets children that ended, also those that a scope is to start with; 247 starts one with nobody, and no event ends it
+    (unit.c, unit_unwatch_pid; scope.c, scope_start)."""
+    world = after_101_ended(profile, [101])
     assert f"JobRemoved a.scope {result}" in said(world.settle())
     assert world.get("a.scope", "Unit", "ActiveState") == state
 
@@ -99,14 +105,7 @@ def test_a_scope_whose_processes_ended_while_it_waited(profile: str, result: str
 @pytest.mark.parametrize("profile", ["247", "252"])
 def test_one_of_two_processes_ended_while_the_scope_waited(profile: str) -> None:
     """It starts with the other one (unit.c, unit_unwatch_pid)."""
-    world = World(profile, v2_hierarchy())
-    world.manager.stay_queued("gate.scope")
-    world.start("gate.scope", PIDs=[100])
-    world.start("a.scope", PIDs=[101, 102], After=["gate.scope"])
-    world.settle()
-    world.tree.exit(101)
-    world.manager.process_ended(101)
-    world.manager.let_go("gate.scope")
+    world = after_101_ended(profile, [101, 102])
     world.settle()
     assert world.tree.locate("unified", 102) == "/system.slice/a.scope"
 
