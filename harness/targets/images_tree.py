@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from cgrace.harness.errors import TargetError
 from cgrace.harness.proc.find import search_path
 from cgrace.harness.proc.run import run
+from cgrace.harness.targets import images, roots_build
 from cgrace.harness.targets.images import Image
 from cgrace.harness.targets.roots_tree import Tree, install_tree
 
@@ -24,14 +25,15 @@ _LOOKED_AT: Final = "looked-at"  # in an image's folder: what of its root an ins
 # A merged /usr has links in place of the first four.
 _WANTED: Final = "/bin /sbin /lib /lib64 /usr/bin /usr/lib /usr/lib64 /etc/ld.so.conf /etc/ld.so.conf.d"
 _LARGE: Final = ("lib/modules", "usr/lib/modules", "usr/lib/firmware")
+_FREE_BYTES_MIN: Final = 600_000_000  # debugfs would not say that it ran out of them
 _BLOCK: Final = 4096
 _SPARE_MB: Final = 16
 
 
-async def tree_over(text: str, image: Image) -> Tree:
+async def tree_over(text: str, image: Image, progress: Callable[[str], None] = lambda _: None) -> Tree:
     """The install tree in a folder, which can be laid over the image's root; TargetError where that would give no systemd that
     starts."""
-    root = await _looked_at(image)
+    root = await _looked_at(image, progress)
     tree = await asyncio.to_thread(install_tree, text, root, image.suite)
     if not tree.version:
         raise TargetError(f"{text} has a {tree.inits[0][1:]} that does not say which systemd it is")
@@ -61,37 +63,29 @@ def _size(folder: Path) -> tuple[int, int]:
     return ((blocks * _BLOCK + inodes * 256) * 21 // 20 >> 20) + _SPARE_MB, inodes
 
 
-async def _looked_at(image: Image) -> Path:
+async def _looked_at(image: Image, progress: Callable[[str], None] = lambda _: None) -> Path:
     """The part of the image's root that decides whether a systemd starts, as a folder."""
     to = image.folder / _LOOKED_AT
     if to.is_dir():
         return to
-    try:
-        made = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=f".{_LOOKED_AT}-", dir=image.folder))
-    except OSError as error:
-        raise TargetError(f"{image.folder} cannot be written: {error.strerror}", hint="set XDG_CACHE_HOME") from None
-    try:
-        for folder in ("usr", "etc"):
-            (made / folder).mkdir()
-        for path in _WANTED.split():  # what there is not is none of debugfs's failures
-            words = ["debugfs", "-R", f'rdump {path} "{made}{path.rpartition("/")[0]}"', str(image.disk)]
-            done = await run(words, env={"PATH": search_path()})
-            if not done.ok:
-                raise TargetError("the image cannot be looked into", hint=done.command_line, detail=done.tail)
-        for path in _LARGE:
-            await asyncio.to_thread(shutil.rmtree, made / path, ignore_errors=True)
-        if not (made / "usr/lib").is_dir():
-            raise TargetError(f"nothing was found in the image of {image.suite}", hint=f"rm -rf {image.folder}")
-        await asyncio.to_thread(_into_place, made, to)
-    finally:
-        await asyncio.to_thread(shutil.rmtree, made, ignore_errors=True)
+    async with roots_build.turn(images.images_folder(), image.suite, progress):
+        if not to.is_dir():
+            with roots_build.workshop(images.images_folder(), _FREE_BYTES_MIN) as workshop:
+                made = workshop / _LOOKED_AT
+                await _take_out(image, made)
+                roots_build.into_place(made, to)
     return to
 
 
-def _into_place(made: Path, to: Path) -> None:
-    """Let it appear, unless another cgrace was quicker."""
-    try:
-        made.rename(to)
-    except OSError:
-        if not to.is_dir():
-            raise
+async def _take_out(image: Image, made: Path) -> None:
+    for folder in ("usr", "etc"):
+        (made / folder).mkdir(parents=True)
+    for path in _WANTED.split():  # what there is not is none of debugfs's failures
+        words = ["debugfs", "-R", f'rdump {path} "{made}{path.rpartition("/")[0]}"', str(image.disk)]
+        done = await run(words, env={"PATH": search_path()})
+        if not done.ok:
+            raise TargetError("the image cannot be looked into", hint=done.command_line, detail=done.tail)
+    for path in _LARGE:
+        await asyncio.to_thread(shutil.rmtree, made / path, ignore_errors=True)
+    if not (made / "usr/lib").is_dir():
+        raise TargetError(f"nothing was found in the image of {image.suite}", hint=f"rm -rf {image.folder}")

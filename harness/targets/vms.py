@@ -85,7 +85,7 @@ async def _disk(place: str) -> OwnDisk:
 async def _suite(place: str, progress: Callable[[str], None]) -> tuple[Image, Tree | None]:
     suite, over = split_place(place)
     image = await images.build_image(suite, progress=progress)
-    return image, await tree_over(over, image) if over else None
+    return image, await tree_over(over, image, progress) if over else None
 
 
 @contextlib.asynccontextmanager
