@@ -166,6 +166,8 @@ def poll_empty(core: Core, agent: bool) -> None:
     main = core.realiser.main
     if main is None:
         return
+    if main.is_v2 and core.is_busy:  # what waits is done before any event is looked at (manager.c, manager_loop)
+        core.between_events()
     if main.is_v2 and core.profile.prunes_empty:
         _look_at_slices(core)
     for unit in tuple(reversed(core.watched) if main.is_v2 else core.watched):
