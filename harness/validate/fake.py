@@ -162,9 +162,10 @@ class FakeMachine:
         inner = self._sandbox.inner(pid_outer)
         if inner is None:
             return
-        self._signals.append((pid_outer, inner, number))
         if self.layout == "v1":
-            self._send_signals()
+            self._sandbox.signal(inner, number)
+        else:
+            self._signals.append((pid_outer, inner, number))
 
     def _send_signals(self, *, wait: bool = False) -> None:
         """On v2, where nobody keeps processes from dying, one that is hit dies within a call of systemd and not within its jobs,
@@ -172,9 +173,8 @@ class FakeMachine:
         signals, self._signals = self._signals, []
         for pid_outer, inner, number in signals:
             self._sandbox.signal(inner, number)
-            if self.layout == "v2":
-                is_certain = self._dying.get(pid_outer, (inner, False))[1]
-                self._dying[pid_outer] = inner, is_certain or self._must_die(pid_outer, number)
+            is_certain = self._dying.get(pid_outer, (inner, False))[1]
+            self._dying[pid_outer] = inner, is_certain or self._must_die(pid_outer, number)
         for pid_outer, _, number in signals if wait else ():
             if self._must_die(pid_outer, number):
                 _has_ended(pid_outer, _DYING_MS_MAX)
