@@ -10,6 +10,7 @@ import socket
 import statistics
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from cgrace.fakes.systemd.hierarchies import hierarchies_of
@@ -274,9 +275,7 @@ async def user() -> AsyncIterator[Machine]:
         async def start(stubborn: bool, adopted: bool) -> Worker:
             return await spawn_worker(sandbox, tree, stubborn=stubborn, ended=lambda: None)
 
-        async def dial() -> socket.socket:
-            return await _dial_here(target.bus_path)
-
+        dial = partial(_dial_here, target.bus_path)
         machine = RealMachine(
             "user", "v2", tree, dial=dial, start=start, above=target.cgroup_prefix, scopes_in=USERS_SLICE
         )
