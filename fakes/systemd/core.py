@@ -15,7 +15,7 @@ from cgrace.fakes.systemd.realise import Realiser
 from cgrace.fakes.systemd.refusal import Refuse, refuser
 from cgrace.fakes.systemd.transaction import stopped_with
 from cgrace.fakes.systemd.tree import CgroupTree
-from cgrace.fakes.systemd.units import Load, Sub, Unit, Units
+from cgrace.fakes.systemd.units import THAWED, Freezer, Load, Sub, Unit, Units
 from cgrace.harness import events as ev
 from cgrace.harness.dbus.message import Message
 
@@ -103,10 +103,15 @@ class Core:
 
     def _loaded(self, unit: Unit) -> None:
         apply(unit, self.controls.get(unit.name, ()))
-        if self.profile.frozen_jobs_fail:
-            unit.join_freeze()
+        self.join_freeze(unit)
         self.out.changed(unit)
         self.consider(unit)
+
+    def join_freeze(self, unit: Unit) -> None:
+        """A unit that is loaded is frozen where its slice is (256+; unit.c, unit_add_slice_dependencies)."""
+        above = unit.slice
+        if self.profile.frozen_jobs_fail and above is not None and above.freezer not in THAWED:
+            unit.freezer = Freezer.FROZEN_BY_PARENT
 
     def named(self, unit: Unit, other: Unit) -> None:
         """The unit is in this slice now, or names that other unit as a dependency: it is announced, by later versions the other

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from cgrace.fakes.systemd import freezer_alone
 from cgrace.fakes.systemd.core import Core
-from cgrace.fakes.systemd.units import Freezer, Unit
+from cgrace.fakes.systemd.units import THAWED, Freezer, Unit
 
 _DONE = {
     Freezer.FREEZING: Freezer.FROZEN,
@@ -16,7 +16,6 @@ _DONE = {
     Freezer.THAWING: Freezer.RUNNING,
 }
 _BEGUN = {done: begun for begun, done in _DONE.items()}
-_THAWED = (Freezer.RUNNING, Freezer.THAWING)
 _BY_PARENT = (Freezer.FREEZING_BY_PARENT, Freezer.FROZEN_BY_PARENT)
 
 
@@ -56,12 +55,12 @@ def _act(core: Core, unit: Unit, *, frozen: bool, by_parent: bool = False) -> bo
     for child in unit.children.values():
         _act(core, child, frozen=frozen, by_parent=True)
     state = _next(unit, frozen=frozen, by_parent=by_parent)
-    wanted = state not in _THAWED
+    wanted = state not in THAWED
     waits = False
     if unit.realised:
         now = _kernel_state(core, unit)
         waits = now is not wanted
-        if waits or not (wanted or unit.freezer in _THAWED):
+        if waits or not (wanted or unit.freezer in THAWED):
             state = _BEGUN.get(state, state)
             _write(core, unit, frozen=wanted)
     if waits:
@@ -82,7 +81,7 @@ def _next(unit: Unit, *, frozen: bool, by_parent: bool) -> Freezer:
         return now if now in (Freezer.RUNNING, Freezer.FREEZING, Freezer.FROZEN) else Freezer.THAWING
     if now not in (Freezer.FREEZING, Freezer.FROZEN):
         return now
-    if unit.slice is None or unit.slice.freezer in _THAWED:
+    if unit.slice is None or unit.slice.freezer in THAWED:
         return Freezer.THAWING
     return Freezer.FREEZING_BY_PARENT if now is Freezer.FREEZING else Freezer.FROZEN_BY_PARENT
 

@@ -123,7 +123,6 @@ def finish_loading(core: Core, unit: Unit) -> None:
         if at_call:
             raise core.refuse("bad_setting", unit=unit.name)
         unit.load = Load.BAD_SETTING
-    if core.profile.frozen_jobs_fail:
-        unit.join_freeze()
+    core.join_freeze(unit)
     forget_masks(unit)
     core.out.changed(unit)

@@ -50,6 +50,8 @@ class Freezer(StrEnum):
     THAWING = "thawing"
 
 
+THAWED = (Freezer.RUNNING, Freezer.THAWING)
+
 _ACTIVE_STATES = {
     Sub.DEAD: "inactive",
     Sub.ACTIVE: "active",
@@ -135,11 +137,6 @@ class Unit:
     def frozen(self) -> bool:
         """Frozen, or on the way there or back."""
         return self.freezer is not Freezer.RUNNING
-
-    def join_freeze(self) -> None:
-        """A unit that is loaded is frozen where its slice is (256+; unit.c, unit_add_slice_dependencies)."""
-        if self.slice is not None and self.slice.freezer not in (Freezer.RUNNING, Freezer.THAWING):
-            self.freezer = Freezer.FROZEN_BY_PARENT
 
     @property
     def delegate(self) -> bool:
