@@ -67,9 +67,8 @@ async def survey(name: TargetName, progress: Callable[[str], None] = lambda _: N
         async with open_machine(name.text, progress=progress) as machine:
             return await _remote(machine, progress)
     brings = name.kind in ("fake", "container")  # a bus and namespaces of its own
-    checks = await asyncio.to_thread(lambda: tuple(survey_inside.look(its_systemd=not brings)))
-    if name.kind == "user":  # a signal stops what is not PID 1
-        checks = tuple(one for one in checks if one.name != survey_inside.STANDSTILL)
+    looks = survey_inside.look(its_systemd=not brings, is_init=name.kind != "user")
+    checks = await asyncio.to_thread(lambda: tuple(looks))
     if name.kind == "fake":
         return Survey(checks=checks, layouts=("v1", "v2"))
     facts = await describe(name, progress)
