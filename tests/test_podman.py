@@ -5,30 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_targets_container import SUITE, boot_gone, fake_root, left_of
-from test_targets_oci import seen_on
+from test_targets_container import SUITE, boot_gone, init_ends, left_of, needs_built, needs_root, start_one
+from test_targets_oci import boot_by, parent_of, seen_on
 
 from cgrace.harness.commands import targets as targets_command
-from cgrace.harness.drivers import cache
 from cgrace.harness.drivers.gobuild import build_go_program, try_find_go
 from cgrace.harness.errors import TargetError
-from cgrace.harness.proc.pidstat import stat_fields
 from cgrace.harness.targets import oci, owner, podman
 from cgrace.harness.targets.container import BOOT_SOURCE, ContainerTarget
 from cgrace.harness.targets.sweep import sweep
 
 LACKING = podman.missing()
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="booting a systemd takes root")
-needs_built = pytest.mark.skipif(not SUITE, reason="no root is built here yet (tests do not download one)")
 needs_podman = pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")
 needs_go = pytest.mark.skipif(try_find_go() is None, reason="no Go that is new enough")
 # Where a podman that nobody told otherwise keeps what it knows.
@@ -100,25 +94,6 @@ def test_podman_knows_whose_it_is() -> None:
     assert names == [machine]
 
 
-def _start_one() -> tuple[subprocess.Popen[bytes], str, int]:
-    """Another cgrace with a machine: its process, the machine's name, its PID 1."""
-    code = f"""
-import asyncio
-from cgrace.harness.targets.container import ContainerTarget
-async def go():
-    async with ContainerTarget.open({SUITE!r}, booted_by="podman") as machine:
-        print(machine.name, machine.init_pid, flush=True)
-        await asyncio.Event().wait()
-asyncio.run(go())
-"""
-    child = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    assert child.stdout is not None
-    name, pid = child.stdout.readline().split()
-    return child, name.decode(), int(pid)
-
-
 @needs_root
 @needs_built
 @needs_podman
@@ -126,12 +101,10 @@ asyncio.run(go())
 @pytest.mark.parametrize("victims", ["cgrace", "cgrace and keeper", "keeper", "conmon"])
 def test_whoever_is_killed(victims: str) -> None:
     """After kill -9 of cgrace, of the keeper or of conmon, PID 1 and conmon end at once, and nothing is left after a sweep."""
-    child, name, pid = _start_one()
+    child, name, pid = start_one("podman")
     with child:
         (conmon,) = conmons_of(name)
-        fields = stat_fields(conmon)
-        assert fields is not None
-        keeper = int(fields[1])
+        keeper = parent_of(conmon)
         assert Path(f"/proc/{keeper}/cmdline").read_bytes().startswith(b"cgrace-init\0keeper\0")
         handles = [os.pidfd_open(one) for one in (pid, conmon, keeper)]
         if "keeper" in victims:
@@ -189,16 +162,7 @@ def test_what_podman_says_is_the_error(tmp_path: Path, monkeypatch: pytest.Monke
     """A podman that fails is quoted, and nothing of the machine is left."""
     program = tmp_path / "podman"
     program.write_text("#!/bin/sh\necho 'Error: not today' >&2\nexit 125\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(oci, "find_runtime", lambda _: str(program))
-
-    async def go() -> None:
-        async with ContainerTarget.open(SUITE, booted_by="podman"):
-            pass
-
-    with pytest.raises(TargetError, match=r"podman create: exit status 125: Error: not today"):
-        asyncio.run(go())
-    assert left_of(owner.own_name()) == []
+    assert "podman create: exit status 125: Error: not today" in str(boot_by(program, monkeypatch))
 
 
 @needs_root
@@ -206,23 +170,7 @@ def test_what_podman_says_is_the_error(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.timeout(60)
 def test_an_init_that_ends_is_said_with_its_console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a PID 1 that dies at once wrote on its standard error, which conmon would give no terminal, is in the error."""
-    built = {path.name: path for path in (cache.cache_root() / "builds").glob("cgrace-boot-*")}
-    if not built:
-        pytest.skip("cgrace-boot is not built here yet")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for name, path in built.items():
-        shutil.copytree(path, tmp_path / "cgrace/builds" / name)
-    folder = fake_root("broken")
-    shutil.copy(next(iter(built.values())) / "cgrace-boot", folder / "root/usr/lib/systemd/systemd")
-
-    async def go() -> None:
-        async with ContainerTarget.open("broken", booted_by="podman"):
-            pass
-
-    with pytest.raises(TargetError, match="PID 1 ended") as caught:
-        asyncio.run(go())
-    assert "started by cgrace, not by hand" in caught.value.detail
-    assert left_of(owner.own_name()) == []
+    init_ends(tmp_path, monkeypatch, "podman")
 
 
 @needs_go

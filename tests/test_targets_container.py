@@ -98,24 +98,33 @@ def test_a_failure_inside_ends_the_machine() -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_cgrace_takes_its_machine_along(number: signal.Signals) -> None:
     """After kill -9 the machine is dead at once and a sweep removes its cgroups; after Ctrl-C nothing is left."""
-    code = f"""
-import asyncio
-from cgrace.harness.targets.container import ContainerTarget
-async def go():
-    async with ContainerTarget.open({SUITE!r}) as machine:
-        print(machine.name, machine.init_pid, flush=True)
-        await asyncio.Event().wait()
-asyncio.run(go())
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
-        assert child.stdout is not None
-        name, pid = child.stdout.readline().split()
-        handle = os.pidfd_open(int(pid))
+    child, name, pid = start_one()
+    with child:
+        handle = os.pidfd_open(pid)
         child.send_signal(number)
         asyncio.run(boot_gone(handle))
     if number == signal.SIGKILL:
         sweep()
-    assert left_of(name.decode()) == []
+    assert left_of(name) == []
+
+
+def start_one(booted_by: str = "") -> tuple[subprocess.Popen[bytes], str, int]:
+    """Another cgrace with a machine: its process, the machine's name, its PID 1."""
+    code = f"""
+import asyncio
+from cgrace.harness.targets.container import ContainerTarget
+async def go():
+    async with ContainerTarget.open({SUITE!r}, booted_by={booted_by!r}) as machine:
+        print(machine.name, machine.init_pid, flush=True)
+        await asyncio.Event().wait()
+asyncio.run(go())
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    assert child.stdout is not None
+    name, pid = child.stdout.readline().split()
+    return child, name.decode(), int(pid)
 
 
 async def boot_gone(handle: int) -> None:
@@ -129,6 +138,15 @@ async def boot_gone(handle: int) -> None:
     os.close(handle)
 
 
+def lone_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Use a cache with nothing but cgrace-boot, where that is built; the folders of those."""
+    built = list((cache.cache_root() / "builds").glob("cgrace-boot-*"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for path in built:
+        shutil.copytree(path, tmp_path / "cgrace/builds" / path.name)
+    return built
+
+
 def fake_root(suite: str) -> Path:
     """An entry that looks whole and has no systemd."""
     folder = roots._entry_folder(suite)
@@ -138,10 +156,10 @@ def fake_root(suite: str) -> Path:
     return folder
 
 
-async def boot_fails() -> TargetError:
+async def boot_fails(suite: str = "broken", booted_by: str = "") -> TargetError:
     """Open a machine that cannot boot."""
     with pytest.raises(TargetError) as caught:
-        async with ContainerTarget.open("broken"):
+        async with ContainerTarget.open(suite, booted_by=booted_by):
             pass
     assert left_of(owner.own_name()) == []
     return caught.value
@@ -150,10 +168,7 @@ async def boot_fails() -> TargetError:
 @needs_root
 def test_a_root_without_systemd_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A root that has no systemd is an error that says so, and leaves nothing."""
-    built = {path.name: path for path in (cache.cache_root() / "builds").glob("cgrace-boot-*")}
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for name, path in built.items():
-        shutil.copytree(path, tmp_path / "cgrace/builds" / name)
+    lone_cache(tmp_path, monkeypatch)
     fake_root("broken")
     assert "has no systemd" in asyncio.run(boot_fails()).message
 
@@ -161,17 +176,17 @@ def test_a_root_without_systemd_is_said(tmp_path: Path, monkeypatch: pytest.Monk
 @needs_root
 def test_an_init_that_ends_is_said_with_its_console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A PID 1 that dies during boot is an error with the last lines of the console."""
-    built = {path.name: path for path in (cache.cache_root() / "builds").glob("cgrace-boot-*")}
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for name, path in built.items():
-        shutil.copytree(path, tmp_path / "cgrace/builds" / name)
-    folder = fake_root("broken")
-    # A static program that says something and ends: our own, which wants other arguments.
-    binary = next(iter(built.values()), None)
-    if binary is None:
+    init_ends(tmp_path, monkeypatch)
+
+
+def init_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, booted_by: str = "") -> None:
+    """Boot a static program that says something and ends: our own, which wants other arguments."""
+    built = lone_cache(tmp_path, monkeypatch)
+    if not built:
         pytest.skip("cgrace-boot is not built here yet")
-    shutil.copy(binary / "cgrace-boot", folder / "root/usr/lib/systemd/systemd")
-    error = asyncio.run(boot_fails())
+    folder = fake_root("broken")
+    shutil.copy(built[0] / "cgrace-boot", folder / "root/usr/lib/systemd/systemd")
+    error = asyncio.run(boot_fails(booted_by=booted_by))
     assert "PID 1 ended" in error.message
     assert "started by cgrace, not by hand" in error.detail
 

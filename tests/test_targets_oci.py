@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from test_targets_container import SUITE, boot_gone, left_of
+from test_targets_container import SUITE, boot_fails, boot_gone, left_of, needs_built, needs_root, start_one
 from test_targets_machine import answered, apply, driver, shell, workload
 
 from cgrace.harness.errors import TargetError, UsageError
 from cgrace.harness.proc.find import find_program
+from cgrace.harness.proc.pidstat import stat_fields
 from cgrace.harness.targets import oci, owner
 from cgrace.harness.targets.container import ContainerTarget
 from cgrace.harness.targets.oci import RUNTIMES, split_runtime
@@ -22,8 +21,6 @@ from cgrace.harness.targets.registry import parse_target
 from cgrace.harness.targets.sweep import sweep
 
 HERE = tuple(name for name in RUNTIMES if find_program(name))
-needs_built = pytest.mark.skipif(not SUITE, reason="no root is built here yet (tests do not download one)")
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="booting a systemd takes root")
 needs_runtime = pytest.mark.skipif(not HERE, reason="neither runc nor crun is installed")
 _SEEN = "cut -d' ' -f2,3 /proc/mounts | grep cgroup | sort; ls /sys/fs/cgroup; cat /proc/1/cgroup"
 
@@ -59,25 +56,21 @@ def test_a_run_sees_the_same_machine(runtime: str, layout: str) -> None:
 @pytest.mark.timeout(60)
 def test_a_killed_cgrace_takes_its_machine_along() -> None:
     """After kill -9 the keeper ends PID 1 and itself, and a sweep removes folder and cgroups."""
-    code = f"""
-import asyncio
-from cgrace.harness.targets.container import ContainerTarget
-async def go():
-    async with ContainerTarget.open({SUITE!r}, booted_by={HERE[0]!r}) as machine:
-        print(machine.name, machine.init_pid, flush=True)
-        await asyncio.Event().wait()
-asyncio.run(go())
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
-        assert child.stdout is not None
-        name, pid = child.stdout.readline().split()
-        stat = Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()
-        handles = [os.pidfd_open(int(pid)), os.pidfd_open(int(stat[1]))]
+    child, name, pid = start_one(HERE[0])
+    with child:
+        handles = [os.pidfd_open(pid), os.pidfd_open(parent_of(pid))]
         child.send_signal(signal.SIGKILL)
     for handle in handles:
         asyncio.run(boot_gone(handle))
     sweep()
-    assert left_of(name.decode()) == []
+    assert left_of(name) == []
+
+
+def parent_of(pid: int) -> int:
+    """The pid of its parent."""
+    fields = stat_fields(pid)
+    assert fields is not None
+    return int(fields[1])
 
 
 @needs_root
@@ -86,16 +79,15 @@ def test_what_a_runtime_says_is_the_error(tmp_path: Path, monkeypatch: pytest.Mo
     """A runtime that fails is quoted, and nothing of the machine is left."""
     program = tmp_path / "runc"
     program.write_text("#!/bin/sh\necho 'no such thing here' >&2\nexit 3\n")
+    error = boot_by(program, monkeypatch)
+    assert "runc create: exit status 3: no such thing here" in str(error)
+
+
+def boot_by(program: Path, monkeypatch: pytest.MonkeyPatch) -> TargetError:
+    """Have a script that fails boot a machine in place of the booter of its name."""
     program.chmod(0o755)
     monkeypatch.setattr(oci, "find_runtime", lambda _: str(program))
-
-    async def go() -> None:
-        async with ContainerTarget.open(SUITE, booted_by="runc"):
-            pass
-
-    with pytest.raises(TargetError, match=r"runc create: exit status 3: no such thing here"):
-        asyncio.run(go())
-    assert left_of(owner.own_name()) == []
+    return asyncio.run(boot_fails(SUITE, program.name))
 
 
 def test_a_runtime_in_a_name(tmp_path: Path) -> None:
