@@ -41,6 +41,11 @@ class SuiteGuest:
         return f"{self.image.suite}+{self.over.folder}" if self.over is not None else self.image.suite
 
     @property
+    def systemd(self) -> str:
+        """The version of the systemd that it boots with."""
+        return self.over.version if self.over is not None else self.image.systemd
+
+    @property
     def hint(self) -> str:
         """What makes a damaged image whole, or a tree that may be at fault."""
         if self.over is not None:

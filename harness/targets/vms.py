@@ -9,13 +9,12 @@ from pathlib import Path
 from cgrace.harness.errors import TargetError
 from cgrace.harness.targets import images
 from cgrace.harness.targets.guest import check_layout
-from cgrace.harness.targets.images import LAYOUTS, Image
+from cgrace.harness.targets.images import LAYOUTS
 from cgrace.harness.targets.images_tree import tree_over
 from cgrace.harness.targets.names import V1_ENDS, systemd_number
 from cgrace.harness.targets.qemu import check_program
 from cgrace.harness.targets.roots import split_over
 from cgrace.harness.targets.roots_build import SUITES
-from cgrace.harness.targets.roots_tree import Tree
 from cgrace.harness.targets.ssh import SshChannel, check_client
 from cgrace.harness.targets.vm import VmTarget
 from cgrace.harness.targets.vm_own import OwnDisk, OwnGuest, check_own_layout, find_disk, is_disk, prepare
@@ -52,9 +51,8 @@ async def open_vm(
         layout = layout or "v2"
         if (known := SUITES.get(place)) is not None:
             check_layout(place, layout, int(known))
-        image, tree = await _suite(place, progress)
-        check_layout(place, layout, systemd_number(tree.version if tree is not None else image.systemd))
-        guest = SuiteGuest(image, over=tree)
+        guest = await _suite(place, progress)
+        check_layout(place, layout, systemd_number(guest.systemd))
     async with VmTarget.open(guest, layout=layout, progress=progress) as target:
         yield target
 
@@ -62,8 +60,7 @@ async def open_vm(
 async def describe_vm(place: str, progress: Callable[[str], None] = lambda _: None) -> tuple[str, tuple[str, ...]]:
     """Its systemd's version, and the layouts that scenarios may ask it for; it is built, or booted once, where that is not done."""
     if not is_own_disk(place):
-        image, tree = await _suite(place, progress)
-        version = tree.version if tree is not None else image.systemd
+        version = (await _suite(place, progress)).systemd
         return version, ("v2",) if systemd_number(version) >= V1_ENDS else ("v1", "v2")
     disk = await _disk(place)
     note = await prepare(disk, lambda guest: _first_boot(guest, progress), progress)
@@ -82,10 +79,10 @@ async def _disk(place: str) -> OwnDisk:
     return await find_disk(path)
 
 
-async def _suite(place: str, progress: Callable[[str], None]) -> tuple[Image, Tree | None]:
+async def _suite(place: str, progress: Callable[[str], None]) -> SuiteGuest:
     suite, over = split_place(place)
     image = await images.build_image(suite, progress=progress)
-    return image, await tree_over(over, image, progress) if over else None
+    return SuiteGuest(image, over=await tree_over(over, image, progress) if over else None)
 
 
 @contextlib.asynccontextmanager
