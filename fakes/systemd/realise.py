@@ -400,7 +400,8 @@ class Realiser:
             for known in self._kept:
                 self._tree.rmdir(known.name, unit.cgroup)
         if not unit.busy:
-            unit.realised, unit.realised_mask, unit.enabled_mask, unit.watch = False, NOTHING, NOTHING, 0
+            unit.realised, unit.realised_mask, unit.enabled_mask = False, NOTHING, NOTHING
+            unit.watch, unit.populated = 0, False  # what was seen was seen of this cgroup, not of the next one
 
     def release(self, unit: Unit) -> None:
         """A unit that is down and whose cgroup was busy: it is not any more."""
