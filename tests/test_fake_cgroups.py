@@ -131,3 +131,34 @@ def test_a_slice_that_is_down_goes_when_its_process_is_taken_away() -> None:
     world.start("b.scope", PIDs=[100], Slice="y.slice")
     world.settle()
     assert not world.tree.exists("unified", "/x.slice")
+
+
+def test_a_slice_with_a_process_of_somebody_is_kept() -> None:
+    """A slice that never was up and whose cgroup somebody put a process into stays until that ends, and goes with its cgroup
+    (unit.c, unit_may_gc)."""
+    world = World("262", v2_hierarchy())
+    world.start("a.scope", "ignore-dependencies", PIDs=[100], Slice="x.slice")
+    world.settle()
+    world.tree.attach("unified", "/x.slice", 100)
+    world.settle()
+    assert world.manager.unit("x.slice") is not None
+    world.tree.exit(100)
+    world.settle()
+    assert world.manager.unit("x.slice") is None
+    assert not world.tree.exists("unified", "/x.slice")
+
+
+@pytest.mark.parametrize("profile", ["257", "262"])
+def test_a_cgroup_made_anew_for_a_unit_that_is_down_stays(profile: str) -> None:
+    """SetUnitProperties makes the cgroups of a scope and its slice again, which went down with a process of theirs: no event tells
+    that the new ones are empty (cgroup.c, unit_check_cgroup_events)."""
+    world = World(profile, v2_hierarchy())
+    world.start("a.scope", PIDs=[100], Slice="x.slice")
+    world.settle()
+    world.do("RefUnit", "s", "a.scope")
+    world.stop("x.slice")
+    world.tree.exit(100)
+    world.settle()
+    world.do("SetUnitProperties", "sba(sv)", "a.scope", True, properties(TasksAccounting=False))
+    world.settle()
+    assert world.tree.exists("unified", "/x.slice/a.scope")

@@ -18,3 +18,14 @@ def test_a_member_without_a_cgroup_is_overlooked(profile: str, found: set[str]) 
     world.start(A, PIDs=[100], Slice=X, CPUAccounting=True, AddRef=True, Requires=["t-none.scope"])
     world.do("SetUnitProperties", "sba(sv)", X, True, properties(BlockIOAccounting=True))
     assert {"blkio", "cpu"} & world.where(f"/t.slice/{X}") == found
+
+
+def test_that_a_slice_has_no_members_is_remembered_too() -> None:
+    """The first member of a slice of 257 is overlooked as any later one is (cgroup.c, unit_get_members_mask)."""
+    world = World("257")
+    world.start("t-z.slice", Wants=[X], DevicePolicy="strict")
+    world.settle()
+    world.start(A, PIDs=[100], Slice=X, DevicePolicy="strict", AddRef=True, Requires=["t-none.scope"])
+    world.stop("t-z.slice")
+    world.settle()
+    assert world.where(f"/t.slice/{X}") == {"systemd", "memory", "pids"}

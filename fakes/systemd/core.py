@@ -227,7 +227,8 @@ class Core:
             return False
         if unit.sub is Sub.FAILED and unit.settings.get("CollectMode") != "inactive-or-failed":
             return False
-        if unit.busy and not self.profile.collects_populated and self.realiser.is_populated(unit):
+        told = unit.realised and self.realiser.is_v2 and self.profile.prunes_empty  # of its end, when it comes
+        if (unit.busy or told) and not self.profile.collects_populated and self.realiser.is_populated(unit):
             return False
         # 247 and 252 collect first: a unit that comes and goes is then announced at its end, both at once.
         return not self.out.is_waiting(unit) or 240 <= self.profile.version < 253

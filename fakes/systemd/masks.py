@@ -61,14 +61,14 @@ class Masks:
 
     def members(self, unit: Unit) -> frozenset[str]:
         """What the units below need: also what this cgroup must enable for its children."""
-        if not unit.children:
+        if unit.type != "slice":
             return NOTHING
         if unit.members_mask is not None:
             return unit.members_mask
         mask: frozenset[str] = NOTHING
         for child in unit.children.values():  # some twenty of them each time: calls would be most of the work
             mask |= child.own_mask if child.own_mask is not None else self.own(child)
-            if child.children:
+            if child.type == "slice":
                 mask |= child.members_mask if child.members_mask is not None else self.members(child)
         if unit.remembers:
             unit.members_mask = mask
