@@ -162,3 +162,15 @@ def test_a_cgroup_made_anew_for_a_unit_that_is_down_stays(profile: str) -> None:
     world.do("SetUnitProperties", "sba(sv)", "a.scope", True, properties(TasksAccounting=False))
     world.settle()
     assert world.tree.exists("unified", "/x.slice/a.scope")
+
+
+@pytest.mark.parametrize("profile", ["247", "252", "257", "262"])
+def test_cpu_accounting_needs_no_controller_on_v2(profile: str) -> None:
+    """It makes nothing anew that somebody removed (cgroup.c, get_cpu_accounting_mask and unit_invalidate_cgroup)."""
+    world = World(profile, v2_hierarchy())
+    world.do("StartUnit", "ss", "x.slice", "replace")
+    world.tree.rmdir("unified", "/x.slice")
+    world.do("SetUnitProperties", "sba(sv)", "x.slice", True, properties(CPUAccounting=True))
+    assert not world.tree.exists("unified", "/x.slice")
+    world.do("SetUnitProperties", "sba(sv)", "x.slice", True, properties(TasksMax=50))
+    assert world.tree.exists("unified", "/x.slice")

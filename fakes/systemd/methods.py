@@ -134,7 +134,7 @@ def set_unit_properties(core: Core, sender: str, body: tuple[Any, ...]) -> Answe
     if not unit.transient:
         core.controls.setdefault(unit.name, []).extend(changes)
     described = unit.settings.get("Description")
-    if properties.apply(unit, changes):
+    if properties.apply(unit, changes, is_v2=core.realiser.is_v2):
         unit.invalid = True
     core.realiser.realise(unit)  # up or not: bus_slice_commit_properties, bus_scope_commit_properties
     if unit.settings.get("Description") != described:

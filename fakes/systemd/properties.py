@@ -249,8 +249,8 @@ def _delegate(unit: Unit, value: Any) -> None:
     unit.settings["Delegate"] = True
 
 
-def apply(unit: Unit, changes: Iterable[Change]) -> bool:
-    """The second pass, for settings. True when one was about the cgroup."""
+def apply(unit: Unit, changes: Iterable[Change], *, is_v2: bool = False) -> bool:
+    """The second pass, for settings. True when one was about the cgroup's controllers."""
     touched = False
     for change in changes:
         unit.dropins |= change.name not in _NEVER_WRITTEN
@@ -265,7 +265,8 @@ def apply(unit: Unit, changes: Iterable[Change]) -> bool:
             unit.settings[change.name] = change.value
         if change.name in ("Delegate", "DelegateControllers"):
             _delegate(unit, change.value)
-        touched |= setting.where == "cgroup"
+        # On v2 cpu time is counted without a controller (cgroup.c, get_cpu_accounting_mask).
+        touched |= setting.where == "cgroup" and not (is_v2 and change.name == "CPUAccounting")
     if touched:
         unit.own_mask = None  # what those above computed stands (cgroup.c, unit_invalidate_cgroup)
     return touched

@@ -79,7 +79,7 @@ def make(core: Core, sender: str, name: str, array: Iterable[Any]) -> Unit:
     controls = core.controls.get(name, [])
     if controls and unit.is_down:
         unit.settings.clear()  # its own file first, then those
-    if properties.apply(unit, [*changes, *controls]):
+    if properties.apply(unit, [*changes, *controls], is_v2=core.realiser.is_v2):
         unit.invalid = True
         core.realiser.queue[unit] = None  # for one that is up (cgroup.c, unit_invalidate_cgroup)
     for change in changes:
