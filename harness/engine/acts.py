@@ -43,6 +43,8 @@ class Acts:
         self.killed: set[str] = set()
         self.paused: set[str] = set()
         self._dying: dict[str, ft.Peer] = {}  # workloads that we killed and that are not reaped yet
+        self._none_dying = asyncio.Event()
+        self._none_dying.set()
         self._frozen: list[tuple[Hierarchy, ft.FreezeCgroup]] = []
         self._alive: set[str] = set()
         self._ended: set[str] = set()
@@ -68,6 +70,14 @@ class Acts:
         fault = self._dying.pop(name, None)
         if fault is not None:
             self._note_peer(fault)
+        if not self._dying:
+            self._none_dying.set()
+
+    async def buried(self) -> None:
+        """Wait until the workloads that the scenario killed are gone: it says so, and a run's last step may be what killed them."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REAP_S_MAX):
+                await self._none_dying.wait()
 
     async def reaped(self) -> None:
         """Wait until every process of the run has been reaped."""
@@ -241,6 +251,7 @@ class Acts:
                 self.killed.add(fault.peer)
             if fault.do == "kill" and fault.peer in run.crew.workloads and fault.peer in self._alive:
                 self._dying[fault.peer] = fault
+                self._none_dying.clear()
             else:
                 self._note_peer(fault)
             if fault.peer not in self._ended:

@@ -185,6 +185,8 @@ class Run:
 
     async def _end(self) -> None:
         """Let go of all, look once more, say what is left, and stop the processes."""
+        if self.ended is not None and self.ended.why == "complete":
+            await self.acts.buried()
         self.stopping = True
         if why := await self.systemd.perished():
             self.ended = why
