@@ -75,15 +75,11 @@ class Acts:
 
     async def buried(self) -> None:
         """Wait until the workloads that the scenario killed are gone: it says so, and a run's last step may be what killed them."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(REAP_S_MAX):
-                await self._none_dying.wait()
+        await _wait(self._none_dying)
 
     async def reaped(self) -> None:
         """Wait until every process of the run has been reaped."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(REAP_S_MAX):
-                await self._none_alive.wait()
+        await _wait(self._none_alive)
 
     # ---- faults
 
@@ -299,6 +295,13 @@ class Acts:
             if isinstance(fault, ft.Peer) and fault.peer in self.paused and fault.do in ("resume", "restart"):
                 return f"'{fault.when}' cannot come, and until then {fault.peer} is paused"
         return ""
+
+
+async def _wait(event: asyncio.Event) -> None:
+    """For what the kernel does with killed processes, which may be never: a frozen one does not die."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(REAP_S_MAX):
+            await event.wait()
 
 
 def _signal(pid_outer: int, number: int) -> None:
