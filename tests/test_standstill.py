@@ -23,7 +23,7 @@ import os, signal, sys
 from cgrace.harness.proc import standstill
 def state():
     return open("/proc/1/stat").read().rpartition(")")[2].split()[0]
-print("refusal", repr(standstill.refusal()))
+print("refusal", repr(standstill.refusal()), flush=True)
 """
 
 
