@@ -19,7 +19,7 @@ from cgrace.harness.clock import now_ns
 from cgrace.harness.errors import TargetError
 from cgrace.harness.targets import images, images_ext4, roots_build, uefi, vm_own
 from cgrace.harness.targets.uefi import Uefi, find_uefi
-from cgrace.harness.targets.vm_own import _command_line, _with_root, find_disk, is_for_uefi
+from cgrace.harness.targets.vm_own import OwnDisk, _command_line, _with_root, find_disk, is_for_uefi
 
 WHEN = 1_600_000_000
 
@@ -73,7 +73,9 @@ def test_no_disk_images(tmp_path: Path, content: bytes | None, said: str) -> Non
 
 
 def test_a_disk_for_another_firmware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that only UEFI can start takes a firmware, which is named before anything is booted, and one for both does not."""
+    """A disk that only UEFI can start takes a firmware, which is named before anything is booted; one for both does not, nor one
+    whose kernel was kept at its first boot."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     system, grub = bytes.fromhex("28732ac11ff8d211ba4b00a0c93ec93b"), bytes.fromhex("4861682149646f6e744e656564454649")
     firmware = Uefi(code=tmp_path, code_format="raw", variables=tmp_path, variables_format="raw")
     for code, partitions, alone in ((0, system, True), (0, system + bytes(112) + grub, False), (0xEB, system, False)):
@@ -89,8 +91,20 @@ def test_a_disk_for_another_firmware(tmp_path: Path, monkeypatch: pytest.MonkeyP
             with pytest.raises(TargetError, match="UEFI firmware alone") as caught:
                 asyncio.run(find_disk(str(path)))
             assert "apt install ovmf" in caught.value.hint
+            _keep(disk, kernel="")
+            with pytest.raises(TargetError, match="UEFI firmware alone"):
+                asyncio.run(find_disk(str(path)))
+            _keep(disk, kernel="/boot/vmlinuz")
+            assert asyncio.run(find_disk(str(path))).note
         else:
             assert asyncio.run(find_disk(str(path))).uefi is None
+
+
+def _keep(disk: OwnDisk, kernel: str) -> None:
+    """Leave behind what a first boot does."""
+    disk.entry.mkdir(parents=True, exist_ok=True)
+    (disk.entry / "disk.qcow2").touch()
+    roots_build.write_note(disk.entry / images.NOTE_FILE, {"kernel": kernel})
 
 
 def _described(folder: Path, name: str, said: object) -> None:

@@ -79,7 +79,7 @@ Boot = Callable[["OwnGuest"], AbstractAsyncContextManager[SshChannel]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnDisk:
     """The user's image. text: as it was named; path: absolute; form: as QEMU calls its format; entry: where ours of it is kept;
-    uefi: the firmware that alone can start it, None for a BIOS."""
+    uefi: the firmware that alone can start it, None for a BIOS, or where its kernel is kept and there is no firmware here."""
 
     text: str
     path: Path
@@ -197,15 +197,19 @@ async def find_disk(text: str) -> OwnDisk:
             f"{text} is no disk image that can be booted",
             hint=f"a whole disk with a boot loader: {', '.join(FORMATS)}",
         )
-    uefi = find_uefi() if (wants := is_for_uefi(head)) else None
-    if wants and uefi is None:
+    info = path.stat()
+    key = content_key([(str(word), b"") for word in (_FORMAT, path, info.st_size, info.st_mtime_ns, info.st_ino)])
+    entry = images.images_folder() / f"own-{key}"
+    wants = is_for_uefi(head)
+    disk = OwnDisk(text=text, path=path, form=form, entry=entry, uefi=find_uefi() if wants else None)
+    if (
+        wants and disk.uefi is None and not (disk.note or {}).get("kernel")
+    ):  # with its kernel no firmware is asked any more
         raise TargetError(
             f"{text} is for UEFI firmware alone, and there is none here for a machine without secure boot",
             hint=f"apt install {PACKAGE}, or an image for a BIOS too, as most distributions publish them",
         )
-    info = path.stat()
-    key = content_key([(str(word), b"") for word in (_FORMAT, path, info.st_size, info.st_mtime_ns, info.st_ino)])
-    return OwnDisk(text=text, path=path, form=form, entry=images.images_folder() / f"own-{key}", uefi=uefi)
+    return disk
 
 
 def check_own_layout(disk: OwnDisk, note: dict[str, Any], layout: str) -> None:
