@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fake_world import ME, World, error, said
+from fake_world import ME, World, error, said, v2_hierarchy
 
 from cgrace.harness.dbus.message import Variant
 
@@ -108,3 +108,17 @@ def test_who_watches_a_process_is_its_unit() -> None:
     world = World("252")
     world.start(A, PIDs=[100])
     assert said(world.send("GetUnitByPID", "u", 100, sender=ME)) == ["reply"]
+
+
+@pytest.mark.parametrize("profile", NEW)
+def test_a_job_that_waits_is_looked_at_again_only_when_something_says_so(profile: str) -> None:
+    """A slice's stop stays queued when the stop before it no longer counts in the order: nothing puts it into the run queue before
+    a reload (job_install, job_coldplug)."""
+    world = World(profile, hierarchies=v2_hierarchy(), kills_work=False)
+    world.start(A, PIDs=[100], Slice=X)
+    world.settle()
+    world.send("Subscribe", "")
+    world.stop(X)
+    world.settle()
+    assert [word.split()[0] for word in said(world.stop(A, "ignore-dependencies") + world.settle())] == ["reply"]
+    assert f"JobRemoved {X} done" in said(world.do("Reload", ""))

@@ -130,11 +130,10 @@ class Core:
             self.out.flush_now(unit, unit.job)
         unit.sub = sub
         self.out.changed(unit)
-        if unit.job is not None:
-            unit.job.tried = False
+        if unit.job is not None and not unit.job.running:
+            unit.job.in_run_queue = True
         if unit.active_state != before:
             self.observe(ev.UnitChanged(unit=unit.name, state=unit.active_state))
-        self.jobs.dirty = True
         if unit.is_down:
             unit.deadline_ns = None
             unit.living = set()

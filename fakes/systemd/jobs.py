@@ -20,8 +20,8 @@ _Kind = tuple[str, str]  # a unit and "start" or "stop"
 class Job:
     """kind: "start" or "stop". held: a gate keeps it queued. forced: the result that it will end with, doing nothing.
 
-    announced: JobNew was sent. running: it has begun and waits for its unit (a stop that waits). tried: it could not
-    begin while its unit is on its way down.
+    announced: JobNew was sent. running: it has begun and waits for its unit (a stop that waits). in_run_queue: it is to be
+    looked at; one that cannot run then waits until something puts it there again.
     """
 
     id: int
@@ -32,7 +32,7 @@ class Job:
     ignores_order: bool = False
     announced: bool = False
     running: bool = False
-    tried: bool = False
+    in_run_queue: bool = False
     held: bool = False
     forced: str = ""
 
@@ -73,7 +73,6 @@ class Jobs:
         self._counts: Counter[_Kind] = Counter()
         self._stays: dict[_Kind, set[int]] = {}
         self._ends: dict[_Kind, dict[int, str]] = {}
-        self.dirty = False
 
     def __len__(self) -> int:
         return len(self.by_id)
@@ -95,7 +94,7 @@ class Jobs:
         held = [job for job in self.by_id.values() if job.held and (job.unit.name, job.kind) == (unit, kind)]
         for job in held:
             job.held = False
-            self.dirty = True
+            job.in_run_queue = True
         return bool(held)
 
     # ---- the queue
@@ -115,7 +114,6 @@ class Jobs:
         # One id goes to every job that was considered, the redundant ones too (transaction_add_job_and_dependencies).
         while self._last_id - first_id < ids:
             self._next_id()
-        self.dirty = True
         return job
 
     def check_mode(self, kind: str, mode: str) -> None:
@@ -132,6 +130,7 @@ class Jobs:
         if have is not None and have.kind == kind:
             have.irreversible |= irreversible
             have.ignores_order |= planned.ignores_order
+            have.in_run_queue = True
             self._queued(have)
             return
         if have is not None:
@@ -142,6 +141,7 @@ class Jobs:
             kind=kind,
             irreversible=irreversible,
             ignores_order=planned.ignores_order,
+            in_run_queue=True,
         )
         unit.job = job
         self.by_id[job.id] = job
@@ -166,21 +166,34 @@ class Jobs:
                 return self._last_id
 
     def remove(self, job: Job) -> None:
-        """The job is over; others may now run."""
+        """The job is over; those that are ordered after or before it are looked at again (job_finish_and_invalidate)."""
         self.by_id.pop(job.id, None)
-        job.unit.job = None
-        self.dirty = True
+        unit, job.unit.job = job.unit, None
+        for other in (*after(self._units, unit), *before(self._units, unit)):
+            if other.job is not None:
+                other.job.in_run_queue = True
+
+    def look_again(self) -> None:
+        """Put every job that waits into the run queue (job_coldplug)."""
+        for job in self.by_id.values():
+            job.in_run_queue |= not job.running
+
+    @property
+    def any_to_run(self) -> bool:
+        """Whether the run queue holds a job; perhaps none of them can run."""
+        return any(job.in_run_queue for job in self.by_id.values())
 
     def next_runnable(self) -> Job | None:
-        """The first job that nothing orders after another one; None when all wait. From 247 on scopes go before slices, then by
-        CPUWeight and name (unit.c, unit_compare_priority)."""
-        if not self.dirty:
-            return None
-        queued = (job for job in self.by_id.values() if not (job.running or job.held or job.tried))
-        ready = (job for job in queued if self._may_run(job))
-        found = min(ready, key=_priority, default=None) if self._sorted else next(ready, None)
-        self.dirty = found is not None
-        return found
+        """Take jobs from the run queue up to one that nothing orders after another one; None when it is empty. From 247 on scopes
+        go before slices, then by CPUWeight and name (unit.c, unit_compare_priority)."""
+        queue = [job for job in self.by_id.values() if job.in_run_queue]
+        if self._sorted:
+            queue.sort(key=_priority)
+        for job in queue:
+            job.in_run_queue = False
+            if not (job.running or job.held) and self._may_run(job):
+                return job
+        return None
 
     def _may_run(self, job: Job) -> bool:
         """Whether no job stands before it in order (job_is_runnable)."""

@@ -28,7 +28,7 @@ def run_job(core: Core, job: Job) -> None:
     job.running = True
     result = _start(core, job.unit) if job.kind == "start" else _stop(core, job.unit)
     if result == "again":
-        job.running, job.tried = False, True
+        job.running = False
     elif result and core.jobs.by_id.get(job.id) is job:
         core.end_job(job, result)
 

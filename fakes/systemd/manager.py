@@ -166,7 +166,7 @@ class Manager:
     def pending(self) -> bool:
         """Whether a turn would do something."""
         core = self._core
-        return core.is_busy or core.jobs.next_runnable() is not None or bool(core.rewatch or core.kernel_tells)
+        return core.is_busy or core.jobs.any_to_run or bool(core.rewatch or core.kernel_tells)
 
     def turn(self) -> list[Message]:
         """One thing: what the loop does between events, else the run queue."""

@@ -37,7 +37,8 @@ def reexec(core: Core) -> None:
 
 
 def _load_again(core: Core) -> None:
-    """What was refused half-way has a file by now, with what was good of it."""
+    """What was refused half-way has a file by now, with what was good of it. Jobs that wait are looked at again."""
+    core.jobs.look_again()
     for unit in core.units:
         if unit.load is Load.STUB and unit.type == "slice":
             unit.load = Load.LOADED
