@@ -33,7 +33,7 @@ from cgrace.harness.scenario.data import to_data
 from cgrace.harness.scenario.model import Scenario, Setting
 from cgrace.harness.suite import Case, CaseResult
 from cgrace.harness.targets.buses import EMBEDDED, find_bus
-from cgrace.harness.targets.registry import FAKE, TargetName
+from cgrace.harness.targets.registry import FAKE, TargetName, try_build
 from cgrace.harness.trace import Head, Trace
 from cgrace.harness.verdict import Judgement, Outcome, judge
 
@@ -213,13 +213,15 @@ async def run_cases(
     jobs: JOBS_DEFAULT on the fake; on a real target one for each core, each on a machine of its own. store: the folder for traces
     (None: kept nowhere). bus: what stands behind the relay of a fake (targets/buses.py). An inconclusive run is repeated once, and
     counted. admits: asked when a case would begin; one that it refuses is left out. Many cases are shared out among worker
-    processes, one for each core. Raises DriverError where a driver cannot be built.
+    processes, one for each core. Raises DriverError where a driver cannot be built, TargetError where a systemd that somebody
+    has built does not boot.
     """
     if bus != EMBEDDED:
         find_bus(bus)
     drivers = list({case.driver.name: case.driver for case in cases}.values())
     built = await prepare(drivers, on_event)
     layouts = sorted({case.setting.layout for case in cases})
+    await try_build(target, layouts, on_event)
     cores = len(os.sched_getaffinity(0))
     jobs = 1 if target.is_alone else jobs or (cores if target.is_real else JOBS_DEFAULT)
 

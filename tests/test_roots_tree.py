@@ -33,6 +33,24 @@ def tree(folder: Path, data: bytes, place: str = "usr/lib/systemd/systemd") -> s
     return str(folder)
 
 
+def tree_of(suite: str, folder: Path) -> str:
+    """An install tree with that suite's own systemd, as if built from other sources: gives what it calls its version."""
+    root = roots.look_up(suite)
+    assert root is not None
+    version = str(root.note["packages"]["systemd"])
+    other = f"{version[:-5]}-ours"
+    for base in ("usr/lib", "lib"):
+        if (root.folder / "root" / base).is_symlink():
+            continue
+        for pattern in ("systemd/systemd", "*/systemd/libsystemd-*.so", "systemd/libsystemd-*.so"):
+            for path in (root.folder / "root" / base).glob(pattern):
+                place = folder / path.relative_to(root.folder / "root")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(path.read_bytes().replace(version.encode(), other.encode()))
+                place.chmod(0o755)
+    return other
+
+
 def changed(old: bytes, new: bytes) -> bytes:
     """The program with a word in its tables changed."""
     data = PROGRAM.read_bytes()
@@ -126,6 +144,7 @@ def test_a_tree_beside_usr_comes_to_where_the_link_leads(tmp_path: Path) -> None
     root, over = merged(tmp_path / "root"), tmp_path / "tree"
     (over / "lib/systemd").mkdir(parents=True)
     (over / "lib/systemd/systemd").write_text("no program")
+    (over / "lib/systemd/systemd").chmod(0o755)
     (over / "lib/both").write_text("tree")
     (over / "usr/lib").mkdir(parents=True)
     (over / "usr/lib/both").write_text("hidden")
@@ -151,6 +170,14 @@ def test_a_root_that_is_not_merged(tmp_path: Path, links: bool) -> None:
         (over / "lib").symlink_to("usr/lib")
     with pytest.raises(TargetError, match="merged /usr"):
         install_tree(str(over), root, "bullseye")
+
+
+def test_a_systemd_that_may_not_be_executed(tmp_path: Path) -> None:
+    """Refused before anything is booted, by the file's name."""
+    text = tree(tmp_path / "tree", b"no program")
+    Path(text, "usr/lib/systemd/systemd").chmod(0o644)
+    with pytest.raises(TargetError, match="may not be executed"):
+        install_tree(text, merged(tmp_path / "root"))
 
 
 def test_links_that_lead_in_a_circle(tmp_path: Path) -> None:

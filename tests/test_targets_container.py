@@ -108,13 +108,13 @@ def test_a_killed_cgrace_takes_its_machine_along(number: signal.Signals) -> None
     assert left_of(name) == []
 
 
-def start_one(booted_by: str = "") -> tuple[subprocess.Popen[bytes], str, int]:
+def start_one(booted_by: str = "", suite: str = SUITE) -> tuple[subprocess.Popen[bytes], str, int]:
     """Another cgrace with a machine: its process, the machine's name, its PID 1."""
     code = f"""
 import asyncio
 from cgrace.harness.targets.container import ContainerTarget
 async def go():
-    async with ContainerTarget.open({SUITE!r}, booted_by={booted_by!r}) as machine:
+    async with ContainerTarget.open({suite!r}, booted_by={booted_by!r}) as machine:
         print(machine.name, machine.init_pid, flush=True)
         await asyncio.Event().wait()
 asyncio.run(go())

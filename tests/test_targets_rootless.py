@@ -12,6 +12,7 @@ from typing import Final
 
 import pytest
 from test_podman import needs_podman
+from test_roots_tree import tree_of
 from test_targets_container import SUITE
 from test_targets_machine import cgroups, on_machine
 from test_targets_user import UID, as_user, folder, log_in, own_cache
@@ -76,20 +77,26 @@ def archive(folder: Path) -> Path:
 
 @needs_built
 @needs_programs
+@pytest.mark.parametrize("built", [False, True], ids=["root", "tree"])
 @pytest.mark.parametrize("booted_by", ["", pytest.param("podman", marks=needs_podman)])
-def test_a_user_boots_a_container_and_nothing_is_left(folder: Path, archive: Path, booted_by: str) -> None:
-    """A scenario comes out on it as for root, its scope ends with it, and one that is killed takes its machine along."""
+def test_a_user_boots_a_container_and_nothing_is_left(folder: Path, archive: Path, booted_by: str, built: bool) -> None:
+    """A scenario comes out on it as for root, its scope ends with it, and one that is killed takes its machine along: with the
+    suite's own systemd, and with one that somebody has built."""
+    place, version = str(archive), "2"
+    if built:
+        version = tree_of(SUITE, folder / "built")
+        place = f"{archive}+{folder}/built"
 
     async def body(machine: ContainerTarget) -> None:
         await own_cache(folder)
         async with machine.sandbox() as sandbox:
             manager = await log_in(machine)
-            words = (str(archive), str(folder / "store"), booted_by)
+            words = (place, str(folder / "store"), booted_by)
             status, text = await as_user(sandbox, manager, folder, _INSIDE, *words)
             assert status == -signal.SIGKILL, text
             assert "1 case: 1 clean" in text, text
             assert bool(re.search(r"^(\d+) \1 conmon$", text, re.MULTILINE)) == (booted_by == "podman"), text
-            assert re.search(rf"booted by 0 {UID} 1 1 \d+ \d+", text), text
+            assert re.search(rf"^{re.escape(version)}\S* booted by 0 {UID} 1 1 \d+ \d+", text, re.MULTILINE), text
             status, said = await as_user(sandbox, manager, folder, user_clean(), "")
             assert status == 0, said
             assert cgroups(machine, "run-cgrace*") == []

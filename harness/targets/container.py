@@ -214,8 +214,6 @@ class ContainerTarget(MachineRuns):
 
     def _bundle(self, program: Path, booted_by: tuple[str, str]) -> dict[str, Any]:
         """The same for an OCI runtime or podman; its files are in the writable layer, as the runtime mounts /run."""
-        if self.root.over is not None:
-            raise TargetError("an install tree is booted by cgrace itself", hint="leave out what is behind the @")
         assert self._subtree is not None
         config = self._configuration()
         bundle = oci.bundle(
@@ -226,6 +224,7 @@ class ContainerTarget(MachineRuns):
             run=_RUN,
             tops=[branch.top for branch in self._subtree.branches],
             entry=self.root.folder,
+            over=self.root.over.folder if self.root.over is not None else None,
             hostname=config["hostname"],
             inits=config["inits"],
             argv=config["argv"],

@@ -14,6 +14,7 @@ from typing import Any, Final
 from cgrace.harness.errors import TargetError, UsageError
 from cgrace.harness.proc.find import SYSTEM_FOLDERS, find_program
 from cgrace.harness.targets import podman
+from cgrace.harness.targets.roots_tree import Layers
 
 RUNTIMES: Final = ("runc", "crun")
 BOOTERS: Final = (*RUNTIMES, podman.PROGRAM)
@@ -74,6 +75,7 @@ def bundle(
     run: str,
     tops: Sequence[str],
     entry: Path,
+    over: Path | None,
     hostname: str,
     inits: Sequence[str],
     argv: Sequence[str],
@@ -81,9 +83,11 @@ def bundle(
 ) -> dict[str, Any]:
     """The "bundle" of go/boot's configuration; arguments as that has them.
 
-    booted_by: of BOOTERS, and its program. folder: a new one for what that keeps; helper: go/boot's program; name: the machine's.
+    booted_by: of BOOTERS, and its program. folder: a new one for what that keeps; helper: go/boot's program; name: the machine's;
+    over: an install tree that is laid over the root.
     """
-    init = next((path for path in inits if os.access(f"{entry}/root{path}", os.X_OK)), None)
+    layers = Layers(over, entry / "root")
+    init = next((path for path in inits if (found := layers.find(path)) and os.access(found, os.X_OK)), None)
     if init is None:
         raise TargetError(f"the root has no systemd: none of {', '.join(inits)} is there")
     words = [init, *argv]

@@ -185,6 +185,18 @@ async def describe(name: TargetName, progress: Callable[[str], None] = lambda _:
     return Facts(name=name, version=version, systemd=systemd, layouts=layouts)
 
 
+async def try_build(name: TargetName, layouts: Sequence[str], progress: Callable[[str], None] = lambda _: None) -> None:
+    """Boot a container with what somebody has just built over its root, once for each layout: one TargetError where it does not,
+    instead of one for each case. Nothing is done for any other target."""
+    if name.kind != "container" or not name.is_build:
+        return
+    facts = await describe(name, progress)
+    for layout in (one for one in layouts if one in facts.layouts):
+        with contextlib.suppress(UnavailableError):
+            async with open_target(name, [layout], progress=progress) as target, target.sandbox(layout):
+                pass
+
+
 @contextlib.asynccontextmanager
 async def open_target(
     name: TargetName, layouts: Sequence[str], *, machines: int = 1, progress: Callable[[str], None] = lambda _: None

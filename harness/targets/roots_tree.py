@@ -135,6 +135,11 @@ def install_tree(text: str, root: Path, below: str = "the root") -> Tree:
                 f"{text!r:.200} is no install tree with a systemd: it has no usr/lib/systemd/systemd",
                 hint=f"DESTDIR={text:.200} ninja install, in systemd's build folder",
             )
+        if not any(os.access(folder / name, os.X_OK) for name in has):
+            raise TargetError(
+                f"the systemd in {text} cannot start: its {has[0]} may not be executed",
+                hint="chmod +x, or install it again",
+            )
         _check_layout(text, folder, root, below)
         layers = Layers(folder, root)
         wrong = list(what_is_missing(layers, below))

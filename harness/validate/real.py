@@ -25,6 +25,7 @@ from cgrace.harness.errors import ProtocolError, TargetError
 from cgrace.harness.proc.hold import held
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.container import ContainerTarget
+from cgrace.harness.targets.oci import split_runtime
 from cgrace.harness.targets.registry import TargetName, describe
 from cgrace.harness.targets.user import UserTarget
 from cgrace.harness.validate.client import Client
@@ -194,14 +195,16 @@ async def _read(reader: asyncio.StreamReader, client: Client) -> None:
 @contextlib.asynccontextmanager
 async def container(name: MachineName, progress: Callable[[str], None]) -> AsyncIterator[Machine]:
     """A suite's own systemd, booted in a container."""
-    facts = await describe(TargetName(text=str(name), kind="container", place=name.which), progress)
+    place, booted_by = split_runtime(name.which)
+    facts = await describe(TargetName(text=str(name), kind="container", place=place), progress)
     layout = name.layout or facts.layouts[0]
     if layout not in facts.layouts:
         raise TargetError(
             f"systemd {facts.systemd} knows cgroup v2 alone", hint=f"container:{name.which}:v2, or without a layout"
         )
     async with contextlib.AsyncExitStack() as stack:
-        target = await stack.enter_async_context(ContainerTarget.open(name.which, layout=layout, progress=progress))
+        opened = ContainerTarget.open(place, layout=layout, booted_by=booted_by, progress=progress)
+        target = await stack.enter_async_context(opened)
         sandbox = await stack.enter_async_context(target.sandbox())
         tree = stack.enter_context(KernelTree(sandbox.hierarchies, outer=sandbox.outer))
         connector = await Connector.start(sandbox, tree, f"/proc/1/root{SYSTEM_BUS}")

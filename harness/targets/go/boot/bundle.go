@@ -49,8 +49,11 @@ func layBundle(config Config) (machine, error) {
 	if err := os.Chdir(config.Entry); err != nil {
 		return made, err
 	}
-	if err := layRoot(config.SizeMB, ""); err != nil {
+	if err := layRoot(config.SizeMB, config.Over); err != nil {
 		return made, err
+	}
+	if config.Over != "" {
+		findLibraries(filepath.Join(config.Entry, merged))
 	}
 	for _, folder := range config.Bundle.Private {
 		err := syscall.Mount("tmpfs", folder, "tmpfs", guarded, "mode=755,size=1m")

@@ -61,6 +61,10 @@ func keeper(config Config) {
 	for _, fd := range []int{pidfd, made.master, made.notify} {
 		syscall.Close(fd)
 	}
+	begins := int64(0) // of what PID 1 says, behind what the commands said
+	if said != nil {
+		begins, _ = said.Seek(0, io.SeekEnd)
+	}
 	if err := call(config.Bundle, config.Bundle.Start, nil); err != nil {
 		fail(stage2Control, err)
 	}
@@ -71,7 +75,7 @@ func keeper(config Config) {
 	}
 	if said != nil {
 		text := make([]byte, saidMax)
-		n, _ := said.ReadAt(text, 0)
+		n, _ := said.ReadAt(text, begins)
 		syscall.Write(made.console, text[:n])
 	}
 	os.Exit(0)

@@ -58,7 +58,7 @@ func makeMachine(config Config) (machine, error) {
 		return made, err
 	}
 	if config.Over != "" {
-		findLibraries()
+		findLibraries("/")
 	}
 	if err := protectHost(); err != nil {
 		return made, err
@@ -326,10 +326,12 @@ func protectHost() error {
 
 // findLibraries lets the loader know of libraries that the install tree brought. A root without ldconfig has its loader look
 // for them each time.
-func findLibraries() {
+func findLibraries(root string) {
 	for _, path := range []string{"/sbin/ldconfig", "/usr/sbin/ldconfig"} {
-		if _, err := os.Stat(path); err == nil {
-			_ = exec.Command(path).Run()
+		if _, err := os.Stat(filepath.Join(root, path)); err == nil {
+			command := exec.Command(path)
+			command.Dir, command.SysProcAttr = "/", &syscall.SysProcAttr{Chroot: root}
+			_ = command.Run()
 			return
 		}
 	}
