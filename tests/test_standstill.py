@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -69,10 +70,15 @@ def test_another_process_is_stopped_by_a_signal() -> None:
 
 
 def test_where_it_is_refused_a_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a user reads who may not trace PID 1."""
+    """What a user reads who may not trace PID 1; it is tried once, for a stopped PID 1 stops everybody."""
+    tried = []
 
     def refuse(request: int, pid: int) -> None:
+        tried.append(pid)
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(standstill, "_trace", refuse)
-    assert standstill.refusal() == "nobody can stop PID 1 here, ptrace of it is refused (Operation not permitted)"
+    refusal = functools.cache(standstill.refusal.__wrapped__)
+    told = {refusal() for _ in range(3)}
+    assert told == {"nobody can stop PID 1 here, ptrace of it is refused (Operation not permitted)"}
+    assert tried == [1]

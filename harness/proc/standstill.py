@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 from typing import Final
@@ -41,8 +42,10 @@ def go_on(pid: int) -> None:
         _trace(_DETACH, pid)
 
 
+@functools.cache
 def refusal() -> str:
-    """Why PID 1 of our own namespace cannot be stopped, "" where it can: it is for a moment, as nothing else tells."""
+    """Why PID 1 of our own namespace cannot be stopped, "" where it can: it is for a moment, as nothing else tells. Once for a
+    process, which has one PID 1."""
     try:
         stop(OUR_INIT)
     except OSError as error:
