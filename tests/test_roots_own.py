@@ -137,11 +137,12 @@ def test_names_lead_nowhere_outside(tmp_path: Path) -> None:
     ("lacks", "says"), [("usr/lib/systemd/systemd", "without systemd"), ("usr/bin/dbus-daemon", "no D-Bus daemon")]
 )
 def test_no_root_to_boot(tmp_path: Path, lacks: str, says: str) -> None:
-    """A root without systemd or a bus is one clear line."""
+    """A root without systemd or a bus is one clear line, before anything of it is copied."""
     folder = bootable(tmp_path / "mine")
     (folder / lacks).unlink()
     with pytest.raises(TargetError, match=says):
         built(folder)
+    assert not (tmp_path / "cache/cgrace/roots").exists()
 
 
 def test_no_root_at_all(tmp_path: Path) -> None:

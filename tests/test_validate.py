@@ -179,7 +179,7 @@ def test_names_of_machines() -> None:
     assert parse_machine("container:trixie") == MachineName("container", "trixie", "")
     assert parse_machine("fake:219-rhel7.4:v2") == MachineName("fake", "219-rhel7.4", "v2")
     assert parse_machine("local").kind == "local"
-    for text in ("", "fake", "fake:", "container", "nonsense:x", ":v1", "v1"):
+    for text in ("", "fake", "fake:", "container", "nonsense:x", ":v1", "v1", "fake:nope", "fake:257x@qemu"):
         with pytest.raises(UsageError):
             parse_machine(text)
 
@@ -303,6 +303,7 @@ def test_a_step_of_a_bisection(capsys: pytest.CaptureFixture[str], tmp_path: Pat
         ("999", "there is no baseline 999"),
         ("999-v1-vm", "there is no baseline 999-v1-vm"),
         ("257x", "'257x' is no machine to validate"),
+        ("fake:nope", "there is no profile 'nope'"),
         ("missing.json", "missing.json: the baseline cannot be read"),
     ],
 )

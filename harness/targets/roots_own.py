@@ -49,6 +49,7 @@ def describe(text: str) -> tuple[Path, str, tuple[Path, ...]]:
             layers = _layers(path)
             return path, _key("oci", *(layer.name for layer in layers)), layers
         if path.is_dir():
+            _check(text, path)  # before every name in it is looked at: perhaps it is a whole disk
             return path, _key("folder", *_listing(path)), ()
         if path.is_file() and tarfile.is_tarfile(path):
             return path, _key("tar", _digest(path)), (path,)

@@ -22,6 +22,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from cgrace.fakes.systemd.profile import load_profile
 from cgrace.fakes.systemd.tree import KernelTree
 from cgrace.harness.errors import UsageError
 from cgrace.harness.validate.client import Client
@@ -126,6 +127,7 @@ def parse_machine(text: str) -> MachineName:
         case ["container", str(suite)] if suite:
             return MachineName("container", suite, layout)
         case ["fake", str(profile)] if profile:
+            load_profile(profile.partition(WHOLE)[0])  # what there is not is said before anything is asked
             return MachineName("fake", profile, layout or "v1")
         case ["local"]:
             return MachineName("local", "", layout)
