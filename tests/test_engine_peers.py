@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from engine_kit import ONE, TWO, Ran, case, needs_root, run_all
 
 from cgrace.harness import events as ev
+from cgrace.harness.engine import acts
 from cgrace.harness.events import Actor
 from cgrace.harness.targets.layout import host_hierarchies
 from cgrace.harness.verdict import Invariant, Outcome, Verdict
@@ -227,3 +229,21 @@ steps = [
     (run,) = run_all(tmp_path, [case(tmp_path, steps + fault, "today", profile="257", layout="v2")])
     assert run.fired() == ["x"]
     assert run.end.why == "complete", run.end
+
+
+def test_a_kill_that_takes_its_time_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept until a process is dead is not let go of while it dies, though the driver waits without limit meanwhile."""
+    at_once = acts._signal
+
+    def later(pid: int, number: int) -> None:
+        asyncio.get_running_loop().call_later(0.3, at_once, pid, number)
+
+    monkeypatch.setattr(acts, "_signal", later)
+    text = SCOPE.partition("  { id = \"look\"")[0] + "]\n"
+    text += faults(
+        'id = "late", job = "cgrace-s.scope", stays_queued_until = "fault died fired"',
+        peer("box", "kill", 'when = "job of cgrace-s.scope queued"', "died"),
+    )
+    (ran,) = run_all(tmp_path, [case(tmp_path, text, "wait-forever", profile="257")])
+    assert [hold.why for hold in ran.of(ev.HoldLetGo)] == ["point"]
+    assert ran.index(ev.FaultFired, fault="died") < ran.index(ev.HoldLetGo, hold="late")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cgrace.harness import events as ev
 from cgrace.harness import faults as ft
+from cgrace.harness.clock import NS_PER_S, now_ns
 from cgrace.harness.dbus.message import Message, MessageType
 from cgrace.harness.events import Actor
 from cgrace.harness.targets.base import Hierarchy
@@ -42,7 +43,7 @@ class Acts:
         self._run = run
         self.killed: set[str] = set()
         self.paused: set[str] = set()
-        self._dying: dict[str, ft.Peer] = {}  # workloads that we killed and that are not reaped yet
+        self._dying: dict[str, tuple[ft.Peer, int]] = {}  # workloads that we killed, when, and that are not reaped yet
         self._none_dying = asyncio.Event()
         self._none_dying.set()
         self._frozen: list[tuple[Hierarchy, ft.FreezeCgroup]] = []
@@ -67,11 +68,14 @@ class Acts:
 
     def died(self, name: str) -> None:
         """It is gone, and systemd knows: a fault that killed a workload has come true, and what follows from it may happen."""
-        fault = self._dying.pop(name, None)
-        if fault is not None:
-            self._note_peer(fault)
+        if name in self._dying:
+            self._note_peer(self._dying.pop(name)[0])
         if not self._dying:
             self._none_dying.set()
+
+    def kills(self) -> bool:
+        """Whether a workload that was killed is still to go. One that is frozen never does, and is not waited for."""
+        return any(now_ns() - since_ns < REAP_S_MAX * NS_PER_S for _, since_ns in self._dying.values())
 
     async def buried(self) -> None:
         """Wait until the workloads that the scenario killed are gone: it says so, and a run's last step may be what killed them."""
@@ -246,7 +250,7 @@ class Acts:
                 run.looker.parting(fault.peer)
                 self.killed.add(fault.peer)
             if fault.do == "kill" and fault.peer in run.crew.workloads and fault.peer in self._alive:
-                self._dying[fault.peer] = fault
+                self._dying[fault.peer] = (fault, now_ns())
                 self._none_dying.clear()
             else:
                 self._note_peer(fault)

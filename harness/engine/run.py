@@ -256,6 +256,11 @@ class Run:
         self._until_rest.clear()
         return bool(due)
 
+    def owes(self) -> bool:
+        """Whether something has been set off that has yet to come true: a step that systemd is given time before, a kill. Until
+        then nothing that waits for it may be given up."""
+        return bool(self._coming) or self.acts.kills()
+
     async def _call_in_turn(self, step: Step) -> None:
         """A real systemd first does all that it can: what was done to it takes effect before the next step is called."""
         await self.systemd.arrived()

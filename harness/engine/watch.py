@@ -106,7 +106,8 @@ class Watch:
     def _look(self) -> float:
         """One look at every process; returns the longest sensible pause until the next one, in seconds."""
         run = self._run
-        if run.systemd.busy():  # what is on its way inside us is owed to the driver: its wait is ours, not its own
+        # What is on its way inside us, or set off, is owed to the driver: its wait is ours, not its own.
+        if run.systemd.busy() or run.owes():
             return POLL_S_FIRST
         processes = [p for p in run.crew.processes.values() if not p.gone]
         rests = [self._look_at(process) for process in processes]
@@ -180,7 +181,9 @@ class Watch:
         before_ns = run.progress_ns
         if not run.wire.queues(process.name)[1]:
             run.wire.taken(process.name)
-        if (process.out or not process.ready) and run.progress_ns == before_ns and not run.opens.holds(process.name):
+        if run.progress_ns != before_ns or run.owes():
+            return None
+        if (process.out or not process.ready) and not run.opens.holds(process.name):
             run.patience(rest.bound_ns)
         return rest if run.progress_ns == before_ns else None
 
