@@ -239,7 +239,7 @@ def test_a_kill_that_takes_its_time_is_waited_for(tmp_path: Path, monkeypatch: p
         asyncio.get_running_loop().call_later(0.3, at_once, pid, number)
 
     monkeypatch.setattr(acts, "_signal", later)
-    text = SCOPE.partition("  { id = \"look\"")[0] + "]\n"
+    text = SCOPE.partition('  { id = "look"')[0] + "]\n"
     text += faults(
         'id = "late", job = "cgrace-s.scope", stays_queued_until = "fault died fired"',
         peer("box", "kill", 'when = "job of cgrace-s.scope queued"', "died"),
