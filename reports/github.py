@@ -18,6 +18,7 @@ from cgrace.harness.suite import CaseResult, SuiteRun
 from cgrace.harness.verdict import Invariant, Verdict
 from cgrace.reports.console.blocks import finding_lines
 from cgrace.reports.console.matrix import cell, columns_of, head_of, row_labels, rows_of
+from cgrace.reports.console.words import without_numbers
 from cgrace.reports.inert import inert, inert_line
 from cgrace.reports.junit import message_of
 
@@ -100,10 +101,10 @@ def summary(run: SuiteRun, headline: str) -> str:
 
 
 def _different(results: Sequence[CaseResult]) -> list[CaseResult]:
-    """Of repetitions that came out the same, the first."""
+    """Of repetitions that say the same, the first."""
     found: dict[tuple[str, str, str], CaseResult] = {}
     for result in results:
-        found.setdefault((result.case.id, result.judgement.outcome, result.canonical), result)
+        found.setdefault((result.case.id, result.judgement.outcome, without_numbers(message_of(result))), result)
     return list(found.values())
 
 

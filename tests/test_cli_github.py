@@ -84,8 +84,9 @@ def test_no_text_ends_its_command(text: str) -> None:
 
 
 def test_many_are_bounded() -> None:
-    """GitHub keeps fifty; the last line counts the rest. Repetitions that came out the same are told once."""
-    wrong = tuple(handmade.result("buffered", HANG, canonical=str(number)) for number in range(60))
+    """GitHub keeps fifty; the last line counts the rest. Repetitions that say the same are told once, whatever their pids."""
+    hangs = [dataclasses.replace(HANG, summary=f"HANG {'x' * number} of {number}") for number in range(60)]
+    wrong = tuple(handmade.result("buffered", hang, canonical=hang.summary) for hang in hangs)
     told = github.annotate(SuiteRun(results=wrong), HERE)
     assert len(told) == github.ANNOTATIONS_MAX + 1
     assert "10 more" in told[-1]

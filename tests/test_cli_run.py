@@ -297,6 +297,28 @@ def test_repetitions_are_compared_and_told_once(
     assert {one["runs"] for one in document["repeats"]} == {4}
 
 
+def test_repetitions_that_fail_are_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A failing case is one line with k of N, though each run has numbers of its own; JUnit has every run."""
+
+    def sometimes(case: Case) -> CaseResult:
+        if case.driver.generation != "buffered" or case.turn % 2:
+            return as_history_says(case)
+        other = dataclasses.replace(HANG, summary=f"HANG of pid {case.turn}")
+        return comes(case, other if case.turn < 4 else dataclasses.replace(HANG, subject="first"))
+
+    engine(monkeypatch, sometimes)
+    assert cli.main(["run", LOCK, *DRIVERS, "--repeat", "6", "--junit", str(tmp_path / "j.xml")]) == 1
+    said = capsys.readouterr().out
+    [head, *told] = said.partition("\nnot as expected:\n")[2].replace("\n", " ").split("  runc_1780/")
+    assert head == "" and [line.split(": ")[1:3] for line in told] == [["2 of 6", "regressed"], ["1 of 6", "regressed"]]
+    assert "3 cases, 18 runs: 6 reproduced, 9 clean, 3 regressed\n" in said
+    assert "1 of 3 cases, 3 of 18 runs not as expected" in said
+    root = ET.parse(tmp_path / "j.xml").getroot()
+    assert (root.get("tests"), root.get("failures")) == ("18", "3")
+
+
 def test_results_are_stored_for_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """`cgrace report last` has what `run` showed."""
     engine(monkeypatch, as_history_says)

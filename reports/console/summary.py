@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
-from cgrace.harness.suite import SuiteRun
+from cgrace.harness.suite import Case, CaseResult, SuiteRun
 from cgrace.harness.verdict import Outcome
 from cgrace.reports.console.blocks import WRONG_MAX
-from cgrace.reports.console.words import span
+from cgrace.reports.console.words import span, without_numbers
 from cgrace.reports.inert import inert_line
 
 _COMPARED = {Outcome.REPRODUCED: "also in the baseline", Outcome.REGRESSED: "new"}
@@ -29,8 +29,15 @@ def headline(run: SuiteRun) -> str:
         (sum(r.repeated for r in run.all_results), "repeated because the first run was inconclusive"),
     ]
     parts += [f"{count} {what}" for count, what in told if count]
-    total = len(run.results) + len(run.not_run)
-    return f"{total} case{'s' * (total != 1)}: {', '.join(parts) or 'nothing'}"
+    return f"{_counted(run)}: {', '.join(parts) or 'nothing'}"
+
+
+def _counted(run: SuiteRun) -> str:
+    """How many cases that was, and how many runs where they were repeated."""
+    cases = _turns(run)
+    different = len({case.id for case in cases})
+    text = f"{different} case{'s' * (different != 1)}"
+    return text if not any(case.turn for case in cases) else f"{text}, {len(cases)} runs"
 
 
 def timing(run: SuiteRun) -> str:
@@ -57,25 +64,55 @@ def ending(run: SuiteRun) -> Text:
         text.append("This machine can run none of them.", style="bold red")
     elif run.wrong:
         what = "new or undecided" + against if run.baseline else "not as expected"
-        text.append(f"{len(run.wrong)} of {len(run.results)} {what}", style="bold red")
+        text.append(f"{_wrong_of_all(run)} {what}", style="bold red")
     else:
         text.append("Not all was run.", style="bold red")
     return text.append(f"\n{timing(run)}\n", style="not bold default").append(_more(run), style="not bold default")
 
 
+def _wrong_of_all(run: SuiteRun) -> str:
+    wrong, cases = len({r.case.id for r in run.wrong}), len({r.case.id for r in run.results})
+    if len(run.results) == cases:
+        return f"{wrong} of {cases}"
+    return f"{wrong} of {cases} cases, {len(run.wrong)} of {len(run.results)} runs"
+
+
 def _lists(run: SuiteRun) -> Iterator[tuple[str, list[str]]]:
-    wrong = [f"{r.case.id}: {r.judgement.outcome}: {r.error or '; '.join(r.judgement.reasons)}" for r in run.wrong]
+    wrong = _of_turns(run, [(r.case, f"{r.judgement.outcome}: {_why(r)}") for r in run.wrong])
     same = list(dict.fromkeys(f"{c.case.id}: {wrong}" for c in run.comparisons for wrong in c.same))
     fixed = list(dict.fromkeys(f"{c.case.id}: {wrong}" for c in run.comparisons for wrong in c.fixed))
     for title, lines in (
         (f"also in the baseline {run.baseline}", same),
         (f"fixed since the baseline {run.baseline}", fixed),
-        ("cannot run here", [f"{r.case.id}: {r.error}" for r in run.unavailable]),
-        ("not run", [f"{one.case.id}: {one.why}" for one in run.not_run]),
+        ("cannot run here", _of_turns(run, [(r.case, r.error) for r in run.unavailable])),
+        ("not run", _of_turns(run, [(one.case, one.why) for one in run.not_run])),
         ("new" if run.baseline else "not as expected", wrong),
     ):
         if lines:
             yield title, lines
+
+
+def _turns(run: SuiteRun) -> list[Case]:
+    """Everything that was to run, repetitions one by one."""
+    return [result.case for result in run.results] + [one.case for one in run.not_run]
+
+
+def _why(result: CaseResult) -> str:
+    """Why a result is not as expected."""
+    return result.error or "; ".join(result.judgement.reasons)
+
+
+def _of_turns(run: SuiteRun, told: Sequence[tuple[Case, str]]) -> list[str]:
+    """Each case once with what is told of it, and of repeated ones of how many of their runs: "ID: 3 of 10: regressed: ...".
+    What differs in numbers alone is told once."""
+    turns = Counter(case.id for case in _turns(run))
+    found: dict[tuple[str, str], list[str]] = {}
+    for case, text in told:
+        found.setdefault((case.id, without_numbers(text)), []).append(text)
+    return [
+        f"{case}: {texts[0]}" if turns[case] == 1 else f"{case}: {len(texts)} of {turns[case]}: {texts[0]}"
+        for (case, _), texts in found.items()
+    ]
 
 
 def _bounded(lines: Sequence[str]) -> list[str]:

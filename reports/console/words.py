@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from cgrace.harness import faults as ft
 from cgrace.harness.clock import NS_PER_MS, NS_PER_S
 from cgrace.harness.events import Grade
@@ -105,3 +107,8 @@ def rows_label(scenario: Scenario) -> str:
 def place(setting: Setting) -> str:
     """ "219-rhel7, v1" """
     return f"{setting.profile}, {setting.layout}"
+
+
+def without_numbers(text: str) -> str:
+    """What two runs of one case say alike, though each has pids and times of its own."""
+    return re.sub(r"\d+(\.\d+)?", "", text)
