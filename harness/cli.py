@@ -182,6 +182,13 @@ def _add_validate(validate: argparse.ArgumentParser) -> None:
         "unless --probe, --save or --bisect is given",
     )
     validate.add_argument(
+        "--driver",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="run the scenarios on this driver, also `fleet`; one of each generation if none is given",
+    )
+    validate.add_argument(
         "--bisect", action="store_true", help="a step of git bisect run: 125, which skips it, where NEW cannot be asked"
     )
     validate.add_argument("--list", action="store_true", help="the probes: what is asked, and where that is written")

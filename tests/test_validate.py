@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cgrace.harness import runner
 from cgrace.harness.cli import main
+from cgrace.harness.commands import suite, validate
 from cgrace.harness.commands.validate_text import counts, verdict
+from cgrace.harness.drivers.base import DriverSpec
+from cgrace.harness.engine.ground import Ground
 from cgrace.harness.errors import UsageError
+from cgrace.harness.suite import Case
+from cgrace.harness.targets.registry import Facts, parse_target
 from cgrace.harness.validate import baseline
 from cgrace.harness.validate.baseline import Baseline, find, leading_number, load, nearest_below, recorded, save
 from cgrace.harness.validate.compare import How, compare, differences, touched
@@ -342,3 +350,26 @@ def test_the_list_of_probes(capsys: pytest.CaptureFixture[str]) -> None:
     listed = json.loads(capsys.readouterr().out)["probes"]
     assert {one["id"] for one in listed} == {one.id for one in all_probes()}
     assert all(one["cites"] for one in listed)
+
+
+@pytest.mark.parametrize(
+    ("named", "some"),
+    [([], {"today", "runc@1.0.0-rc94"}), (["fleet", "today"], {"today", "kubelet@1.37.2"}), (["today"], {"today"})],
+)
+def test_the_scenarios_drivers_can_be_chosen(monkeypatch: pytest.MonkeyPatch, named: list[str], some: set[str]) -> None:
+    """One of each generation that knows the layout by default, else those that are named; what there is not is said at once."""
+    taken: list[str] = []
+
+    def plan(_: object, drivers: Sequence[DriverSpec], *, on: Ground) -> list[Case]:
+        assert on.layouts == ("v2",)
+        taken.extend(driver.name for driver in drivers)
+        return []
+
+    name = parse_target("container:trixie:v2")
+    ground = Ground(Facts(name=name, version="257", systemd=257, layouts=("v1", "v2")), Path())
+    monkeypatch.setattr(suite, "ground_of", lambda *_: ground)
+    monkeypatch.setattr(runner, "plan", plan)
+    asked = argparse.Namespace(driver=named, json=True)
+    assert validate._run_scenarios(name.text, "v2", None, asked) == {}
+    assert some <= set(taken) and "err-nil" not in taken and ("kubelet@1.37.2" in taken) == ("fleet" in named)
+    assert main(["validate", "container:trixie", "--driver", "nosuch"]) == 2

@@ -98,6 +98,10 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("what a version of systemd says is not recorded from a build", hint="--save FILE")
     if args.record and args.new.split(":")[0] == USER:
         raise UsageError("baselines are recorded of a whole machine's systemd, not of a user's", hint="--save FILE")
+    if args.driver:
+        from cgrace.harness.commands.select import pick_drivers
+
+        pick_drivers(args.driver)  # one that there is not is said before anything is asked
     for path in filter(None, (args.junit, args.html, args.save)):
         check_writable(Path(path))
     if args.against:
@@ -202,7 +206,8 @@ def _with_scenarios(one: Baseline, old: Baseline | None, args: argparse.Namespac
     """
     wanted = args.scenarios
     if wanted is None:  # what takes minutes is left out of a bisection, and where particular probes are asked
-        wanted = not (args.probe or args.record or args.bisect or args.save) and one.name.startswith("container:")
+        without = args.probe or args.record or args.bisect or args.save
+        wanted = bool(args.driver) or (not without and one.name.startswith("container:"))
     if one.outcomes or not wanted:
         return one
     if not one.name.startswith(BOOTED):
@@ -225,7 +230,8 @@ def _run_scenarios(target: str, layout: str, old: Baseline | None, args: argpars
     from cgrace.harness.validate.outcomes import key_of, run_outcomes
 
     run = argparse.Namespace(target=target, bus="embedded", jobs=None, allow_host=False)
-    cases = runner.plan(_scenarios(), pick_drivers([]), on=ground_of(parse_target(target), note))
+    ground = ground_of(parse_target(target), note)
+    cases = runner.plan(_scenarios(), pick_drivers(args.driver, on=ground), on=ground)
     cases = [case for case in cases if case.setting.layout == layout]
     if old is not None:
         cases = [case for case in cases if key_of(case) in old.outcomes]
