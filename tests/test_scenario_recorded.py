@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cgrace.harness.commands.common import baselines_folder, scenarios_folder
+from cgrace.harness.drivers.catalogue import find
 from cgrace.harness.errors import CgraceError, UsageError
 from cgrace.harness.scenario.model import Setting
 from cgrace.harness.scenario.parse import load, load_tree
@@ -184,12 +185,15 @@ def test_what_comes_out_by_chance_is_not_recorded(tmp_path: Path) -> None:
     cases = read_unsteady(baselines_folder())
     names = {s.name for folder in scenarios_folder().iterdir() if folder.is_dir() for s in load_tree(folder)}
     assert cases and all(set(one.scenarios) <= names for one in cases)
-    assert "by chance" in chance(cases, "corpus/controller_deleted_in_the_wait", "async")
-    assert not chance(cases, "corpus/controller_deleted_in_the_wait", "today")
+    assert "by chance" in chance(cases, "corpus/controller_deleted_in_the_wait", "async", "v2")
+    assert not chance(cases, "corpus/controller_deleted_in_the_wait", "today", "v1")
+    assert "by chance" in chance(cases, "corpus/destroy_twice", "no-limit", "v1")
+    assert not chance(cases, "corpus/destroy_twice", "no-limit", "v2")
     for path in baselines_folder().glob("story-*.json"):
         recorded = read(path)
         assert recorded is not None
-        assert not [(name, driver) for name, driver in recorded.rows if chance(cases, name, driver.partition("@")[0])]
+        rows = ((name, find(driver).generation) for name, driver in recorded.rows)
+        assert not [row for row in rows if chance(cases, *row, recorded.layout)]
     assert read_unsteady(tmp_path) == ()
     (tmp_path / "rules.toml").write_text("[[unsteady]]\n", encoding="utf-8")
     with pytest.raises(CgraceError, match="no list of unsteady"):

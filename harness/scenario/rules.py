@@ -46,11 +46,21 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unsteady:
-    """Cases that come out by chance on a real systemd, which nothing in the scenario orders. drivers: generations; (): any."""
+    """Cases that come out by chance on a real systemd, which nothing in the scenario orders. drivers: generations; () and layout ""
+    are any."""
 
     scenarios: tuple[str, ...]
     drivers: tuple[str, ...]
     says: str
+    layout: str = ""
+
+    def applies(self, scenario: str, generation: str, layout: str) -> bool:
+        """Whether a case is one of them."""
+        return (
+            scenario in self.scenarios
+            and self.layout in ("", layout)
+            and (not self.drivers or generation in self.drivers)
+        )
 
 
 def read_unsteady(folder: Path) -> tuple[Unsteady, ...]:
@@ -58,17 +68,21 @@ def read_unsteady(folder: Path) -> tuple[Unsteady, ...]:
     path = folder / FILE
     try:
         return tuple(
-            Unsteady(scenarios=tuple(one["scenarios"]), drivers=tuple(one["drivers"]), says=str(one["says"]))
+            Unsteady(
+                scenarios=tuple(one["scenarios"]),
+                drivers=tuple(one["drivers"]),
+                says=str(one["says"]),
+                layout=str(one.get("layout", "")),
+            )
             for one in _data(path).get("unsteady", ())
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CgraceError(f"this is no list of unsteady cases: {error!r}", file=path) from None
 
 
-def chance(cases: Iterable[Unsteady], scenario: str, generation: str) -> str:
+def chance(cases: Iterable[Unsteady], scenario: str, generation: str, layout: str) -> str:
     """Why a case comes out by chance, "" where it does not."""
-    found = (one.says for one in cases if scenario in one.scenarios and (not one.drivers or generation in one.drivers))
-    return next(found, "")
+    return next((one.says for one in cases if one.applies(scenario, generation, layout)), "")
 
 
 def _data(path: Path) -> dict[str, Any]:
