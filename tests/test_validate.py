@@ -23,7 +23,19 @@ from cgrace.harness.errors import UsageError
 from cgrace.harness.suite import Case
 from cgrace.harness.targets.registry import Facts, parse_target
 from cgrace.harness.validate import baseline
-from cgrace.harness.validate.baseline import Baseline, find, leading_number, load, nearest_below, recorded, save
+from cgrace.harness.validate.baseline import (
+    Baseline,
+    UsersAnswer,
+    decode,
+    encode,
+    find,
+    leading_number,
+    load,
+    nearest_below,
+    recorded,
+    save,
+    users_answers,
+)
 from cgrace.harness.validate.compare import How, compare, differences, touched
 from cgrace.harness.validate.machine import MachineName, parse_machine
 from cgrace.harness.validate.probe import Kind, Probe
@@ -115,6 +127,30 @@ def test_outcomes_of_scenarios_count() -> None:
     old, new = answered(1, **{"a today": "nothing wrong", "b": "x"}), answered(1, **{"a today": "HANG"})
     found = compare(old, new, [probe(Kind.HABIT)])
     assert [one.case for one in found.outcomes] == ["a today"] and not found.safe
+
+
+def test_what_a_users_systemd_answers_by_its_nature() -> None:
+    """Beside a machine's own it is told as known, and only that answer at that place; between two users' it is a change."""
+    users = [UsersAnswer(probe="x.y", place="1", answer="own", reason="by nature")]
+    machine, own = answered(["a", ["b"]]), dataclasses.replace(answered(["a", "own"]), is_users=True)
+    other = dataclasses.replace(answered(["c", "own"]), is_users=True)
+    nested = dataclasses.replace(answered(["a", ["own"]]), is_users=True)
+    x = [probe(Kind.HABIT)]
+    for pair in ((machine, own), (own, machine)):
+        found = compare(*pair, x, users=users)
+        assert (found.changes, found.excused, found.safe) == ((), {"x.y": "by nature"}, True)
+    found = compare(machine, other, x, users=users)
+    assert [one.place for one in found.changes[0].differences] == ["0"] and found.excused and not found.safe
+    assert not compare(machine, nested, x, users=users).excused
+    assert not compare(machine, dataclasses.replace(own, is_users=False), x, users=users).excused
+    assert not compare(own, dataclasses.replace(own, answers=machine.answers), x, users=users).excused
+
+
+def test_every_answer_of_a_users_systemd_is_of_a_probe() -> None:
+    """And a file of a user's answers says whose they are."""
+    assert {one.probe for one in users_answers()} <= {one.id for one in all_probes()} and users_answers()
+    own = dataclasses.replace(answered(1), is_users=True)
+    assert decode(encode(own), "x").is_users and '"is_users"' not in encode(answered(1))
 
 
 def test_places_of_differences() -> None:

@@ -72,7 +72,7 @@ def _validate(args: argparse.Namespace, probes: Sequence[Probe]) -> int:
     old, new = _with_scenarios(old, None, args), _with_scenarios(new, old, args)
     known = baseline.known_differences(old.key) if args.new.startswith("fake:") else None
     names = [one.name for one in _scenarios() if new.layout in {setting.layout for setting in one.settings}]
-    found = compare(old, new, probes, names, known=known)
+    found = compare(old, new, probes, names, known=known, users=baseline.users_answers())
     if found.empty:
         why = next(iter(found.apart.values()), "none of the probes was asked of both")
         raise UsageError(

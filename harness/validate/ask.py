@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from cgrace.harness.validate.baseline import Baseline, leading_number
-from cgrace.harness.validate.machine import Machine
+from cgrace.harness.validate.machine import USERS, Machine
 from cgrace.harness.validate.probe import Probe
 from cgrace.harness.validate.stage import Answer, Refused, Stage
 
@@ -33,6 +33,7 @@ async def ask_all(
         runs_in=machine.runs_in,
         hierarchies=hierarchies,
         answers=answers,
+        is_users=machine.name == USERS,
     )
 
 

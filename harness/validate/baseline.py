@@ -29,7 +29,7 @@ class Baseline:
 
     runs_in: where, by its Virtualization property ("container-other", "qemu", "" for none). hierarchies: controllers by hierarchy
     that the machine had. answers: by probe. outcomes: of scenarios, by case ("" where none
-    were run); they are compared like answers.
+    were run); they are compared like answers. is_users: whether it is a user's systemd, not a machine's own.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Baseline:
     hierarchies: Mapping[str, list[str]]
     answers: Mapping[str, Answer]
     outcomes: Mapping[str, str] = field(default_factory=dict)
+    is_users: bool = False
 
     @property
     def key(self) -> str:
@@ -86,6 +87,7 @@ def decode(text: str, name: str) -> Baseline:
         hierarchies=dict(data["hierarchies"]),
         answers=dict(data["answers"]),
         outcomes=dict(data.get("outcomes", {})),
+        is_users=bool(data.get("is_users", False)),
     )
 
 
@@ -99,6 +101,8 @@ def encode(baseline: Baseline) -> str:
         "runs_in": baseline.runs_in,
         "hierarchies": dict(sorted(baseline.hierarchies.items())),
     }
+    if baseline.is_users:
+        head["is_users"] = True
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
     for name, table in (("answers", baseline.answers), ("outcomes", baseline.outcomes)):
         rows = ",\n".join(f"  {json.dumps(key)}: {json.dumps(table[key])}" for key in sorted(table))
@@ -176,6 +180,24 @@ def known_differences(key: str, folder: Path = FOLDER) -> dict[str, str]:
     with (folder / DIFFERENCES).open("rb") as file:
         rows = tomllib.load(file).get("probe", [])
     return {str(row["probe"]): str(row["reason"]) for row in rows if key in row["baselines"]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsersAnswer:
+    """What a user's systemd answers by its nature where a machine's own of the same version answers otherwise. place: in the
+    probe's answer, as `compare.Difference` has it."""
+
+    probe: str
+    place: str
+    answer: Any
+    reason: str
+
+
+def users_answers(folder: Path = FOLDER) -> tuple[UsersAnswer, ...]:
+    """All that are known."""
+    with (folder / DIFFERENCES).open("rb") as file:
+        rows = tomllib.load(file).get("user", [])
+    return tuple(UsersAnswer(**row) for row in rows)
 
 
 def nearest_below(new: Baseline) -> Baseline | None:

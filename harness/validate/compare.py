@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from cgrace.harness.validate.baseline import Baseline
+from cgrace.harness.validate.baseline import Baseline, UsersAnswer
 from cgrace.harness.validate.probe import Kind, Probe, driving
 
 _UNKNOWN: Final = ("D:PropertyReadOnly", "D:UnknownMethod", "D:UnknownProperty")  # how what is not there is refused
@@ -112,13 +112,16 @@ def compare(
     scenarios: Iterable[str] = (),
     *,
     known: Mapping[str, str] | None = None,
+    users: Iterable[UsersAnswer] = (),
 ) -> Comparison:
-    """Compare answer by answer. scenarios: the names that patterns are matched with. known: differences that stay, with why."""
+    """Compare answer by answer. scenarios: the names that patterns are matched with. known: differences that stay, with why. users:
+    what a user's systemd answers otherwise than a machine's, which counts where one of the two is a user's."""
     names = sorted(scenarios)
     changes: list[Change] = []
     apart: dict[str, str] = {}
     excused: dict[str, str] = {}
     same = 0
+    natural = tuple(users)
     for probe in probes:
         asked = [probe.id in one.answers for one in (old, new)]
         if not any(asked):
@@ -130,7 +133,11 @@ def compare(
         elif known and probe.id in known and old.answers[probe.id] != new.answers[probe.id]:
             excused[probe.id] = known[probe.id]
         elif found := tuple(differences(old.answers[probe.id], new.answers[probe.id])):
-            changes.append(_change(probe, found, names, new.layout))
+            left, why = _unexplained(probe, found, old, new, natural)
+            if why:
+                excused[probe.id] = why
+            if left:
+                changes.append(_change(probe, left, names, new.layout))
         else:
             same += 1
     order = list(How)
@@ -144,6 +151,22 @@ def compare(
     return Comparison(
         old=old, new=new, changes=tuple(changes), outcomes=outcomes, same=same, apart=apart, excused=excused
     )
+
+
+def _unexplained(
+    probe: Probe, found: tuple[Difference, ...], old: Baseline, new: Baseline, users: Sequence[UsersAnswer]
+) -> tuple[tuple[Difference, ...], str]:
+    """The differences that are not a user's systemd's nature, and why the others are."""
+    if old.is_users == new.is_users:
+        return found, ""
+    left, reasons = [], []
+    for one in found:
+        said = one.new if new.is_users else one.old
+        why = [a.reason for a in users if (a.probe, a.place, a.answer) == (probe.id, one.place, said)]
+        reasons += why
+        if not why:
+            left.append(one)
+    return tuple(left), "; ".join(reasons)
 
 
 def _change(probe: Probe, found: tuple[Difference, ...], names: list[str], layout: str) -> Change:

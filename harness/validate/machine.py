@@ -30,6 +30,7 @@ from cgrace.harness.validate.client import Client
 WHOLE: Final = "@"  # in a fake's name, before where it is to believe that it runs
 START: Final = "ssa(sv)a(sa(sv))"  # what StartTransientUnit takes
 LAYOUTS: Final = ("v1", "v2")
+USERS: Final = "user"  # the name of a user's systemd
 HOME: Final = "/cgrace-home"  # where a new process is on v2: the root must have none, to hand down controllers
 
 SYSTEM_SLICE: Final = "system.slice"
@@ -131,8 +132,8 @@ def parse_machine(text: str) -> MachineName:
             return MachineName("fake", profile, layout or "v1")
         case ["local"]:
             return MachineName("local", "", layout)
-        case ["user"] if layout in ("", "v2"):
-            return MachineName("user", "", layout)
+        case [str(kind)] if kind == USERS and layout in ("", "v2"):
+            return MachineName(USERS, "", layout)
     raise UsageError(
         f"{text!r:.80} is no machine to validate",
         hint="container:trixie, container:bookworm:v2, fake:257, user, local, or a recorded baseline such as 257-v1",
@@ -151,7 +152,7 @@ async def open_machine(
             opened: AbstractAsyncContextManager[Machine] = real.container(name, progress)
         case "fake":
             opened = fake.fake(name)
-        case "user":
+        case kind if kind == USERS:
             opened = real.user()
         case _:
             opened = real.local()

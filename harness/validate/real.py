@@ -30,7 +30,17 @@ from cgrace.harness.targets.registry import TargetName, describe
 from cgrace.harness.targets.user import UserTarget
 from cgrace.harness.validate.client import Client
 from cgrace.harness.validate.inside import Connector, place_at_home, spawn_orphan, spawn_orphans, spawn_worker
-from cgrace.harness.validate.machine import HOME, IGNORE_TERM, START, SYSTEM_SLICE, Gate, Machine, MachineName, Worker
+from cgrace.harness.validate.machine import (
+    HOME,
+    IGNORE_TERM,
+    START,
+    SYSTEM_SLICE,
+    USERS,
+    Gate,
+    Machine,
+    MachineName,
+    Worker,
+)
 
 Dial = Callable[[], Awaitable[socket.socket]]
 Start = Callable[[bool, bool], Awaitable[Worker]]
@@ -280,7 +290,7 @@ async def user() -> AsyncIterator[Machine]:
 
         dial = partial(_dial_here, target.bus_path)
         machine = RealMachine(
-            "user", "v2", tree, dial=dial, start=start, above=target.cgroup_prefix, scopes_in=USERS_SLICE
+            USERS, "v2", tree, dial=dial, start=start, above=target.cgroup_prefix, scopes_in=USERS_SLICE
         )
         yield await stack.enter_async_context(machine.running())
 
