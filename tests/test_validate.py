@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import re
+import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,14 @@ import pytest
 
 from cgrace.harness import runner
 from cgrace.harness.cli import main
-from cgrace.harness.commands import suite, validate
+from cgrace.harness.commands import common, suite, validate
 from cgrace.harness.commands.validate_text import counts, verdict
 from cgrace.harness.drivers.base import DriverSpec
 from cgrace.harness.engine.ground import Ground
 from cgrace.harness.errors import UsageError
+from cgrace.harness.proc.run import Completed, run
 from cgrace.harness.suite import Case
+from cgrace.harness.targets import remote
 from cgrace.harness.targets.registry import Facts, parse_target
 from cgrace.harness.validate import baseline
 from cgrace.harness.validate.baseline import (
@@ -339,6 +343,38 @@ def test_a_step_of_a_bisection(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert main(["validate", f"container:{nothing}", "--against", str(saved), "--bisect"]) == 125
     assert "git may skip this one" in capsys.readouterr().out
     assert main(["validate", "257", "--bisect"]) == 2
+
+
+def test_what_is_asked_from_inside_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Each probe as it is asked; of a machine that could not be asked to the end, which was the last."""
+    code = "import sys; print('asks x.one\\nasks x.two\\nerror: lost', file=sys.stderr); sys.exit(sys.argv[1:] != ['well'])"
+
+    class Inside:
+        name = "vm:sid:v2"
+
+        def __init__(self, *words: str) -> None:
+            self.words = words
+
+        async def python(self, _: Sequence[str], *, timeout_s: float, on_line: Callable[[str], None]) -> Completed:
+            return await run([sys.executable, "-c", code, *self.words], timeout_s=timeout_s, on_line=on_line)
+
+    def opened(*words: str) -> None:
+        monkeypatch.setattr(remote, "open_machine", lambda *_, **__: contextlib.nullcontext(Inside(*words)))
+
+    saved = tmp_path / "good.json"
+    assert main(["validate", "252", "--save", str(saved)]) == 0
+    opened()
+    assert main(["validate", "vm:sid:v2", "--against", str(saved), "--probe", "exists.*"]) == 2
+    said = capsys.readouterr().err
+    assert "could not be asked: it ended with status 1" in said
+    assert "asks x.two" in said and "error: lost" in said and "x.one" not in said
+    opened("well")  # and then says nothing that could be read
+    assert main(["validate", "vm:sid:v2", "--against", str(saved), "--probe", "exists.*"]) == 2
+    monkeypatch.setattr(common, "PLAIN_EVERY", 1)
+    assert main(["validate", "vm:sid:v2", "--against", str(saved), "--probe", "exists.*"]) == 2
+    assert "2 of " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

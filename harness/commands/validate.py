@@ -150,7 +150,7 @@ def _have(text: str, probes: Sequence[Probe], args: argparse.Namespace, like: Ba
     if (found := baseline.find(text, like)) is not None:
         return _with_outcomes(found)
     if text.startswith(REMOTE):
-        return _ask_inside(text, args)
+        return _ask_inside(text, probes, args)
     name = parse_machine(text)
 
     async def go() -> Baseline:
@@ -161,23 +161,39 @@ def _have(text: str, probes: Sequence[Probe], args: argparse.Namespace, like: Ba
     return run_async(go())
 
 
-def _ask_inside(text: str, args: argparse.Namespace) -> Baseline:
+def _ask_inside(text: str, probes: Sequence[Probe], args: argparse.Namespace) -> Baseline:
     """Ask a machine from inside: this program and its Python are put there (targets/remote.py)."""
     from cgrace.harness.errors import TargetError
     from cgrace.harness.targets.remote import open_machine
+    from cgrace.harness.validate.__main__ import ASKS
     from cgrace.harness.validate.baseline import decode
 
-    say = (lambda _: None) if args.json else note
+    words = ["-m", "cgrace.harness.validate", *args.probe]
 
     async def go() -> Baseline:
-        async with open_machine(text, progress=say) as machine:
-            say(f"asking {machine.name} from inside")
-            done = await machine.python(["-m", "cgrace.harness.validate", *args.probe], timeout_s=INSIDE_S_MAX)
-            if not done.ok:
-                raise TargetError(f"{machine.name} could not be asked: it {done.how}", detail=done.tail)
-            return decode(done.text, machine.name)
+        with Progress(len(probes), quiet=args.json) as progress:
+
+            def follow(line: str) -> None:
+                if line.startswith(ASKS):
+                    progress.result(line.removeprefix(ASKS), passes=True)
+
+            async with open_machine(text, progress=progress.event) as machine:
+                progress.event(f"asking {machine.name} from inside")
+                done = await machine.python(words, timeout_s=INSIDE_S_MAX, on_line=follow)
+                if not done.ok:
+                    raise TargetError(f"{machine.name} could not be asked: it {done.how}", detail=_said(done.tail))
+                return decode(done.text, machine.name)
 
     return run_async(go())
+
+
+def _said(tail: str) -> str:
+    """The last lines of an asking that failed; of the probes that it named only the last one."""
+    from cgrace.harness.validate.__main__ import ASKS
+
+    lines = tail.splitlines()
+    asked = [line for line in lines if line.startswith(ASKS)]
+    return "\n".join([*asked[-1:], *(line for line in lines if not line.startswith(ASKS))])
 
 
 def _older(new: Baseline) -> Baseline | None:

@@ -96,10 +96,11 @@ class RemoteMachine:
         env: Mapping[str, str] | None = None,
         stdin: bytes = b"",
         timeout_s: float = 600.0,
+        on_line: Callable[[str], None] | None = None,
     ) -> Completed:
-        """Run `python WORDS...` there to its end; cgrace can be imported."""
+        """Run `python WORDS...` there to its end; cgrace can be imported. on_line: as in proc/run.py."""
         return await self.channel.run(
-            [self._python, *words], env=self._environment(env), stdin=stdin, timeout_s=timeout_s
+            [self._python, *words], env=self._environment(env), stdin=stdin, timeout_s=timeout_s, on_line=on_line
         )
 
     @contextlib.asynccontextmanager

@@ -209,11 +209,13 @@ class SshChannel:
         env: Mapping[str, str] | None = None,
         stdin: bytes = b"",
         timeout_s: float = COMMAND_S_MAX,
+        on_line: Callable[[str], None] | None = None,
     ) -> Completed:
-        """Run a command there to its end; what it does is a value. TargetError when the connection is lost."""
+        """Run a command there to its end; what it does is a value. on_line: as in proc/run.py. TargetError when the connection is
+        lost."""
         if not self.lives:
             raise self.lost()
-        done = await run(self.words(remote, env), cwd=self._folder, stdin=stdin, timeout_s=timeout_s)
+        done = await run(self.words(remote, env), cwd=self._folder, stdin=stdin, timeout_s=timeout_s, on_line=on_line)
         if done.status == _SSH_FAILED and not self.lives:
             raise self.lost()
         begun = done.stdout.find(f"{_BEGINS}\n".encode())
