@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -67,9 +68,11 @@ def test_a_slice_is_frozen_once_where_a_second_time_is_the_end_of_it() -> None:
 def test_shrinks_to_what_matters() -> None:
     """Of a long sequence that differs for one act, that act is left."""
 
-    async def attempt(programs: object) -> list[Found | None]:
-        assert isinstance(programs, (list, tuple))
+    async def attempt(programs: Sequence[Program]) -> list[Found | None]:
         return [differing(one) for one in programs]
+
+    async def prove(found: Found) -> Found | None:
+        return found
 
     def differing(program: Program) -> Found | None:
         for at, moment in enumerate(program.moments):
@@ -82,8 +85,27 @@ def test_shrinks_to_what_matters() -> None:
     program = Program(moments=(*draw(3).moments, (stop("t-x.slice"), stop("t-z.slice")), *draw(4).moments))
     first = differing(program)
     assert first is not None
-    small = asyncio.run(shrink([first], attempt))
+    small = asyncio.run(shrink([first], attempt, prove))
     assert small[0].program.moments == ((stop("t-z.slice"),),)
+
+
+def test_does_not_shrink_to_a_race() -> None:
+    """What only differs by chance is no smaller form of what always does: it is told as it was drawn."""
+
+    async def attempt(programs: Sequence[Program]) -> list[Found | None]:
+        told, other = [{"said": ["1"]}], [{"said": ["2"]}]
+        return [
+            Judge((), 257, "v1").differs(one, told * len(one.moments), other * len(one.moments)) for one in programs
+        ]
+
+    async def prove(found: Found) -> Found | None:
+        return None
+
+    (first,) = asyncio.run(attempt([replace(draw(3), moments=draw(3).moments[:1])]))
+    assert first is not None
+    small = asyncio.run(shrink([first], attempt, prove))
+    assert small == [first]
+    assert small[0].program.number == 3
 
 
 def test_excuses_cover_what_they_say_and_no_more() -> None:

@@ -74,7 +74,8 @@ def _counts(result: Hunt) -> str:
 
 
 def _lines(found: Found, ours: str, real: str) -> list[str]:
-    lines = ["", f"differs in moment {found.moment + 1}:", *str(found.program).splitlines()]
+    again = f"of what is left of it; whole: --differential 1 --seed {found.program.number}"
+    lines = ["", f"differs in moment {found.moment + 1} {again}", *str(found.program).splitlines()]
     for one in found.differences:
         lines += [f"  {one.place}"]
         lines += [
@@ -88,6 +89,7 @@ def _document(result: Hunt, ours: str, real: str) -> dict[str, Any]:
 
     found = [
         {
+            "seed": one.program.number,
             "program": str(one.program),
             "moment": one.moment + 1,
             "differences": [{"place": each.place, "ours": each.old, "real": each.new} for each in one.differences],

@@ -217,4 +217,4 @@ def draw(seed: int) -> Program:
     moments = [drawing.moment() for _ in range(count)]
     if not any(act.do == "start" for moment in moments for act in moment):
         moments.insert(0, (drawing.start(),))
-    return Program(moments=tuple(moments), subscribed=drawing.rarely(3))
+    return Program(moments=tuple(moments), subscribed=drawing.rarely(3), number=seed)

@@ -88,6 +88,12 @@ class Pair:
                 left.append(one)
         return left, races
 
+    async def proven(self, one: Found) -> Found | None:
+        """It as it was seen last, None where it does not differ each time or does so by chance."""
+        left, _ = await self.steady([one])
+        left, _ = await self.by_chance(left)
+        return left[0] if left else None
+
     async def _comes_out_as_ours(self, one: Found) -> bool:
         """Whether the real one tells it as ours does, now and then. With others side by side PID 1 comes to each act later than
         alone, so that what races with it wins more often. Where it tells it in several ways, it is given more plays."""
@@ -144,7 +150,7 @@ async def hunt(
         await asyncio.sleep(0)
     result.excused = dict(both.judge.excused)
     left_s = max(0.0, seconds - result.seconds) if seconds else SHRINK_S_MAX
-    result.found = await shrink(list(kinds.values())[:KINDS_MAX], both.compare, seconds_max=left_s)
+    result.found = await shrink(list(kinds.values())[:KINDS_MAX], both.compare, both.proven, left_s)
     return result
 
 

@@ -7,7 +7,7 @@ probes name theirs (stage.py): "t-a.scope", "t-x.slice" below "t.slice". Process
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 CALLS: Final = {
@@ -64,10 +64,12 @@ Moment = tuple[Act, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """A sequence. subscribed: somebody else has called Subscribe, so that systemd tells of everything."""
+    """A sequence. subscribed: somebody else has called Subscribe, so that systemd tells of everything. number: of the sequence that
+    was drawn, which what is left of it keeps; None for none."""
 
     moments: tuple[Moment, ...]
     subscribed: bool = False
+    number: int | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         lines = ["somebody is subscribed"] if self.subscribed else []

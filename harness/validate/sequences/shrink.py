@@ -16,6 +16,8 @@ CANDIDATES_MAX: Final = 24  # of each sequence, in a round
 
 Try = Callable[[Sequence[Program]], Awaitable[Sequence[Found | None]]]
 """Plays sequences on both sides: where each differs, None where it does not."""
+Prove = Callable[[Found], Awaitable[Found | None]]
+"""Whether it differs each time, and not by chance: as it was seen last, None where it does not."""
 
 
 def smaller(program: Program) -> Iterator[Program]:
@@ -52,8 +54,9 @@ def _less(act: Act) -> Iterator[Act]:
         yield replace(act, args=("replace",))
 
 
-async def shrink(found: Sequence[Found], attempt: Try, seconds_max: float = math.inf) -> list[Found]:
-    """The smallest that was found of each in that time, with a difference in the same kind of place."""
+async def shrink(found: Sequence[Found], attempt: Try, prove: Prove, seconds_max: float = math.inf) -> list[Found]:
+    """The smallest that was found of each in that time, with a difference in the same kind of place. None is taken that is a race:
+    what is left of one after the other would else be another sequence's accident."""
     until = time.monotonic() + seconds_max
     best = [_cut(one) for one in found]
     open_ = set(range(len(best)))
@@ -67,8 +70,11 @@ async def shrink(found: Sequence[Found], attempt: Try, seconds_max: float = math
         results = await attempt([one for _, one in flat])
         progress: set[int] = set()
         for (at, _), result in zip(flat, results, strict=True):
-            if at not in progress and result is not None and result.kind[0] == best[at].kind[0]:
-                best[at] = _cut(result)
+            if at in progress or result is None or result.kind[0] != best[at].kind[0] or time.monotonic() >= until:
+                continue
+            proven = await prove(result)
+            if proven is not None and proven.kind[0] == best[at].kind[0]:
+                best[at] = _cut(proven)
                 progress.add(at)
         open_ = progress
     return best
