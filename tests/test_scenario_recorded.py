@@ -185,15 +185,17 @@ def test_what_comes_out_by_chance_is_not_recorded(tmp_path: Path) -> None:
     cases = read_unsteady(baselines_folder())
     names = {s.name for folder in scenarios_folder().iterdir() if folder.is_dir() for s in load_tree(folder)}
     assert cases and all(set(one.scenarios) <= names for one in cases)
-    assert "by chance" in chance(cases, "corpus/controller_deleted_in_the_wait", "async", "v2")
-    assert not chance(cases, "corpus/controller_deleted_in_the_wait", "today", "v1")
-    assert "by chance" in chance(cases, "corpus/destroy_twice", "no-limit", "v1")
-    assert not chance(cases, "corpus/destroy_twice", "no-limit", "v2")
+    assert "by chance" in chance(cases, "corpus/controller_deleted_in_the_wait", "async", "v2", "vm")
+    assert not chance(cases, "corpus/controller_deleted_in_the_wait", "today", "v1", "container")
+    assert "by chance" in chance(cases, "corpus/destroy_twice", "no-limit", "v1", "container")
+    assert not chance(cases, "corpus/destroy_twice", "no-limit", "v2", "container")
+    assert "by chance" in chance(cases, "corpus/two_stops_one_job", "checked", "v2", "vm")
+    assert not chance(cases, "corpus/two_stops_one_job", "checked", "v2", "container")
     for path in baselines_folder().glob("story-*.json"):
         recorded = read(path)
         assert recorded is not None
         rows = ((name, find(driver).generation) for name, driver in recorded.rows)
-        assert not [row for row in rows if chance(cases, *row, recorded.layout)]
+        assert not [row for row in rows if chance(cases, *row, recorded.layout, recorded.target.partition(":")[0])]
     assert read_unsteady(tmp_path) == ()
     (tmp_path / "rules.toml").write_text("[[unsteady]]\n", encoding="utf-8")
     with pytest.raises(CgraceError, match="no list of unsteady"):

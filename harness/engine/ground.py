@@ -53,7 +53,7 @@ class Ground:
             driver=driver,
             target=self.facts.name.base,
             recorded=row is not None,
-            refused=chance(self.unsteady, scenario.name, driver.generation, setting.layout),
+            refused=chance(self.unsteady, scenario.name, driver.generation, setting.layout, self.facts.name.kind),
             note=why(self.rules, scenario.name, driver.name, systemd=self.facts.systemd, layout=setting.layout),
         )
 

@@ -46,19 +46,21 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unsteady:
-    """Cases that come out by chance on a real systemd, which nothing in the scenario orders. drivers: generations; () and layout ""
-    are any."""
+    """Cases that come out by chance on a real systemd, which nothing in the scenario orders. drivers: generations; target:
+    its kind, such as "vm"; (), layout "" and target "" are any."""
 
     scenarios: tuple[str, ...]
     drivers: tuple[str, ...]
     says: str
     layout: str = ""
+    target: str = ""
 
-    def applies(self, scenario: str, generation: str, layout: str) -> bool:
-        """Whether a case is one of them."""
+    def applies(self, scenario: str, generation: str, layout: str, target: str) -> bool:
+        """Whether a case is one of them. target: its kind."""
         return (
             scenario in self.scenarios
             and self.layout in ("", layout)
+            and self.target in ("", target)
             and (not self.drivers or generation in self.drivers)
         )
 
@@ -73,6 +75,7 @@ def read_unsteady(folder: Path) -> tuple[Unsteady, ...]:
                 drivers=tuple(one["drivers"]),
                 says=str(one["says"]),
                 layout=str(one.get("layout", "")),
+                target=str(one.get("target", "")),
             )
             for one in _data(path).get("unsteady", ())
         )
@@ -80,9 +83,9 @@ def read_unsteady(folder: Path) -> tuple[Unsteady, ...]:
         raise CgraceError(f"this is no list of unsteady cases: {error!r}", file=path) from None
 
 
-def chance(cases: Iterable[Unsteady], scenario: str, generation: str, layout: str) -> str:
-    """Why a case comes out by chance, "" where it does not."""
-    return next((one.says for one in cases if one.applies(scenario, generation, layout)), "")
+def chance(cases: Iterable[Unsteady], scenario: str, generation: str, layout: str, target: str) -> str:
+    """Why a case comes out by chance on a target of that kind, "" where it does not."""
+    return next((one.says for one in cases if one.applies(scenario, generation, layout, target)), "")
 
 
 def _data(path: Path) -> dict[str, Any]:
