@@ -207,3 +207,23 @@ def test_the_command_line_says_which(tmp_path: Path) -> None:
         line = asyncio.run(words(accelerator))
         assert f"q35,accel={accelerator}" in line and line[line.index("-cpu") + 1] == cpu
         assert any("a,,b/disk.qcow2" in word for word in line)
+
+
+def test_what_is_shown_of_a_console() -> None:
+    """Its last lines; of a kernel that panicked those before its stack, which is longer and says nothing of the reason."""
+
+    async def go() -> None:
+        machine = qemu.Qemu(TCG)
+        assert machine.tail() == ""
+        for lines, shown in (
+            (["a", "b", "c", "d"], "b\nc\nd"),
+            (["a", "ld.so: no x", "Run init", "Kernel panic - so", *["stack"] * 90, "end Kernel panic"], None),
+        ):
+            read_end, write_end = os.pipe()
+            machine.console = qemu.Console(read_end, write_end)
+            os.write(write_end, "".join(f"{line}\n" for line in lines).encode())
+            machine.console.finish(1.0)
+            assert machine.tail(3) == (shown or "ld.so: no x\nRun init\nKernel panic - so")
+            assert machine.is_panicked == (shown is None)
+
+    asyncio.run(go())

@@ -260,8 +260,11 @@ class Qemu:
             raise TargetError(f"the machine's state: {command.split(maxsplit=1)[0]}: {said}")
 
     def tail(self, lines: int = 20) -> str:
-        """The last lines of its console and of QEMU itself."""
-        return self.console.tail(lines) if self.console is not None else ""
+        """The last lines of its console and of QEMU itself; of a kernel that panicked up to there, for its stack is longer and
+        does not say what went before."""
+        said = self.console.tail(lines + _PANIC_LINES).splitlines() if self.console is not None else []
+        panicked = next((number for number, line in enumerate(said, 1) if _PANIC in line), len(said))
+        return "\n".join(said[:panicked][-lines:])
 
     def cpu_s(self) -> float:
         """Seconds on processors that it has taken (proc(5): utime and stime); 0 when it is gone."""
@@ -289,7 +292,6 @@ class Qemu:
             self._stop("qemu ended")
         if not self.stopped.done():
             return ""
-        # The line that says why is above what is shown of the console: the kernel's stack follows it.
         panic = [line[line.index(_PANIC) :] for line in self.tail(_PANIC_LINES).splitlines() if _PANIC in line]
         return f"{PANICKED} ({panic[0]})" if panic else self.stopped.result()
 
