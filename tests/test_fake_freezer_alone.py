@@ -97,3 +97,13 @@ def test_a_slice_with_a_member_that_is_down() -> None:
     world.stop("a.scope")
     world.settle()
     assert error(freeze(world, "x.slice")) == ("S:UnitBusy", "Unit has a pending job.")
+
+
+@pytest.mark.parametrize("profile", ["247", "252", "257"])
+def test_who_dies_while_it_freezes_is_answered(profile: str) -> None:
+    """That a cgroup is frozen stands beside that it is empty, and both are read before the unit goes (unit_check_cgroup_events)."""
+    world = world_with_scope(profile)
+    world.send("FreezeUnit", "s", "a.scope")
+    world.tree.exit(100)
+    assert said(world.settle()) == ["reply"]
+    assert world.manager.unit("a.scope") is None

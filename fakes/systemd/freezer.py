@@ -110,21 +110,28 @@ def _set(core: Core, unit: Unit, state: Freezer) -> None:
 def kernel_tells(core: Core, *, at_once: bool = False) -> None:
     """The kernel has frozen and thawed what it was to (unit_check_cgroup_events). at_once: only where no process had to be
     stopped. Of a cgroup that is gone, or was made anew by itself, nothing is told, and so nobody is answered."""
-    for unit, frozen in tuple(core.kernel_tells.items()):
+    for unit in tuple(core.kernel_tells):
         if at_once and (core.profile.version < freezer_alone.UNTIL or core.realiser.is_populated(unit)):
             continue
-        del core.kernel_tells[unit]
-        if core.units.get(unit.name) is not unit or not unit.realised:
-            core.freezing.pop(unit, None)
-            continue
-        if unit.watch != core.realiser.cgroup_id(unit):
-            continue
-        if core.profile.version < freezer_alone.UNTIL:
-            if not freezer_alone.kernel_told(core, unit):
-                continue
-        elif unit.freezer in _DONE:
-            is_expected = frozen is (unit.freezer is not Freezer.THAWING)
-            _set(core, unit, _DONE[unit.freezer] if is_expected else Freezer.FROZEN if frozen else Freezer.RUNNING)
-        if unit in core.freezing:
-            message, sender = core.freezing.pop(unit)
-            core.out.reply(message, sender, "", ())
+        tell(core, unit)
+
+
+def tell(core: Core, unit: Unit) -> None:
+    """What the kernel has to say of one unit, if it has (`kernel_tells`)."""
+    frozen = core.kernel_tells.pop(unit, None)
+    if frozen is None:
+        return
+    if core.units.get(unit.name) is not unit or not unit.realised:
+        core.freezing.pop(unit, None)
+        return
+    if unit.watch != core.realiser.cgroup_id(unit):
+        return
+    if core.profile.version < freezer_alone.UNTIL:
+        if not freezer_alone.kernel_told(core, unit):
+            return
+    elif unit.freezer in _DONE:
+        is_expected = frozen is (unit.freezer is not Freezer.THAWING)
+        _set(core, unit, _DONE[unit.freezer] if is_expected else Freezer.FROZEN if frozen else Freezer.RUNNING)
+    if unit in core.freezing:
+        message, sender = core.freezing.pop(unit)
+        core.out.reply(message, sender, "", ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from cgrace.fakes.systemd import freezer_alone
+from cgrace.fakes.systemd import freezer, freezer_alone
 from cgrace.fakes.systemd.core import Core
 from cgrace.fakes.systemd.jobs import Job
 from cgrace.fakes.systemd.realise import AttachError
@@ -178,6 +178,7 @@ def poll_empty(core: Core, agent: bool) -> None:
             continue
         stopping = unit.sub in (Sub.STOP_SIGTERM, Sub.STOP_SIGKILL)
         if (stopping or main.is_v2 or agent) and _ran_empty(core, unit):
+            freezer.tell(core, unit)  # both stand in cgroup.events, and are read at once (unit_check_cgroup_events)
             core.set_state(unit, _down(unit))
             if main.is_v2:
                 core.between_events()
