@@ -197,7 +197,8 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         oci.find_runtime("podman")
     assert caught.value.message == "podman, conmon, crun are not installed"
     assert "apt install podman conmon crun" in caught.value.hint
-    row = targets_command._podman(capable=True)
+    row = targets_command._podman(("v2",), capable=True)
+    assert row.layouts == ("v2",)
     assert (row.ready, row.found) == (False, "no podman, no conmon, no crun")
 
 

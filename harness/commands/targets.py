@@ -109,8 +109,8 @@ def _rows() -> Iterator[Row]:
         found=why or f"can boot it{can}",
         how=how,
     )
-    yield _runtimes(capable=capable)
-    yield _podman(capable=capable)
+    yield _runtimes(booted or ("v1", "v2"), capable=capable)
+    yield _podman(booted or ("v1", "v2"), capable=capable)
     for suite, systemd in SUITES.items():
         state = "built" if images.look_up(suite) is not None else ""
         yield _vm(suite, systemd, layouts_of(suite), "QEMU, ssh; once root, mmdebstrap, mke2fs", state)
@@ -146,12 +146,12 @@ def _container(suite: str, systemd: str, *, capable: bool, here: tuple[str, ...]
     )
 
 
-def _runtimes(*, capable: bool) -> Row:
+def _runtimes(layouts: tuple[str, ...], *, capable: bool) -> Row:
     had = [name for name in oci.RUNTIMES if find_program(name)]
     return Row(
         name="container:...@runc",
         systemd="as without @",
-        layouts=("v1", "v2"),
+        layouts=layouts,
         needs=f"as without @, where cgrace boots by itself; {' or '.join(oci.RUNTIMES)} to boot it as an OCI bundle",
         ready=capable and bool(had),
         found=f"{' and '.join(had)} here" if had else f"no {', no '.join(oci.RUNTIMES)}",
@@ -159,12 +159,12 @@ def _runtimes(*, capable: bool) -> Row:
     )
 
 
-def _podman(*, capable: bool) -> Row:
+def _podman(layouts: tuple[str, ...], *, capable: bool) -> Row:
     lacking = podman.missing()
     return Row(
         name="container:...@podman",
         systemd="as without @",
-        layouts=("v1", "v2"),
+        layouts=layouts,
         needs="as without @; podman, conmon and a runtime to boot it; nothing of the user's own podman is read or changed",
         ready=capable and not lacking,
         found=f"no {', no '.join(lacking)}" if lacking else "podman here",
