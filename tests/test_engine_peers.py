@@ -156,7 +156,7 @@ def test_a_killed_workload_is_not_lost(ran: dict[str, Ran]) -> None:
 
 def test_a_workload_that_is_killed_last_is_gone_before_the_end(tmp_path: Path) -> None:
     """A run whose last step has returned still waits until who was killed then is dead: a third of the runs did not."""
-    text = SCOPE + faults(peer("box", "kill", 'when = "place returned"'))
+    text = 'bound = "10s"\n' + SCOPE + faults(peer("box", "kill", 'when = "place returned"'))
     runs = run_all(tmp_path, [case(tmp_path, text, "today") for _ in range(12)])
     assert [run.judgement.outcome for run in runs] == [Outcome.CLEAN] * 12
 
