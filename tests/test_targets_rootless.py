@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Final
 
 import pytest
@@ -17,8 +19,10 @@ from test_targets_container import SUITE
 from test_targets_machine import cgroups, on_machine
 from test_targets_user import UID, as_user, folder, log_in, own_cache
 
-from cgrace.harness.targets import rootless, roots, user
+from cgrace.harness.errors import TargetError, UnavailableError
+from cgrace.harness.targets import registry, rootless, roots, subtree, user
 from cgrace.harness.targets.container import ContainerTarget
+from cgrace.harness.targets.subtree import Subtree
 
 __all__ = ["folder"]  # a fixture
 PROGRAMS: Final = ("setpriv", "unshare", "newuidmap", "tar")
@@ -142,3 +146,24 @@ def test_what_a_user_lacks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert rootless.why_not() == ""
     monkeypatch.setenv(rootless.ENTERED, "1")
     assert "already" in rootless.why_not()
+
+
+def test_who_is_not_root_has_v2_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cases of cgroup v1 are not planned on a container there; where one has nothing else, it is listed, and no failure."""
+
+    async def built(*_: object, **__: object) -> SimpleNamespace:
+        return SimpleNamespace(note={"packages": {"systemd": "257.13-1"}})
+
+    monkeypatch.setattr(registry, "build_root", built)
+    monkeypatch.setattr(subtree, "host_hierarchies", lambda: ())
+    monkeypatch.setattr(subtree, "choose", lambda *_: ())
+    name = registry.parse_target("container:/root.tar@podman")
+    monkeypatch.delenv(rootless.ENTERED, raising=False)
+    assert asyncio.run(registry.describe(name)).layouts == ("v1", "v2")
+    with pytest.raises(TargetError) as caught:
+        Subtree.open("v1", "cgrace-test")
+    assert not isinstance(caught.value, UnavailableError)
+    monkeypatch.setenv(rootless.ENTERED, "1")
+    assert asyncio.run(registry.describe(name)).layouts == ("v2",)
+    with pytest.raises(UnavailableError, match="who is not root has v2 alone"):
+        Subtree.open("v1", "cgrace-test")

@@ -15,6 +15,9 @@ from typing import Final
 from cgrace.harness.errors import TargetError
 from cgrace.harness.targets.linux import mount_detached
 
+ENTERED: Final = (
+    "CGRACE_ROOTLESS"  # in the environment of a cgrace that went into a user namespace (rootless.py): it has v2
+)
 INNER_ROOT: Final = "/sys/fs/cgroup"
 UNIFIED: Final = "unified"
 # Controllers of cgroup v1 that cgroup v2 does not have: mounting their hierarchy takes nothing from a host with v2 only.

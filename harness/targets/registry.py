@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -16,6 +17,7 @@ from typing import Final, Protocol
 from cgrace.harness.errors import TargetError, UnavailableError, UsageError
 from cgrace.harness.targets.fake import FakeTarget
 from cgrace.harness.targets.host import HostTarget
+from cgrace.harness.targets.layout import ENTERED
 from cgrace.harness.targets.machine import MachineSandbox
 from cgrace.harness.targets.names import V1_ENDS, split_layout, systemd_number
 from cgrace.harness.targets.oci import split_runtime
@@ -178,7 +180,8 @@ async def describe(name: TargetName, progress: Callable[[str], None] = lambda _:
             version, layouts = await describe_vm(name.place, progress)
         case _:
             root = await build_root(name.place, progress=progress)
-            version, layouts = str(root.note.get("packages", {}).get("systemd", "")), LAYOUTS
+            version = str(root.note.get("packages", {}).get("systemd", ""))
+            layouts = ("v2",) if os.environ.get(ENTERED) else LAYOUTS
     systemd = systemd_number(version)
     if systemd >= V1_ENDS:
         layouts = ("v2",)

@@ -20,10 +20,10 @@ from typing import Final, NoReturn
 
 from cgrace.harness.errors import TargetError
 from cgrace.harness.proc.find import find_program
-from cgrace.harness.targets import owner, user
+from cgrace.harness.targets import layout, owner, user
 from cgrace.harness.targets.linux import mount_detached
 
-ENTERED: Final = "CGRACE_ROOTLESS"  # in the environment of a cgrace that was here
+ENTERED: Final = layout.ENTERED
 LEAF: Final = "cgrace.itself"  # a cgroup with processes gives its children no controllers
 MODULE: Final = "cgrace.harness.targets.rootless"
 COMMAND: Final = "cgrace.harness.cli"

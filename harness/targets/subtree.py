@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cgrace.harness.errors import TargetError
+from cgrace.harness.errors import TargetError, UnavailableError
 from cgrace.harness.targets import owner
 from cgrace.harness.targets.base import Hierarchy
 from cgrace.harness.targets.layout import (
+    ENTERED,
     INNER_ROOT,
     HostHierarchy,
     choose,
@@ -105,6 +106,10 @@ class Subtree:
                 branches.append(branch)
                 locks.append(lock)
             if not any(branch.host.is_v2 or branch.host.controllers for branch in branches):
+                if os.environ.get(ENTERED):
+                    raise UnavailableError(
+                        f"it is about cgroup {layout}, and who is not root has v2 alone", hint="sudo, or vm:<suite>:v1"
+                    )
                 raise TargetError(
                     "layout v1 needs a cgroup v1 controller, and none can be had here",
                     hint="use target vm:<suite>:v1, or boot with systemd.unified_cgroup_hierarchy=0",
