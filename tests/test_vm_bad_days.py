@@ -21,6 +21,7 @@ from test_bad_days import Desk, wait_for
 from cgrace.harness.errors import TargetError
 from cgrace.harness.proc.workers import WorkerDied
 from cgrace.harness.targets import images, owner, vm_suite
+from cgrace.harness.targets.linux import mount_detached
 from cgrace.harness.targets.remote import RemoteVm, open_machine, parse_remote
 from cgrace.harness.targets.vm import VmTarget
 from cgrace.harness.targets.vm_suite import SuiteGuest
@@ -96,10 +97,10 @@ def test_a_guest_that_hangs_at_boot(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cgrace-vminit: started" in error.detail
 
 
-def test_a_host_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_without_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the guest writes finds no room: that is its end, at once, and it is said as that."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "cgrace-test", str(tmp_path)], check=True)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    room = mount_detached("tmpfs", {"size": "24m"})  # attached nowhere: it goes with this process, however that ends
+    monkeypatch.setattr(tempfile, "tempdir", f"/proc/{os.getpid()}/fd/{room}")
 
     async def go() -> None:
         image = await images.build_image(parse_remote(BOOT).which)
@@ -113,7 +114,7 @@ def test_a_host_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         error = fails(go)
         assert "was lost" in error.message and "this machine has no room" in error.detail
     finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
+        os.close(room)
 
 
 def test_a_booted_machine() -> None:
