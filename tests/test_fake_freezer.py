@@ -117,3 +117,25 @@ def test_what_kills_a_cgroup_at_once() -> None:
     world.tree.rmdir("unified", f"/t.slice/{X}")
     assert error(world.do("KillUnit", "ssi", X, "all", 9))[0] == "D:FileNotFound"
     assert said(world.do("KillUnit", "ssi", X, "all", 15)) == ["reply"]
+
+
+@pytest.mark.parametrize("profile", NEW)
+def test_nothing_is_made_for_a_unit_that_is_frozen(profile: str) -> None:
+    """One below a frozen slice gets no cgroup by a setting, and one that is up and frozen no other values (unit_update_cgroup)."""
+    world = world_of(profile)
+    make(world, A)
+    slice_, file = "/t.slice/t-x.slice", ("unified", f"/t.slice/t-x.slice/{A}", "memory.max")
+
+    def set_limit(unit: str, limit: int) -> None:
+        world.do("SetUnitProperties", "sba(sv)", unit, True, properties(MemoryMax=limit))
+
+    set_limit(A, 2**20)
+    world.do("RefUnit", "s", XY)
+    world.do("FreezeUnit", "s", X)
+    set_limit(XY, 2**21)
+    set_limit(A, 2**21)
+    assert world.tree.exists("unified", slice_) and not world.tree.exists("unified", f"{slice_}/{XY}")
+    assert world.tree.read(*file) == str(2**20)
+    world.do("ThawUnit", "s", X)
+    set_limit(A, 2**22)
+    assert world.tree.read(*file) == str(2**22)

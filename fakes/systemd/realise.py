@@ -32,6 +32,10 @@ class AttachError(Exception):
     """A process could not be put into its unit's cgroup."""
 
 
+class FrozenError(Exception):
+    """A unit on the way is frozen, and is left as it is."""
+
+
 class Realiser:
     """Keeps the tree as the units need it. `said` gets (text, unit) for each thing that a log line is worth."""
 
@@ -121,14 +125,17 @@ class Realiser:
         if unit.phantom or has_no_place or self.is_realised(unit):
             return
         target = self.masks.target(unit)
-        if not self._in_steps:
-            if unit.slice is not None:
-                self._now(unit.slice)
-        else:
-            self._disable_down(unit)
-            if unit.slice is not None:
-                self._enable_up(unit.slice)
-        self._update(unit, target, self.masks.enabled(unit))
+        try:
+            if not self._in_steps:
+                if unit.slice is not None:
+                    self._now(unit.slice)
+            else:
+                self._disable_down(unit)
+                if unit.slice is not None:
+                    self._enable_up(unit.slice)
+            self._update(unit, target, self.masks.enabled(unit))
+        except FrozenError:
+            return
         unit.invalid = False
 
     def _enable_up(self, unit: Unit) -> None:
@@ -157,7 +164,10 @@ class Realiser:
             unit.slice.family_mask = None
 
     def _update(self, unit: Unit, target: frozenset[str], enable: frozenset[str]) -> None:
-        """unit_update_cgroup."""
+        """unit_update_cgroup. FrozenError from 256 on."""
+        if self._profile.frozen_jobs_fail and unit.frozen:
+            self._said("Cannot realize cgroup for frozen unit.", unit.name)
+            raise FrozenError
         unit.remembers = True
         if unit.realised and unit.realised_mask != target:
             self._look_again(unit)
