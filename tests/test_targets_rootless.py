@@ -22,6 +22,7 @@ from test_targets_user import UID, as_user, folder, log_in, own_cache
 from cgrace.harness.errors import TargetError, UnavailableError
 from cgrace.harness.targets import registry, rootless, roots, subtree, user
 from cgrace.harness.targets.container import ContainerTarget
+from cgrace.harness.targets.layout import HostHierarchy
 from cgrace.harness.targets.subtree import Subtree
 
 __all__ = ["folder"]  # a fixture
@@ -154,9 +155,14 @@ def test_who_is_not_root_has_v2_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     async def built(*_: object, **__: object) -> SimpleNamespace:
         return SimpleNamespace(note={"packages": {"systemd": "257.13-1"}})
 
+    def taken(*_: object) -> None:
+        raise TargetError("another cgrace has it")
+
     monkeypatch.setattr(registry, "build_root", built)
     monkeypatch.setattr(subtree, "host_hierarchies", lambda: ())
-    monkeypatch.setattr(subtree, "choose", lambda *_: ())
+    theirs = HostHierarchy(name="net_cls", controllers=("net_cls",), options=(("net_cls", None),), own="/")
+    monkeypatch.setattr(subtree, "choose", lambda *_: (theirs,))
+    monkeypatch.setattr(subtree, "_grow", taken)
     name = registry.parse_target("container:/root.tar@podman")
     monkeypatch.delenv(rootless.ENTERED, raising=False)
     assert asyncio.run(registry.describe(name)).layouts == ("v1", "v2")
@@ -166,4 +172,12 @@ def test_who_is_not_root_has_v2_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(rootless.ENTERED, "1")
     assert asyncio.run(registry.describe(name)).layouts == ("v2",)
     with pytest.raises(UnavailableError, match="who is not root has v2 alone"):
+        Subtree.open("v1", "cgrace-test")
+
+
+def test_a_machine_without_any_controller_of_v1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cases of cgroup v1 are listed there with the reason, and no failure: it does not matter how often they are tried."""
+    monkeypatch.setattr(subtree, "host_hierarchies", lambda: ())
+    monkeypatch.setattr(subtree, "choose", lambda *_: ())
+    with pytest.raises(UnavailableError, match="needs a cgroup v1 controller"):
         Subtree.open("v1", "cgrace-test")

@@ -95,7 +95,8 @@ class Subtree:
         with contextlib.ExitStack() as undo:
             branches: list[Branch] = []
             locks: list[int] = []
-            for host in choose(layout, found, free):
+            hosts = choose(layout, found, free)
+            for host in hosts:
                 try:
                     branch, lock = _grow(host, name)
                 except TargetError:
@@ -110,7 +111,9 @@ class Subtree:
                     raise UnavailableError(
                         f"it is about cgroup {layout}, and who is not root has v2 alone", hint="sudo, or vm:<suite>:v1"
                     )
-                raise TargetError(
+                # One that could be ours is perhaps another cgrace's that is just ending: that is worth another try.
+                kind = TargetError if any(host.controllers for host in hosts) else UnavailableError
+                raise kind(
                     "layout v1 needs a cgroup v1 controller, and none can be had here",
                     hint="use target vm:<suite>:v1, or boot with systemd.unified_cgroup_hierarchy=0",
                 )
